@@ -1,0 +1,197 @@
+"""The text that goes back to the person who pushed, and into the deploy log.
+
+The look is Heroku's (shared/design.md, "Channel"). Two promises are kept here: nothing a build prints can reach the
+pusher's terminal as a control sequence, and a pusher who is gone never blocks the deploy. git keeps the hook's pipe
+open and stops reading it when its client disconnects, so that a write into the full pipe would block for ever
+(shared/libraries.md, finding 1); the descriptor is therefore non-blocking and waited for only so long.
+"""
+
+import os
+import re
+import select
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from nap_receiver.errors import NapError
+
+PATIENCE = 3.0
+"""Seconds that a pusher who reads nothing may hold up the deploy, once."""
+
+SILENCE = 10.0
+"""Seconds without a line after which one is printed all the same; connections that idle longer get cut."""
+
+_HELD_BACK_BYTES = 65536
+
+_ESCAPE_SEQUENCE = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI (ECMA-48 5.4)
+    r"|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?"  # OSC, DCS, SOS, PM, APC up to their terminator
+    r"|\x1b[ -/]*[0-~]"  # two-byte escapes
+    r"|\x9b[0-?]*[ -/]*[@-~]"
+)
+# C0, DEL, C1, line and paragraph separators, and what reorders or hides text (Unicode TR 9 and 36).
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def plain(line: str) -> str:
+    """`line` without control characters; of a progress line redrawn over `\\r`, what it showed last."""
+    line = _ESCAPE_SEQUENCE.sub("", line)
+    shown = [part for part in line.split("\r") if part.strip()]
+    return _CONTROL.sub("", (shown[-1] if shown else "").expandtabs()).rstrip()
+
+
+class Channel:
+    """Writes lines to the pusher's descriptor and to the deploy log; use it as a context manager."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._log: TextIO | None = None
+        self._log_path: Path | None = None
+        self._before_log: list[str] = []
+        self._lock = threading.Lock()
+        self._held_back = b""
+        self._lost_lines = 0
+        self._pusher = "here"
+        self._last_line = time.monotonic()
+        self._waiting_for = "working"
+        self._closed = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> "Channel":
+        self._was_blocking = os.get_blocking(self._descriptor)
+        os.set_blocking(self._descriptor, False)
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closed.set()
+        self._heart.join()
+        with self._lock:
+            if self._pusher == "stalled":
+                self._pusher = "here"  # one last wait: the end matters most
+                self._flush()
+        if self._log:
+            self._log.close()
+        if self._pusher == "here":
+            os.set_blocking(self._descriptor, self._was_blocking)
+
+    def keep_log(self, path: Path) -> None:
+        """Write all that was said and will be said to `path` too. A log that cannot be written ends no deploy."""
+        with self._lock:
+            self._log_path = path
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._log = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+            except OSError as error:
+                self._to_pusher(f" !     There is no deploy log of this: {path}: {error.strerror}")
+                return
+            for line in self._before_log:
+                self._to_log(line)
+
+    def step(self, text: str) -> None:
+        """A step of the story."""
+        self._line(f"-----> {text}")
+
+    def detail(self, text: str) -> None:
+        """What a step has to say, also over several lines."""
+        for line in text.split("\n"):
+            self._line(f"       {line}")
+
+    def trouble(self, text: str) -> None:
+        """What is wrong, or what to do about it."""
+        self._line(f" !     {text}")
+
+    def result(self, text: str) -> None:
+        """How the push ended."""
+        self._line(f"=====> {text}")
+
+    def log_only(self, text: str) -> None:
+        """Something for the operator's eyes."""
+        with self._lock:
+            for line in text.splitlines():
+                self._to_log(line)
+
+    def failure(self, error: NapError) -> None:
+        """The last lines of a push that failed: the program's own words, what happened, what to do next."""
+        for line in error.words:
+            self.detail(line)
+        self.trouble(str(error))
+        for line in error.advice:
+            self.trouble(line)
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Say `what` is still going on whenever nothing else is said for `SILENCE` seconds."""
+        before, self._waiting_for = self._waiting_for, what
+        try:
+            yield
+        finally:
+            self._waiting_for = before
+
+    def _beat(self) -> None:
+        while not self._closed.wait(max(0.0, self._last_line + SILENCE - time.monotonic())):
+            if time.monotonic() - self._last_line >= SILENCE:
+                self.detail(f"still {self._waiting_for}")
+
+    def _line(self, text: str) -> None:
+        line = plain(text)
+        with self._lock:
+            self._last_line = time.monotonic()
+            self._to_log(line)
+            self._to_pusher(line)
+
+    def _to_log(self, line: str) -> None:
+        if self._log_path is None:
+            self._before_log.append(line)
+        if self._log is None:
+            return
+        try:
+            self._log.write(line + "\n")
+        except OSError as error:
+            with suppress(OSError):
+                self._log.close()
+            self._log = None  # a full disk must not end the deploy, only its record
+            self._to_pusher(f" !     The deploy log ends here: {self._log_path}: {error.strerror}")
+
+    def _to_pusher(self, line: str) -> None:
+        if self._pusher == "gone":
+            return
+        if self._held_back and not self._flush():
+            self._lost_lines += 1
+            return
+        if self._lost_lines:
+            line = f" !     {self._lost_lines} lines were not sent while the connection stalled; the deploy log has them\n{line}"
+            self._lost_lines = 0
+        self._held_back += (line + "\n").encode("utf-8", "replace")
+        if not self._flush() and len(self._held_back) > _HELD_BACK_BYTES:
+            self._held_back = self._held_back[:_HELD_BACK_BYTES]
+
+    def _flush(self) -> bool:
+        """Send what is held back; true when all of it went. Waits at most `PATIENCE`, and never again after that."""
+        deadline = time.monotonic() + (PATIENCE if self._pusher == "here" else 0)
+        poller = select.poll()
+        poller.register(self._descriptor, select.POLLOUT)
+        while self._held_back:
+            try:
+                sent = os.write(self._descriptor, self._held_back)
+            except BlockingIOError:
+                left = deadline - time.monotonic()
+                if left <= 0 or not poller.poll(left * 1000):
+                    self._pusher = "stalled"
+                    return False
+                continue
+            except OSError:
+                self._pusher = "gone"
+                self._held_back = b""
+                return True
+            self._held_back = self._held_back[sent:]
+        self._pusher = "here"
+        return True

@@ -1,0 +1,231 @@
+"""The pushed commit's tree as a build context: a tar stream made straight from the object store.
+
+No work tree and no temporary copy. dulwich walks the trees, so that what `.dockerignore` names is never read; the blobs
+come through `git cat-file --batch` in pieces, because dulwich holds a blob whole (shared/libraries.md, "Reading the
+commit"). dulwich's own `archive.tar_stream` breaks symlinks, odd names and submodules (the same, finding 2).
+"""
+
+import stat
+import subprocess
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from docker.utils.build import PatternMatcher
+from dulwich.objects import Blob, Commit, Tag, Tree
+from dulwich.repo import Repo
+
+from nap_receiver.errors import NapError
+
+_PIECE_BYTES = 1 << 20
+_ASKED_AT_ONCE = 512  # object names (41 bytes a line) that fit into a pipe (64 KB) before the first answer is read
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
+_LFS_POINTER_BYTES = 1024  # "must be less than 1024 bytes" (git-lfs, docs/spec.md)
+_BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A file, symbolic link, directory or submodule of the tree; `path` is bytes because git's names are."""
+
+    path: bytes
+    mode: int
+    object_name: str
+
+    @property
+    def is_submodule(self) -> bool:
+        return stat.S_IFMT(self.mode) == 0o160000
+
+
+@dataclass
+class Checkout:
+    """The tree of one commit, with everything that `.dockerignore` names left out."""
+
+    repository: Path
+    commit: str
+    subject: str
+    time: int
+    leaves: list[Leaf]
+    lfs_pointers: list[str]
+
+    @property
+    def submodules(self) -> list[str]:
+        """The paths of submodules, which arrive as empty directories."""
+        return [_shown(leaf.path) for leaf in self.leaves if leaf.is_submodule]
+
+    def tar(self) -> Iterator[bytes]:
+        """The build context, in pieces of at most 1 MiB; fills `lfs_pointers` on its way.
+
+        A tar that stops early at an entry's end is a valid one to the engine, so whatever goes wrong in here is raised
+        inside the upload, which aborts it (shared/libraries.md, finding 4).
+        """
+        with _Blobs(self.repository) as blobs:
+            for batch in _batches([leaf for leaf in self.leaves]):
+                blobs.ask([leaf.object_name for leaf in batch if _has_content(leaf)])
+                for leaf in batch:
+                    yield from self._entry(leaf, blobs)
+        yield bytes(2 * _BLOCK)
+
+    def _entry(self, leaf: Leaf, blobs: "_Blobs") -> Iterator[bytes]:
+        header = tarfile.TarInfo(leaf.path.decode("utf-8", "surrogateescape"))
+        header.mtime = self.time
+        if not _has_content(leaf):
+            header.type, header.mode = tarfile.DIRTYPE, 0o755
+            yield _header(header)
+            return
+        size = blobs.next_size(leaf.object_name)
+        if stat.S_ISLNK(leaf.mode):
+            header.type, header.mode = tarfile.SYMTYPE, 0o777
+            header.linkname = b"".join(blobs.content(size)).decode("utf-8", "surrogateescape")
+            yield _header(header)
+            return
+        header.size, header.mode = size, 0o755 if leaf.mode & 0o100 else 0o644
+        yield _header(header)
+        for piece in blobs.content(size):
+            if size < _LFS_POINTER_BYTES and piece.startswith(_LFS_POINTER):
+                self.lfs_pointers.append(_shown(leaf.path))
+            yield piece
+        yield bytes(-size % _BLOCK)
+
+
+def check_out(path: Path, commit: str, app: str) -> Checkout:
+    """The commit's tree, ready to be streamed. Raises `NapError` when it is no commit, or has no Dockerfile."""
+    with Repo(str(path)) as repository:
+        found = _commit(repository, commit)
+        tree = repository[found.tree]
+        assert isinstance(tree, Tree)
+        top = {name: (mode, sha) for name, mode, sha in tree.iteritems()}
+        if b"Dockerfile" not in top or stat.S_ISDIR(top[b"Dockerfile"][0]):
+            raise NapError(
+                f"{app}: commit {commit[:7]} has no Dockerfile at its top",
+                advice=[
+                    "Add a file named Dockerfile that says how to build and start the app, for example:",
+                    '    FROM debian:bookworm-slim / COPY . /app / EXPOSE 8080 / CMD ["/app/serve"]',
+                    "then: git add Dockerfile && git commit -m 'Add a Dockerfile' && git push nap",
+                ],
+            )
+        ignored = _ignored(repository, top)
+        leaves = list(_walk(repository, tree, b"", ignored))
+        subject = found.message.split(b"\n", 1)[0].decode("utf-8", "replace")
+        return Checkout(path, found.id.decode(), subject, found.commit_time, leaves, [])
+
+
+def _commit(repository: Repo, name: str) -> Commit:
+    try:
+        found = repository[name.encode()]
+        while isinstance(found, Tag):
+            found = repository[found.object[1]]
+    except (KeyError, ValueError) as error:
+        raise NapError(f"commit {name[:7]} is not in {repository.path}", advice="Push again.") from error
+    if not isinstance(found, Commit):
+        raise NapError(f"{name[:7]} is no commit", advice="Push a branch of commits.")
+    return found
+
+
+def _ignored(repository: Repo, top: dict[bytes, tuple[int, bytes]]) -> PatternMatcher | None:
+    """What `.dockerignore` says; the engine itself does not look at it (shared/libraries.md, finding 3)."""
+    mode, name = top.get(b".dockerignore", (0, b""))
+    if not stat.S_ISREG(mode):
+        return None
+    blob = repository[name]
+    assert isinstance(blob, Blob)
+    lines = blob.data.decode("utf-8-sig", "surrogateescape").splitlines()
+    patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return PatternMatcher([*patterns, "!Dockerfile"]) if patterns else None
+
+
+def _walk(repository: Repo, tree: Tree, above: bytes, ignored: PatternMatcher | None) -> Iterator[Leaf]:
+    for name, mode, object_name in tree.iteritems():
+        path = above + name
+        out = ignored is not None and ignored.matches(path.decode("utf-8", "surrogateescape"))
+        if stat.S_ISDIR(mode):
+            if out and not _kept_below(path, ignored):
+                continue
+            if not out:
+                yield Leaf(path + b"/", mode, object_name.decode())
+            below = repository[object_name]
+            assert isinstance(below, Tree)
+            yield from _walk(repository, below, path + b"/", ignored)
+        elif not out:
+            yield Leaf(path, mode, object_name.decode())
+
+
+def _kept_below(path: bytes, ignored: PatternMatcher | None) -> bool:
+    """Whether an exception (`!dir/file`, `!**/file`) may bring something back from below an ignored directory."""
+    directory = path.decode("utf-8", "surrogateescape") + "/"
+    exceptions = [p.cleaned_pattern for p in ignored.patterns if p.exclusion] if ignored else []
+    return any(e.startswith(directory) or _has_wildcard_before(e, directory) for e in exceptions)
+
+
+def _has_wildcard_before(pattern: str, directory: str) -> bool:
+    depth = directory.count("/")
+    return "/" in pattern and any(c in part for part in pattern.split("/")[:depth] for c in "*?[")
+
+
+def _has_content(leaf: Leaf) -> bool:
+    return not leaf.is_submodule and not leaf.path.endswith(b"/")
+
+
+def _batches(leaves: Sequence[Leaf]) -> Iterator[Sequence[Leaf]]:
+    for start in range(0, len(leaves), _ASKED_AT_ONCE):
+        yield leaves[start : start + _ASKED_AT_ONCE]
+
+
+def _header(info: tarfile.TarInfo) -> bytes:
+    # GNU's format carries names of any bytes and any length; pax allows only UTF-8.
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
+
+
+class _Blobs:
+    """The contents of objects, one after another, through one `git cat-file --batch`."""
+
+    def __init__(self, repository: Path) -> None:
+        self._repository = repository
+
+    def __enter__(self) -> "_Blobs":
+        self._process = subprocess.Popen(
+            ["git", f"--git-dir={self._repository}", "cat-file", "--batch"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=_PIECE_BYTES,
+        )
+        assert self._process.stdin and self._process.stdout
+        self._questions: IO[bytes] = self._process.stdin
+        self._answers: IO[bytes] = self._process.stdout
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._questions.close()
+        self._answers.close()
+        self._process.wait()
+
+    def ask(self, object_names: Sequence[str]) -> None:
+        self._questions.write("".join(f"{name}\n" for name in object_names).encode())
+        self._questions.flush()
+
+    def next_size(self, object_name: str) -> int:
+        """The size in bytes of the object that comes next, which must be the one named."""
+        answer = self._answers.readline().split()
+        if len(answer) != 3 or answer[0] != object_name.encode() or answer[1] != b"blob":
+            raise NapError(
+                f"object {object_name[:12]} cannot be read from {self._repository}",
+                advice="Ask the operator to run `git fsck` there; nothing was built.",
+            )
+        return int(answer[2])
+
+    def content(self, size: int) -> Iterator[bytes]:
+        left = size
+        while left:
+            piece = self._answers.read(min(left, _PIECE_BYTES))
+            if not piece:
+                raise NapError(f"git stopped while reading {self._repository}", advice="Push again; nothing was built.")
+            left -= len(piece)
+            yield piece
+        self._answers.read(1)

@@ -1,0 +1,114 @@
+"""The `nap` command on its host."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from tabulate import tabulate
+
+from nap_receiver import keys, machine
+from nap_receiver.errors import NapError
+from nap_receiver.settings import fields, load
+from nap_receiver.state import default_root, state_at
+
+_state = click.option(
+    "--state", "root", metavar="DIR", help=f"The state directory. [NAP_STATE, else {default_root()}]", default=None
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def nap() -> None:
+    """git push to a running, announced app."""
+
+
+@nap.command()
+@_state
+def up(root: str | None) -> None:
+    """Start the single-machine nap and wait until all of it answers."""
+    state = state_at(root)
+    settings = machine.up(state)
+    click.echo(_standings(machine.status(state)))
+    click.echo(f"\nnap is up. Its state is in {state.root}")
+    if not keys.keys(state):
+        click.echo(f"Let someone in:   nap keys:add YOU < ~/.ssh/id_ed25519.pub{_again(root)}")
+    click.echo(f"In your app:      git remote add nap {machine.remote_url(settings, 'APP')}")
+    click.echo("                  git push nap master")
+
+
+@nap.command()
+@_state
+def down(root: str | None) -> None:
+    """Stop the single-machine nap and the apps it runs; `nap up` brings them back."""
+    click.echo("nap is down." if machine.down(state_at(root)) else "nap was not up.")
+
+
+@nap.command()
+@_state
+def status(root: str | None) -> None:
+    """Show nap's programs; exit status 1 unless all of them answer."""
+    standings = machine.status(state_at(root))
+    if not standings:
+        raise NapError("nap is down", advice=f"Start it: nap up{_again(root)}")
+    click.echo(_standings(standings))
+    if not all(standing.answers for standing in standings):
+        sys.exit(1)
+
+
+@nap.command()
+@_state
+def settings(root: str | None) -> None:
+    """Show the settings in force, and where each value came from."""
+    loaded = load(state_at(root))
+    rows = []
+    for field in fields():
+        value: Any = loaded.settings
+        for name in field.key.split("."):
+            value = getattr(value, name)
+        rows.append((field.key, value if value != "" else '""', loaded.sources[field.key]))
+    click.echo(tabulate(rows, headers=("setting", "value", "from"), disable_numparse=True))
+
+
+@nap.command("keys")
+@_state
+def list_keys(root: str | None) -> None:
+    """List who may push, by key."""
+    click.echo(tabulate([(key.user, key.fingerprint) for key in keys.keys(state_at(root))], headers=("user", "key")))
+
+
+@nap.command("keys:add")
+@click.argument("user")
+@_state
+def add_key(user: str, root: str | None) -> None:
+    """Let USER push with the public key on standard input."""
+    key = keys.add_key(state_at(root), user, click.get_text_stream("stdin").read())
+    click.echo(f"{user} may push with {key.fingerprint}")
+
+
+@nap.command("keys:remove")
+@click.argument("user")
+@_state
+def remove_key(user: str, root: str | None) -> None:
+    """Let USER push no longer."""
+    click.echo(f"{user}: {keys.remove_keys(state_at(root), user)} removed")
+
+
+def main(run: Callable[..., Any] = nap) -> None:
+    """Run the command; a failure is told in a few lines on standard error, with exit status 1."""
+    try:
+        run(prog_name="nap")
+    except NapError as error:
+        for line in error.words:
+            click.echo(f"       {line}", err=True)
+        for line in (str(error), *error.advice):
+            click.echo(f" !     {line}", err=True)
+        sys.exit(1)
+
+
+def _standings(standings: list[machine.Standing]) -> str:
+    rows = [(s.program, s.state, "yes" if s.answers else "no", s.pid or "", s.address) for s in standings]
+    return tabulate(rows, headers=("program", "state", "answers", "process", "address"), disable_numparse=True)
+
+
+def _again(root: str | None) -> str:
+    return f" --state {root}" if root else ""

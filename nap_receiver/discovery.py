@@ -1,0 +1,109 @@
+"""Who answers where: the announcements in etcd, read and waited for.
+
+They are written on the instance's own machine by `unit_templates/announce.sh`; the receiver only watches.
+"""
+
+import base64
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nap_receiver.channel import Channel, plain
+from nap_receiver.errors import NapError
+from nap_receiver.etcd import Etcd
+from nap_receiver.release import Instance, Release
+from nap_receiver.settings import EtcdSettings
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """Where an instance answers; `ports` maps `8080/tcp` to the port on `host`."""
+
+    instance: str
+    host: str
+    port: int
+    ports: dict[str, int]
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+
+class InstanceFailed(NapError):
+    """An instance of a release did not come up."""
+
+
+class Silent(InstanceFailed):
+    """An instance runs and does not answer."""
+
+    def __init__(self, instance: Instance, what: str, advice: Sequence[str]) -> None:
+        super().__init__(what, advice=advice)
+        self.instance = instance
+
+
+def announced(etcd: Etcd, places: EtcdSettings, release: Release) -> list[Announcement]:
+    """The announcements of `release` that are there now."""
+    entries = etcd.below(f"{places.announcements}/{release.app}/{release.name}.").entries
+    return [_announcement(entry.key, entry.value) for entry in entries]
+
+
+def await_announcements(
+    etcd: Etcd, places: EtcdSettings, release: Release, since: int, timeout: float, channel: Channel
+) -> list[Announcement]:
+    """Wait until every instance of `release` is announced, watching etcd from revision `since` on.
+
+    Raises `InstanceFailed` as soon as one exits, with its last output, and `Silent` after `timeout` seconds.
+    """
+    waiting = {instance.key: instance for instance in release.instances}
+    found: dict[str, Announcement] = {}
+    exits = f"{places.prefix}/apps/{release.app}/exits/{release.name}."
+    prefixes = [f"{places.announcements}/{release.app}/{release.name}.", exits]
+    started = time.monotonic()
+    with channel.waiting(f"waiting for {release.app} {release.name} to answer on port {release.ports[0]}"):
+        for change in etcd.changes(prefixes, since, timeout):
+            key = change.key.rpartition("/")[2]
+            if key not in waiting or change.value is None:
+                continue
+            if change.key.startswith(exits):
+                raise _exited(waiting[key], change.value)
+            found[key] = _announcement(change.key, change.value)
+            channel.detail(f"{waiting[key].label} answers on {found[key].host}:{found[key].port}")
+            if len(found) == len(waiting):
+                return [found[key] for key in waiting]
+    silent = next(instance for key, instance in waiting.items() if key not in found)
+    raise _silent(silent, time.monotonic() - started)
+
+
+def _announcement(key: str, value: dict[str, Any]) -> Announcement:
+    return Announcement(key.rpartition("/")[2], value["host"], value["port"], value["ports"])
+
+
+def _exited(instance: Instance, report: dict[str, Any]) -> InstanceFailed:
+    release = instance.release
+    error = plain(_decoded(report["error"]).replace("\n", " ").strip())
+    words = [line for line in map(plain, _decoded(report["output"]).split("\n")) if line]
+    name = f"{release.app} {release.name} {instance.label}"
+    if error:
+        what = f"{name} could not start: {error}"
+    else:
+        what = f"{name} exited with status {report['status']} before it answered on port {release.ports[0]}"
+        words = words or ["(it printed nothing)"]
+    return InstanceFailed(what, words=words, advice="Mend it, commit, and push again; what ran before still runs.")
+
+
+def _silent(instance: Instance, seconds: float) -> Silent:
+    release = instance.release
+    name = f"{release.app} {release.name} {instance.label}"
+    if release.has_healthcheck:
+        what = f"{name} runs, but its HEALTHCHECK did not pass within {seconds:.0f} s"
+        advice = ["See that the image's HEALTHCHECK command succeeds once the app is up."]
+    else:
+        port = release.ports[0].partition("/")[0]
+        what = f"{name} runs, but did not answer on port {port} within {seconds:.0f} s"
+        advice = [f"See that it listens on 0.0.0.0 (not 127.0.0.1) and on port {port}, which PORT names too."]
+    return Silent(instance, what, [*advice, "If it needs longer: git config nap.timeout SECONDS in its repository."])
+
+
+def _decoded(text: str) -> str:
+    return base64.b64decode(text).decode("utf-8", "replace")

@@ -1,0 +1,109 @@
+"""The Docker Engine of a single machine: the one that runs already, or one of nap's own where none does."""
+
+import http.client
+import ipaddress
+import json
+import os
+import shutil
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import sh
+
+from nap_receiver.errors import NapError
+from nap_receiver.state import State
+
+USUAL = "unix:///var/run/docker.sock"
+
+# A private range (RFC 1918) that Docker's own default pools leave alone, for one small network a nap.
+_NETWORKS = ipaddress.ip_network("10.213.0.0/16")
+_ANSWER_SECONDS = 3
+
+
+def engine_of_the_machine(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The URL of an engine that answers already: `DOCKER_HOST`'s, else the usual one; None where none does."""
+    url = environ.get("DOCKER_HOST") or USUAL
+    return url if answers(url) else None
+
+
+def own_url(state: State) -> str:
+    """Where an engine of nap's own listens."""
+    return f"unix://{state.run / 'docker.sock'}"
+
+
+def answers(url: str) -> bool:
+    """Whether an engine at `url` answers a ping within 3 s."""
+    if not url.startswith("unix://"):
+        return _answers_elsewhere(url)
+    connection = http.client.HTTPConnection("localhost", timeout=_ANSWER_SECONDS)
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.settimeout(_ANSWER_SECONDS)
+    try:
+        connection.sock.connect(url.removeprefix("unix://"))
+        connection.request("GET", "/_ping")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _answers_elsewhere(url: str) -> bool:
+    import docker  # a quarter of a second, needed only for engines behind TCP or ssh
+
+    try:
+        return bool(docker.DockerClient(url, timeout=_ANSWER_SECONDS).ping())
+    except (docker.errors.DockerException, OSError):
+        return False
+
+
+def own_command(state: State) -> list[str]:
+    """The command of an engine of nap's own: its data, sockets and network apart from any other engine's."""
+    return [
+        _dockerd(),
+        f"--host={own_url(state)}",
+        f"--data-root={state.root / 'engine'}",
+        f"--exec-root={state.run / 'engine'}",
+        f"--pidfile={state.run / 'docker.pid'}",
+        f"--bridge={bridge(state)}",
+        "--log-opt=max-size=10m",
+        "--log-opt=max-file=2",
+    ]
+
+
+def bridge(state: State) -> str:
+    """The network interface that an engine of nap's own puts containers behind."""
+    return f"nap{state.name}"
+
+
+def make_bridge(state: State) -> None:
+    """Make that interface, on a network that no route of this machine goes to yet; nothing if it is there."""
+    links = {link["ifname"] for link in json.loads(str(sh.ip("-json", "link")))}
+    if bridge(state) in links:
+        return
+    routes = [route["dst"] for route in json.loads(str(sh.ip("-json", "route"))) if route["dst"] != "default"]
+    taken = [ipaddress.ip_network(route, strict=False) for route in routes]
+    free = next((n for n in _NETWORKS.subnets(new_prefix=24) if not any(n.overlaps(t) for t in taken)), None)
+    if free is None:
+        raise NapError(f"no network of {_NETWORKS} is free for the engine", advice="Start a Docker Engine of your own.")
+    sh.ip("link", "add", bridge(state), "type", "bridge")
+    sh.ip("address", "add", f"{free[1]}/{free.prefixlen}", "dev", bridge(state))
+    sh.ip("link", "set", bridge(state), "up")
+
+
+def remove_bridge(state: State) -> None:
+    """Remove that interface, if it is there."""
+    if Path("/sys/class/net", bridge(state)).exists():
+        sh.ip("link", "delete", bridge(state))
+
+
+def _dockerd() -> str:
+    program = shutil.which("dockerd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if program is None or os.geteuid() != 0:
+        raise NapError(
+            f"no Docker Engine answers at {os.environ.get('DOCKER_HOST') or USUAL}, and nap can start one only as root "
+            "and with dockerd installed",
+            advice="Install and start one (apt-get install docker.io), or name one: NAP_ENGINE_URL=unix:///…",
+        )
+    return program

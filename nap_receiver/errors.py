@@ -1,0 +1,21 @@
+"""How nap says that something went wrong."""
+
+from collections.abc import Sequence
+
+
+class NapError(Exception):
+    """A failure told to a person: what happened, in whose words, and what to do next.
+
+    `str(error)` is the one sentence that says what happened; `words` are the last lines of the program that
+    failed, uncut and unstyled; `advice` is what to do next, one entry a line. The channel and the command line
+    give it their look; neither ever shows a traceback for one.
+    """
+
+    def __init__(self, what: str, *, words: Sequence[str] = (), advice: str | Sequence[str] = ()) -> None:
+        super().__init__(what)
+        self.words = list(words)
+        self.advice = [advice] if isinstance(advice, str) else list(advice)
+
+
+class UnknownSetting(NapError):
+    """A settings file or an environment variable names something nap does not know."""

@@ -1,0 +1,192 @@
+"""etcd as nap needs it: JSON values, numbers and locks by transaction, watches with an exact deadline.
+
+The only module that knows the etcd3 library, whose last release is of 2020. Its watcher spins when etcd goes away and
+its locks raise under contention (shared/libraries.md, finding 5), so both are done here on its stubs.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")  # etcd3's generated code predates protobuf 4
+
+import etcd3
+import grpc
+from etcd3 import etcdrpc
+from etcd3.utils import increment_last_byte
+
+from nap_receiver.errors import NapError
+from nap_receiver.settings import EtcdSettings
+
+# Finds a server that is frozen, not closed, in 8 s.
+_KEEPALIVE = [
+    ("grpc.keepalive_time_ms", 6000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.ping_timeout_ms", 2000),
+]
+
+
+class EtcdAway(NapError):
+    """etcd did not answer, or not in time."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A key, its decoded value, and the revision that wrote it; `value` is None for a key that was deleted."""
+
+    key: str
+    value: Any
+    revision: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was below a prefix at one revision, ordered by key."""
+
+    entries: list[Entry]
+    revision: int
+
+
+class Etcd:
+    """A connection to etcd. Every call ends within `timeout` seconds, or raises `EtcdAway`."""
+
+    def __init__(self, address: str, timeout: float) -> None:
+        host, _, port = address.rpartition(":")
+        self._address = address
+        self._client = etcd3.client(host=host, port=int(port), timeout=timeout, grpc_options=_KEEPALIVE)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def get(self, key: str) -> Entry | None:
+        """The entry at `key`, or None."""
+        with self._answering():
+            value, metadata = self._client.get(key)
+        return None if metadata is None else Entry(key, _decoded(value), metadata.mod_revision)
+
+    def below(self, prefix: str) -> Listing:
+        """Everything below `prefix`, all of one moment."""
+        with self._answering():
+            response = self._client.get_prefix_response(prefix, sort_order="ascend")
+        entries = [Entry(kv.key.decode(), _decoded(kv.value), kv.mod_revision) for kv in response.kvs]
+        return Listing(entries, response.header.revision)
+
+    def revision(self) -> int:
+        """The store's revision now; watched from here on, nothing that comes is missed."""
+        with self._answering():
+            return int(self._client.get_response("/").header.revision)
+
+    def put(self, key: str, value: object) -> None:
+        with self._answering():
+            self._client.put(key, msgspec.json.encode(value))
+
+    def delete(self, key: str) -> None:
+        with self._answering():
+            self._client.delete(key)
+
+    def create(self, key: str, value: object, *, lease: Any = None) -> bool:
+        """Write `key` only if it is not there; whether it was written."""
+        with self._answering():
+            written, _ = self._client.transaction(
+                compare=[self._client.transactions.version(key) == 0],
+                success=[self._client.transactions.put(key, msgspec.json.encode(value), lease)],
+                failure=[],
+            )
+        return bool(written)
+
+    def changes(self, prefixes: list[str], since: int, timeout: float) -> Iterator[Entry]:
+        """Each change below any of `prefixes` after revision `since`, as it comes; ends after `timeout` seconds.
+
+        Raises `EtcdAway` when etcd goes away meanwhile.
+        """
+        done = threading.Event()
+
+        def requests() -> Iterator[Any]:
+            for prefix in prefixes:
+                start = prefix.encode()
+                yield etcdrpc.WatchRequest(
+                    create_request=etcdrpc.WatchCreateRequest(
+                        key=start, range_end=increment_last_byte(start), start_revision=since + 1
+                    )
+                )
+            done.wait()
+
+        stream = self._client.watcher._watch_stub.Watch(requests(), timeout=timeout)
+        try:
+            for response in stream:
+                for event in response.events:
+                    deleted = event.type == 1  # mvccpb.Event.DELETE
+                    yield Entry(
+                        event.kv.key.decode(), None if deleted else _decoded(event.kv.value), event.kv.mod_revision
+                    )
+        except grpc.RpcError as error:
+            if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise self._away(error.code().name.lower()) from error
+        finally:
+            done.set()
+            stream.cancel()
+
+    @contextmanager
+    def lease(self, seconds: int, on_loss: Callable[[], None] = lambda: None) -> Iterator[Any]:
+        """A lease that is kept alive for the block and revoked after it; it dies with this process.
+
+        `on_loss` is called, from another thread, when etcd no longer knows the lease.
+        """
+        with self._answering():
+            lease = self._client.lease(seconds)
+        done = threading.Event()
+
+        def refresh() -> None:
+            while not done.wait(seconds / 3):
+                try:
+                    alive = lease.refresh()
+                except (grpc.RpcError, etcd3.exceptions.Etcd3Exception):
+                    continue  # etcd may come back before the lease ends; if not, the next refresh that is answered tells
+                if not alive or alive[0].TTL == 0:
+                    on_loss()
+                    return
+
+        thread = threading.Thread(target=refresh, daemon=True)
+        thread.start()
+        try:
+            yield lease
+        finally:
+            done.set()
+            with suppress(EtcdAway):  # it ends by itself within `seconds`, and the block's own failure matters more
+                with self._answering():
+                    lease.revoke()
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except etcd3.exceptions.ConnectionTimeoutError as error:
+            raise self._away("no answer in time") from error
+        except (grpc.RpcError, etcd3.exceptions.Etcd3Exception) as error:
+            raise self._away(str(error) or type(error).__name__) from error
+
+    def _away(self, reason: str) -> EtcdAway:
+        return EtcdAway(
+            f"etcd at {self._address} does not answer ({reason})",
+            advice="On a single machine `nap status` tells which program is down and `nap up` starts it; then push again.",
+        )
+
+
+@contextmanager
+def connect(settings: EtcdSettings) -> Iterator[Etcd]:
+    """An `Etcd` for the block."""
+    etcd = Etcd(settings.address, settings.timeout)
+    try:
+        yield etcd
+    finally:
+        etcd.close()
+
+
+def _decoded(value: bytes) -> Any:
+    return msgspec.json.decode(value)

@@ -1,0 +1,374 @@
+"""The single-machine nap: `nap up`, `nap down` and `nap status`.
+
+etcd, a registry, the ssh gate, the local scheduler and, where none answers, a Docker Engine, kept alive by supervisord.
+"""
+
+import getpass
+import os
+import select
+import shutil
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sh
+
+from nap_receiver import engine
+from nap_receiver.errors import NapError
+from nap_receiver.local import Supervisor
+from nap_receiver.settings import Settings, load, read_environment, settings_variables, write_environment
+from nap_receiver.state import State
+from nap_receiver.units import TEMPLATES, environment
+
+UP_SECONDS = 60
+"""How long all programs together may take to answer."""
+
+_LOOK_AGAIN_SECONDS = 0.05
+_LAST_WORDS = 15
+_PACKAGES = {
+    "etcd": "etcd-server",
+    "etcdctl": "etcd-client",
+    "docker-registry": "docker-registry",
+    "sshd": "openssh-server",
+    "ssh-keygen": "openssh-client",
+    "docker": "docker.io",
+    "git": "git",
+    "curl": "curl",
+    "ip": "iproute2",
+    "setpriv": "util-linux",
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """One of nap's own programs: how it is run, where it answers, and how to tell that it does."""
+
+    name: str
+    command: list[str]
+    address: str
+    setting: str
+    answers: Callable[[], bool]
+    order: int
+    stop_seconds: int = 20
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a program stands: supervisord's word for its state, its process, and whether it answers."""
+
+    program: str
+    state: str
+    pid: int
+    address: str
+    answers: bool
+
+
+def up(state: State) -> Settings:
+    """Start what does not run and return when everything answers. Raises `NapError` with the log of what does not."""
+    state.require_room_for_sockets()
+    _require_programs()
+    supervisor = _supervisor(state)
+    was_up = supervisor.answers()
+    variables = (read_environment(state) if was_up else {}) | settings_variables()
+    settings = load(state, {**os.environ, **variables}, started={}).settings
+    if not settings.engine.url:
+        found = engine.engine_of_the_machine()
+        if found != engine.USUAL:
+            variables["NAP_ENGINE_URL"] = found or engine.own_url(state)
+        settings = load(state, variables, started={}).settings
+    programs = _programs(state, settings)
+    _require_free_ports(programs, _running(supervisor) if was_up else set())
+    write_environment(state, variables)
+    rewritten = _write_configuration(state, settings, programs)
+    if settings.engine.url == engine.own_url(state):
+        engine.make_bridge(state)
+    if was_up:
+        _take_up_changes(supervisor, rewritten)
+    else:
+        _start_supervisor(state)
+    try:
+        _await_answers(state, supervisor, programs, settings)
+    except NapError:
+        if not was_up:
+            down(state)
+        raise
+    return settings
+
+
+def down(state: State) -> bool:
+    """Stop all of it, the apps first; whether anything ran. Returns when the last process has ended."""
+    supervisor = _supervisor(state)
+    if not supervisor.answers():
+        engine.remove_bridge(state)
+        return False
+    settings = load(state).settings
+    scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
+    if scheduler.answers():
+        scheduler.call("stopAllProcesses", False)  # all at once; a supervisord that shuts down does it one by one
+    process = os.pidfd_open(int(supervisor.call("getPID")))
+    supervisor.call("shutdown")
+    seconds = settings.deploy.drain + settings.deploy.grace + UP_SECONDS
+    poller = select.poll()
+    poller.register(process, select.POLLIN)
+    ended = poller.poll(seconds * 1000)
+    os.close(process)
+    if not ended:
+        raise NapError(
+            f"nap did not stop within {seconds} s",
+            advice=f"See {state.program_logs / 'supervisor.log'} for what still runs.",
+        )
+    engine.remove_bridge(state)
+    return True
+
+
+def status(state: State) -> list[Standing]:
+    """How each program stands; empty when nap is down."""
+    supervisor = _supervisor(state)
+    if not supervisor.answers():
+        return []
+    known = {process["name"]: process for process in supervisor.call("getAllProcessInfo")}
+    programs = _programs(state, load(state).settings)
+    return [
+        Standing(p.name, known[p.name]["statename"].lower(), known[p.name]["pid"], p.address, p.answers())
+        for p in programs
+        if p.name in known
+    ]
+
+
+def remote_url(settings: Settings, app: str) -> str:
+    """What to give `git remote add`."""
+    host = settings.ssh.address.host
+    shown = socket.getfqdn() if host in {"0.0.0.0", "[::]"} else host
+    return f"ssh://{getpass.getuser()}@{shown}:{settings.ssh.address.port}/{app}"
+
+
+def _programs(state: State, settings: Settings) -> list[Program]:
+    etcd, registry, ssh = settings.etcd.address, settings.registry.address, settings.ssh.address
+    scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
+    drained = settings.deploy.drain + settings.deploy.grace + 30
+    programs = [
+        Program("etcd", _etcd_command(state, etcd), etcd, "etcd.address", lambda: _serves(f"http://{etcd}/health"), 20),
+        Program(
+            "registry",
+            [_path_of("docker-registry"), "serve", str(state.run / "registry.yml")],
+            registry,
+            "registry.address",
+            lambda: _serves(f"http://{registry}/v2/"),
+            30,
+        ),
+        Program(
+            "gate",
+            [_path_of("sshd"), "-D", "-e", "-f", str(state.run / "sshd_config")],
+            ssh,
+            "ssh.address",
+            lambda: _greets(ssh.host, ssh.port, b"SSH-"),
+            40,
+        ),
+        Program(
+            "scheduler",
+            [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(state.run / "scheduler.conf")],
+            str(state.run / "scheduler.sock"),
+            "",
+            scheduler.answers,
+            50,
+            drained,
+        ),
+    ]
+    own = engine.own_url(state)
+    if settings.engine.url == own:
+        programs.insert(0, Program("engine", engine.own_command(state), own, "", lambda: engine.answers(own), 10))
+    return programs
+
+
+def _etcd_command(state: State, address: str) -> list[str]:
+    # The one member talks to no other, and needs no port for it: its peer address is a socket below its directory.
+    peer = "unix://etcd-peer:0"
+    return [
+        "/usr/bin/env",
+        f"--chdir={state.root / 'etcd'}",
+        _path_of("etcd"),
+        "--data-dir=data",
+        f"--listen-client-urls=http://{address}",
+        f"--advertise-client-urls=http://{address}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=default={peer}",
+        "--auto-compaction-retention=1h",
+        "--logger=zap",
+        "--log-level=warn",
+    ]
+
+
+def _write_configuration(state: State, settings: Settings, programs: Sequence[Program]) -> set[str]:
+    """Write every program's files; the names of those whose files changed."""
+    for folder in (
+        state.run,
+        state.units,
+        state.repositories,
+        state.program_logs / "apps",
+        state.ssh,
+        state.root / "etcd",
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+    for private in (state.ssh, state.run, state.root / "etcd"):
+        private.chmod(0o700)
+    host_key = state.ssh / "host_key"
+    if not host_key.exists():
+        sh.Command("ssh-keygen")("-q", "-t", "ed25519", "-N", "", "-C", "nap", "-f", str(host_key))
+    (state.ssh / "authorized_keys").touch(mode=0o600)
+    values = {
+        "root": str(state.root),
+        "run": str(state.run),
+        "logs": str(state.program_logs),
+        "units": str(state.units),
+        "settings": settings,
+        "programs": programs,
+        "account": getpass.getuser(),
+        "account_is_locked": _account_is_locked(),
+    }
+    templates = environment(TEMPLATES / "machine")
+    changed = set()
+    owners = {"supervisord.conf": "", "scheduler.conf": "scheduler", "registry.yml": "registry", "sshd_config": "gate"}
+    for name, owner in owners.items():
+        path, text = state.run / name, templates.get_template(f"{name}.j2").render(values)
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            changed.add(owner)
+    return changed - {""}
+
+
+def _account_is_locked() -> bool:
+    """Whether sshd without PAM would refuse this account: its password field starts with `!` (sshd(8), shadow(5))."""
+    if os.geteuid() != 0:
+        return False
+    for line in Path("/etc/shadow").read_text().splitlines():
+        name, password = line.split(":")[:2]
+        if name == getpass.getuser():
+            return password.startswith("!")
+    return False
+
+
+def _start_supervisor(state: State) -> None:
+    for left_over in (
+        "docker.pid",
+        "supervisor.pid",
+        "scheduler.pid",
+    ):  # of before a reboot; their numbers mean nothing now
+        (state.run / left_over).unlink(missing_ok=True)
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own, compiled in; Debian makes it at boot
+    try:
+        sh.Command(sys.executable)(
+            "-P", "-m", "supervisor.supervisord", "-c", str(state.run / "supervisord.conf"), _cwd="/", _tty_out=False
+        )
+    except sh.ErrorReturnCode as error:
+        said = (error.stdout + error.stderr).decode("utf-8", "replace").splitlines()
+        raise NapError("supervisord did not start", words=said[-_LAST_WORDS:]) from error
+
+
+def _take_up_changes(supervisor: Supervisor, rewritten: set[str]) -> None:
+    [[added, changed, removed]] = supervisor.call("reloadConfig")
+    for name in {*changed, *removed, *(rewritten - set(added))}:
+        supervisor.unless((10,), "stopProcessGroup", name)
+        supervisor.unless((10,), "removeProcessGroup", name)
+    for name in {*added, *changed, *(rewritten - set(removed))}:
+        supervisor.unless((90,), "addProcessGroup", name)
+    for process in supervisor.call("getAllProcessInfo"):
+        if process["statename"] in {"STOPPED", "EXITED", "FATAL"}:
+            supervisor.unless((60,), "startProcess", process["name"], False)
+
+
+def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Program], settings: Settings) -> None:
+    deadline = time.monotonic() + UP_SECONDS
+    waiting = list(programs)
+    while waiting:
+        waiting = [program for program in waiting if not program.answers()]
+        stands = {p["name"]: p for p in supervisor.call("getAllProcessInfo")} if waiting else {}
+        for program in waiting:
+            crashed = stands[program.name]["statename"] in {"BACKOFF", "FATAL"}
+            if crashed or time.monotonic() > deadline:
+                log = state.program_logs / f"{program.name}.log"
+                raise NapError(
+                    f"{program.name} {'does not stay up' if crashed else f'did not answer within {UP_SECONDS} s'}"
+                    f" ({program.address})",
+                    words=_last_lines(log),
+                    advice=f"All of its log: {log}. Mend what it says and run `nap up` again.",
+                )
+        time.sleep(_LOOK_AGAIN_SECONDS if waiting else 0)
+    url = settings.engine.url or engine.USUAL
+    if not engine.answers(url):
+        raise NapError(f"the Docker Engine at {url} does not answer", advice="Start it, or set engine.url.")
+
+
+def _require_programs() -> None:
+    missing = sorted({package for program, package in _PACKAGES.items() if not _found(program)})
+    if missing:
+        raise NapError(
+            "some of the programs that nap runs are not installed",
+            advice=f"Install them: {'' if os.geteuid() == 0 else 'sudo '}apt-get install {' '.join(missing)}",
+        )
+
+
+def _require_free_ports(programs: Sequence[Program], running: set[str]) -> None:
+    for program in programs:
+        if not program.setting or program.name in running:
+            continue
+        host, _, port = program.address.rpartition(":")
+        try:
+            with socket.create_server((host.strip("[]"), int(port)), family=_family(host)):
+                pass
+        except OSError as error:
+            variable = "NAP_" + program.setting.upper().replace(".", "_")
+            raise NapError(
+                f"{program.setting}: {program.name} cannot listen on {program.address}: {error.strerror}",
+                advice=f"Choose another address: {variable}=127.0.0.1:PORT, or {program.setting} in settings.toml.",
+            ) from error
+
+
+def _family(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _running(supervisor: Supervisor) -> set[str]:
+    return {process["name"] for process in supervisor.call("getAllProcessInfo") if process["pid"]}
+
+
+def _supervisor(state: State) -> Supervisor:
+    return Supervisor(state.run / "supervisor.sock", "nap's supervisor")
+
+
+def _serves(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+def _greets(host: str, port: int, greeting: bytes) -> bool:
+    try:
+        with socket.create_connection((host.strip("[]"), port), timeout=2) as connection:
+            return connection.recv(len(greeting)) == greeting
+    except OSError:
+        return False
+
+
+def _last_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text("utf-8", "replace").splitlines()[-_LAST_WORDS:]
+    except FileNotFoundError:
+        return []
+
+
+def _found(program: str) -> str | None:
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def _path_of(program: str) -> str:
+    return _found(program) or program

@@ -1,0 +1,178 @@
+"""A push: which refs moved, whose app it is, and which one of the refs deploys."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from dulwich.repo import Repo
+
+from nap_receiver.errors import NapError
+from nap_receiver.state import State
+
+# A DNS label (RFC 1123), and one that an image's name can hold too: so it serves as all that an app's name must be.
+_APP = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?!-))*(?<!-)")
+_LONGEST_APP = 40  # leaves room in a 63-byte label for the release and the process
+
+_BRANCH = "refs/heads/"
+_SHOWN_REFS = 10
+
+_KEPT = {"refs/tags/": "tag", "refs/notes/": "notes"}
+
+
+@dataclass(frozen=True)
+class RefUpdate:
+    """One line of post-receive's input (githooks(5)): object names before and after, in hexadecimal, and the ref."""
+
+    old: str
+    new: str
+    ref: str
+
+    @property
+    def deletes(self) -> bool:
+        return not self.new.strip("0")
+
+    @property
+    def branch(self) -> str | None:
+        """`feature/x` for `refs/heads/feature/x`, None for what is no branch."""
+        return self.ref.removeprefix(_BRANCH) if self.ref.startswith(_BRANCH) else None
+
+    @property
+    def kind(self) -> str:
+        """`branch x`, `tag x`, or the whole ref."""
+        if self.branch is not None:
+            return f"branch {self.branch}"
+        for prefix, kind in _KEPT.items():
+            if self.ref.startswith(prefix):
+                return f"{kind} {self.ref.removeprefix(prefix)}"
+        return self.ref
+
+
+@dataclass(frozen=True)
+class Push:
+    """The ref updates of one `git push` into one repository."""
+
+    app: str
+    repository: Path
+    updates: list[RefUpdate] = field(default_factory=list)
+    pusher: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What a push asks for: this commit, from this branch, of this app."""
+
+    app: str
+    repository: Path
+    branch: str
+    commit: str
+    pusher: str
+
+
+class Says(Protocol):
+    """The part of the channel that talks of refs."""
+
+    def step(self, text: str) -> None: ...
+
+    def detail(self, text: str) -> None: ...
+
+
+def read_updates(lines: Iterable[bytes]) -> list[RefUpdate]:
+    """Post-receive's input, a line per updated ref."""
+    return [
+        RefUpdate(*line.rstrip(b"\n").decode("utf-8", "surrogateescape").split(" ", 2))
+        for line in lines
+        if line.strip()
+    ]
+
+
+def app_name(repository: Path, state: State, environ: Mapping[str, str]) -> str:
+    """The app that `repository` deploys: its path below the repositories, `team/shop.git` → `team-shop`.
+
+    gitolite says the path itself, in `GL_REPO`; of a repository that lies elsewhere the last part counts. Raises
+    `NapError` when the name cannot be that of an image, a unit, an etcd key and a DNS label at once.
+    """
+    if named := environ.get("GL_REPO"):
+        path = PurePosixPath(named)
+    elif repository.is_relative_to(state.repositories):
+        path = PurePosixPath(repository.relative_to(state.repositories))
+    else:
+        path = PurePosixPath(repository.parent.name if repository.name == ".git" else repository.name)
+    return checked_app_name("-".join(path.with_name(path.name.removesuffix(".git")).parts))
+
+
+def checked_app_name(name: str) -> str:
+    """`name`, or `NapError` with the reason when it cannot be an app's."""
+    if len(name) > _LONGEST_APP:
+        reason = f"it has {len(name)} characters, and {_LONGEST_APP} is the most"
+    elif not name:
+        reason = "it is empty"
+    elif not _APP.fullmatch(name):
+        reason = "only a to z, 0 to 9 and single dashes between them are possible"
+    else:
+        return name
+    raise NapError(
+        f'"{name[:80]}" cannot be an app\'s name: {reason}',
+        advice="Choose another name for the repository and push there: git remote set-url nap …",
+    )
+
+
+def deploying(push: Push, says: Says) -> Deployment | None:
+    """The one update that deploys, if any; what happens to each of the others is said."""
+    with Repo(str(push.repository)) as repository:
+        branch = deploy_branch(repository, push.updates)
+    chosen = None
+    others = []
+    for update in push.updates:
+        if update.branch == branch and not update.deletes:
+            chosen = update
+        else:
+            others.append(update)
+    for update in others[:_SHOWN_REFS]:
+        says.detail(_fate(update, branch, push.app))
+    if len(others) > _SHOWN_REFS:
+        says.detail(f"{len(others) - _SHOWN_REFS} more refs: kept as pushed, not deployed")
+    if chosen is None:
+        return None
+    return Deployment(push.app, push.repository, branch, chosen.new, push.pusher)
+
+
+def deploy_branch(repository: Repo, updates: Iterable[RefUpdate] = ()) -> str:
+    """`nap.branch` of the repository's git config; else master, else main, else the first branch ever pushed.
+
+    That first branch is remembered where git keeps a repository's main branch: as what HEAD points to.
+    """
+    if configured := repository_setting(repository, "branch"):
+        return configured
+    pushed = [update for update in updates if update.branch is not None]
+    for name in ("master", "main"):
+        ref = (_BRANCH + name).encode()
+        if ref in repository.refs or any(update.ref == _BRANCH + name for update in pushed):
+            return name
+    head = repository.refs.get_symrefs().get(b"HEAD", b"")
+    if head in repository.refs and head.startswith(_BRANCH.encode()):
+        return head.decode("utf-8", "surrogateescape").removeprefix(_BRANCH)
+    for update in pushed:
+        if not update.deletes and update.branch is not None:
+            repository.refs.set_symbolic_ref(b"HEAD", update.ref.encode("utf-8", "surrogateescape"))
+            return update.branch
+    return "master"
+
+
+def repository_setting(repository: Repo, name: str) -> str | None:
+    """`nap.<name>` of the repository's git config, or None."""
+    try:
+        return repository.get_config_stack().get((b"nap",), name.encode()).decode("utf-8", "replace")
+    except KeyError:
+        return None
+
+
+def _fate(update: RefUpdate, branch: str, app: str) -> str:
+    if update.deletes and update.branch == branch:
+        return f"{update.kind} deleted: it deploys {app}, which keeps running as it is"
+    if update.deletes:
+        return f"{update.kind} deleted: nothing to deploy"
+    if update.branch is not None:
+        return f"{update.kind} kept, not deployed: {app} deploys {branch}. To deploy it: git push nap {update.branch}:{branch}"
+    return f"{update.kind} kept, not deployed"

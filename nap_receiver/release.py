@@ -1,0 +1,116 @@
+"""The ledger of releases in etcd: numbered by transaction, never changed once written.
+
+Below `<prefix>/apps/<app>/`:
+    releases/<number, 8 digits>   a release
+    outcomes/<number, 8 digits>   `{"state": "live" | "failed", "reason": …}`, once it is known
+    current                       the number of the release that serves
+    exits/<instance>              how an instance ended that nobody had asked to end (written on its machine, leased)
+    lock                          who deploys now (leased)
+"""
+
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from nap_receiver.etcd import Etcd
+from nap_receiver.image import Image
+
+
+class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    """What one deploy runs. `at` is in seconds since the epoch; `formation` is instances by process type."""
+
+    app: str
+    number: int
+    commit: str
+    image: str
+    ports: list[str]
+    has_healthcheck: bool
+    formation: dict[str, int]
+    by: str
+    at: float
+    why: str
+
+    @property
+    def name(self) -> str:
+        """`v3`"""
+        return f"v{self.number}"
+
+    @property
+    def instances(self) -> "list[Instance]":
+        return [Instance(self, process, index) for process, n in self.formation.items() for index in range(1, n + 1)]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One container of a release: `hello v3 web.1`."""
+
+    release: Release
+    process: str
+    index: int
+
+    @property
+    def label(self) -> str:
+        """`web.1`"""
+        return f"{self.process}.{self.index}"
+
+    @property
+    def key(self) -> str:
+        """`v3.web.1`: unique within the app, so that no name is ever used again."""
+        return f"{self.release.name}.{self.label}"
+
+    @property
+    def unit(self) -> str:
+        """`hello.v3.web.1`; an app's name has no dot, so no two instances share one."""
+        return f"{self.release.app}.{self.key}"
+
+
+class Ledger:
+    """One app's releases."""
+
+    def __init__(self, etcd: Etcd, prefix: str, app: str) -> None:
+        self._etcd = etcd
+        self._app = app
+        self.root = f"{prefix}/apps/{app}"
+
+    def next_number(self) -> int:
+        """The number that the next release gets while the deploy lock is held."""
+        entries = self._etcd.below(f"{self.root}/releases/").entries
+        return int(entries[-1].key.rpartition("/")[2]) + 1 if entries else 1
+
+    def write(self, commit: str, image: Image, formation: dict[str, int], by: str, why: str) -> Release:
+        """Write the next release down; two receivers never get the same number."""
+        while True:
+            release = Release(
+                app=self._app,
+                number=self.next_number(),
+                commit=commit,
+                image=image.digest,
+                ports=image.ports,
+                has_healthcheck=image.has_healthcheck,
+                formation=formation,
+                by=by,
+                at=time.time(),
+                why=why,
+            )
+            if self._etcd.create(self._release_key(release.number), release):
+                return release
+
+    def current(self) -> Release | None:
+        """The release that serves, or None before the first."""
+        number = self._etcd.get(f"{self.root}/current")
+        entry = self._etcd.get(self._release_key(number.value)) if number else None
+        return msgspec.convert(entry.value, Release) if entry else None
+
+    def make_current(self, release: Release) -> None:
+        self._etcd.put(f"{self.root}/outcomes/{release.number:08}", {"state": "live"})
+        self._etcd.put(f"{self.root}/current", release.number)
+
+    def mark_failed(self, release: Release, reason: str) -> None:
+        """Keep why it failed, and forget how its instances ended: the one who waited for them was told."""
+        for instance in release.instances:
+            self._etcd.delete(f"{self.root}/exits/{instance.key}")
+        self._etcd.put(f"{self.root}/outcomes/{release.number:08}", {"state": "failed", "reason": reason})
+
+    def _release_key(self, number: int) -> str:
+        return f"{self.root}/releases/{number:08}"

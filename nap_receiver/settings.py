@@ -1,0 +1,312 @@
+"""nap's settings: one TOML file and the environment, checked field by field, each value with where it came from.
+
+The structs below are the reference: their types and descriptions make `docs/settings.md` and every error message.
+Later sources win: the defaults here, `settings.toml`, the environment that `nap up` was started with, the environment.
+"""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from nap_receiver.errors import NapError, UnknownSetting
+from nap_receiver.state import State
+
+_HOST_PORT = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
+_PREFIX = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_ENGINE = re.compile(r"(unix:///|tcp://|http://|https://|ssh://)\S+")
+
+
+class Address(str):
+    """`host:port`, where something listens and is reached."""
+
+    expected = 'an address and a port, such as "127.0.0.1:2222"'
+
+    @property
+    def host(self) -> str:
+        return self.rpartition(":")[0]
+
+    @property
+    def port(self) -> int:
+        return int(self.rpartition(":")[2])
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        match = _HOST_PORT.fullmatch(text)
+        if not match or not 0 < int(match["port"]) < 65536:
+            raise ValueError(cls.expected)
+        return cls(text)
+
+
+class KeyPrefix(str):
+    """The beginning of etcd keys: starts with a slash, ends without one."""
+
+    expected = 'a key prefix, such as "/services"'
+
+    @classmethod
+    def parse(cls, text: str) -> "KeyPrefix":
+        if not _PREFIX.fullmatch(text):
+            raise ValueError(cls.expected)
+        return cls(text)
+
+
+class EngineUrl(str):
+    """Where a Docker Engine listens; empty for the usual places."""
+
+    expected = 'an engine\'s URL, such as "unix:///var/run/docker.sock"'
+
+    @classmethod
+    def parse(cls, text: str) -> "EngineUrl":
+        if text and not _ENGINE.fullmatch(text):
+            raise ValueError(cls.expected)
+        return cls(text)
+
+
+Seconds = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class EtcdSettings(_Section, frozen=True):
+    """The one source of truth. `nap up` runs an etcd here; a cluster brings its own."""
+
+    address: Annotated[Address, msgspec.Meta(description="Where etcd's clients reach it.")] = Address("127.0.0.1:12379")
+    announcements: Annotated[KeyPrefix, msgspec.Meta(description="Below this, who answers where.")] = KeyPrefix(
+        "/services"
+    )
+    prefix: Annotated[KeyPrefix, msgspec.Meta(description="Below this, releases and locks.")] = KeyPrefix("/nap")
+    timeout: Annotated[Seconds, msgspec.Meta(description="Seconds that one call to etcd may take.")] = 5
+
+
+class RegistrySettings(_Section, frozen=True):
+    """Where images are pushed to and pulled from."""
+
+    address: Annotated[Address, msgspec.Meta(description="The registry, as the engines that run apps reach it.")] = (
+        Address("127.0.0.1:15000")
+    )
+
+
+class SshSettings(_Section, frozen=True):
+    """The gate's own OpenSSH server, run by `nap up`."""
+
+    address: Annotated[Address, msgspec.Meta(description="Where the ssh gate listens.")] = Address("127.0.0.1:2222")
+
+
+class EngineSettings(_Section, frozen=True):
+    """The Docker Engine that builds and, on one machine, runs."""
+
+    url: Annotated[
+        EngineUrl,
+        msgspec.Meta(
+            description="Where the engine listens. Empty: `DOCKER_HOST`, then `/var/run/docker.sock`, then one that `nap up` starts."
+        ),
+    ] = EngineUrl("")
+
+
+class LocalSettings(_Section, frozen=True):
+    """The scheduler of a single machine."""
+
+    host: Annotated[
+        str, msgspec.Meta(description="The address on which apps' ports are published, and which is announced.")
+    ] = "127.0.0.1"
+
+
+class DeploySettings(_Section, frozen=True):
+    """How long things may take."""
+
+    build_timeout: Annotated[Seconds, msgspec.Meta(description="Seconds for building and pushing an image.")] = 1800
+    answer_timeout: Annotated[
+        Seconds,
+        msgspec.Meta(
+            description="Seconds for an app to answer on its port; `git config nap.timeout` in its repository overrides it."
+        ),
+    ] = 60
+    drain: Annotated[
+        Seconds,
+        msgspec.Meta(
+            description="Seconds between withdrawing an old instance and asking it to stop, for requests already on their way."
+        ),
+    ] = 2
+    grace: Annotated[
+        Seconds, msgspec.Meta(description="Seconds between SIGTERM and SIGKILL when an instance is stopped.")
+    ] = 30
+
+
+class Settings(_Section, frozen=True):
+    """All of nap's settings."""
+
+    scheduler: Annotated[
+        Literal["local"],
+        msgspec.Meta(description="What runs units: `local` is this machine, through supervisord."),
+    ] = "local"
+    etcd: EtcdSettings = EtcdSettings()
+    registry: RegistrySettings = RegistrySettings()
+    ssh: SshSettings = SshSettings()
+    engine: EngineSettings = EngineSettings()
+    local: LocalSettings = LocalSettings()
+    deploy: DeploySettings = DeploySettings()
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting: `etcd.address`, its type, its default and its description."""
+
+    key: str
+    type: Any
+    default: object
+    description: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return "NAP_" + self.key.upper().replace(".", "_")
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, in words."""
+        kind = self.type.__origin__ if get_origin(self.type) is Annotated else self.type
+        if hasattr(kind, "expected"):
+            return str(kind.expected)
+        if get_origin(kind) is Literal:
+            return "one of " + ", ".join(f'"{choice}"' for choice in get_args(kind))
+        return {int: "a whole number of seconds, 0 or more", str: "text"}[kind]
+
+
+def fields(section: type[msgspec.Struct] = Settings, prefix: str = "") -> Iterator[Field]:
+    """Every setting there is, in the order of the structs."""
+    hints = get_type_hints(section, include_extras=True)
+    for field in msgspec.structs.fields(section):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from fields(field.type, f"{prefix}{field.name}.")
+            continue
+        described = [m.description for m in hints[field.name].__metadata__ if getattr(m, "description", None)]
+        yield Field(prefix + field.name, hints[field.name], field.default, described[0])
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The settings in force, and for each key where its value came from."""
+
+    settings: Settings
+    sources: dict[str, str]
+
+
+def load(state: State, environ: Mapping[str, str] = os.environ, started: Mapping[str, str] | None = None) -> Loaded:
+    """Read and check every source. Raises `NapError` that names file or variable, key and what was expected.
+
+    `started` stands for the environment that `nap up` was started with, where it is not the recorded one.
+    """
+    known = {field.key: field for field in fields()}
+    values: dict[str, object] = {}
+    sources = dict.fromkeys(known, "default")
+    started = read_environment(state) if started is None else started
+    for source, found in (
+        (str(state.settings_file), _file_values(state, known)),
+        *_variable_values(started, "environment of nap up: ", known),
+        *_variable_values(environ, "environment: ", known),
+    ):
+        for key, value in found.items():
+            values[key] = _checked(known[key], value, source)
+            sources[key] = source
+    return Loaded(_assembled(Settings, values), sources)
+
+
+def settings_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Those variables of `environ` that are settings."""
+    names = {field.variable for field in fields()}
+    return {name: value for name, value in environ.items() if name in names}
+
+
+def write_environment(state: State, variables: Mapping[str, str]) -> None:
+    """Keep settings for everything that runs below this state directory until the next `nap up`."""
+    state.run.mkdir(parents=True, exist_ok=True)
+    state.environment_file.write_bytes(msgspec.json.encode(dict(variables)))
+
+
+def read_environment(state: State) -> dict[str, str]:
+    """What `write_environment` kept; empty when `nap up` never ran here."""
+    try:
+        return msgspec.json.decode(state.environment_file.read_bytes(), type=dict[str, str])
+    except FileNotFoundError:
+        return {}
+
+
+def _file_values(state: State, known: Mapping[str, Field]) -> dict[str, object]:
+    path = state.settings_file
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise NapError(
+            f"{path}: {error.strerror}", advice="Make the file readable for the account that runs nap."
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise NapError(f"{path}: not TOML: {error}") from error
+    sections = {key.partition(".")[0] for key in known if "." in key}
+    found: dict[str, object] = {}
+    for key, value in _flattened(document, sections):
+        if key not in known:
+            raise UnknownSetting(f"{path}: {key}: {_unknown(key, known)}")
+        found[key] = value
+    return found
+
+
+def _flattened(document: Mapping[str, object], sections: set[str]) -> Iterator[tuple[str, object]]:
+    for name, value in document.items():
+        if name in sections and isinstance(value, dict):
+            yield from ((f"{name}.{inner}", inner_value) for inner, inner_value in value.items())
+        else:
+            yield name, value
+
+
+def _unknown(key: str, known: Mapping[str, Field]) -> str:
+    section = key.partition(".")[0] + "."
+    nearby = [name for name in known if name.startswith(section)] or sorted({name.partition(".")[0] for name in known})
+    return f"no such setting; there are {', '.join(nearby)}"
+
+
+def _variable_values(
+    environ: Mapping[str, str], label: str, known: Mapping[str, Field]
+) -> Iterator[tuple[str, dict[str, object]]]:
+    variables = {field.variable: field for field in known.values()}
+    sections = tuple({f"NAP_{key.partition('.')[0].upper()}_" for key in known if "." in key})
+    for name, text in environ.items():
+        if field := variables.get(name):
+            number = re.fullmatch(r"\d+", text) and field.expected.startswith("a whole number")
+            yield label + name, {field.key: int(text) if number else text}
+        elif name.startswith(sections):
+            raise UnknownSetting(f"environment: {name}: no such setting; there are {', '.join(variables)}")
+
+
+def _checked(field: Field, value: object, source: str) -> object:
+    def parsed(kind: type, text: object) -> object:
+        if not isinstance(text, str):
+            raise ValueError
+        return kind.parse(text)  # type: ignore[attr-defined]
+
+    try:
+        return msgspec.convert(value, field.type, dec_hook=parsed)
+    except (msgspec.ValidationError, ValueError) as error:
+        place = source if source.startswith("environment") else f"{source}: {field.key}"
+        raise NapError(f"{place}: expected {field.expected}, got {_shown(value)}") from error
+
+
+def _shown(value: object) -> str:
+    return msgspec.json.encode(value).decode() if isinstance(value, str | int | float | bool | list) else "a table"
+
+
+def _assembled(section: type[Any], values: Mapping[str, object], prefix: str = "") -> Any:
+    arguments: dict[str, object] = {}
+    for field in msgspec.structs.fields(section):
+        if isinstance(field.type, type) and issubclass(field.type, _Section):
+            arguments[field.name] = _assembled(field.type, values, f"{prefix}{field.name}.")
+        elif prefix + field.name in values:
+            arguments[field.name] = values[prefix + field.name]
+    return section(**arguments)

@@ -1,0 +1,104 @@
+"""The units of an instance, rendered from `unit_templates/<scheduler>/`."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import jinja2
+
+from nap_receiver import escape
+from nap_receiver.errors import NapError
+from nap_receiver.release import Instance
+from nap_receiver.settings import Settings
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "unit_templates"
+
+LEASE_SECONDS = 20
+"""How long an announcement outlives a machine that was lost."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a scheduler is given: a file's name and its text."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class InstanceUnits:
+    """The app unit runs the instance, the discovery unit announces it."""
+
+    instance: Instance
+    app: Unit
+    discovery: Unit
+
+
+def render(instance: Instance, settings: Settings, machine: str, engine: str) -> InstanceUnits:
+    """Both units of `instance`.
+
+    `machine` is what makes container names unique on an engine that several naps share; `engine` is the engine's URL
+    as the units' programs need it, empty for the usual place. Raises `NapError` when a value cannot stand in a unit.
+    """
+    folder = TEMPLATES / settings.scheduler
+    return InstanceUnits(
+        instance,
+        Unit(instance.unit, _rendered(folder, "app", instance, settings, machine, engine)),
+        Unit(f"{instance.unit}-discovery", _rendered(folder, "discovery", instance, settings, machine, engine)),
+    )
+
+
+def _rendered(folder: Path, kind: str, instance: Instance, settings: Settings, machine: str, engine: str) -> str:
+    release = instance.release
+    (template,) = folder.glob(f"{kind}.*.j2")
+    try:
+        return (
+            environment(folder)
+            .get_template(template.name)
+            .render(
+                instance=instance,
+                release=release,
+                container=f"{instance.unit}.{machine}" if machine else instance.unit,
+                settings=settings,
+                engine=engine,
+                programs=TEMPLATES,
+                port=release.ports[0],
+                announcement=f"{settings.etcd.announcements}/{release.app}/{instance.key}",
+                exit=f"{settings.etcd.prefix}/apps/{release.app}/exits/{instance.key}",
+                lease_seconds=LEASE_SECONDS,
+            )
+        )
+    except jinja2.TemplateError as error:
+        raise NapError(
+            f"{template}: {error}", advice="Mend the template, or put back the one that nap came with."
+        ) from error
+
+
+@cache
+def environment(folder: Path) -> jinja2.Environment:
+    """Templates of `folder`, with the filters of `escape`; an unknown name in a template is an error, not nothing."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 -- units are not HTML; each value goes through a filter of its place
+    )
+    made.filters.update(
+        systemd_word=escape.systemd_word,
+        systemd_script=escape.systemd_script,
+        systemd_environment=escape.systemd_environment,
+        systemd_text=escape.systemd_text,
+        supervisor_word=escape.supervisor_word,
+        supervisor_value=escape.supervisor_value,
+        sshd_word=escape.sshd_word,
+    )
+    made.globals["program"] = _program
+    return made
+
+
+def _program(name: str) -> str:
+    """The text of a shell program that lies beside the templates, without its comments."""
+    lines = (TEMPLATES / name).read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("#")) + "\n"

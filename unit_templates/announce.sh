@@ -1,0 +1,114 @@
+#!/bin/sh
+# Announces one instance in etcd while it answers, and withdraws it when it does not.
+#
+# Follows the engine's events, so that the announcement is there as soon as the instance is ready, goes when its
+# container dies, and comes back with the next container of that name. It needs sh, docker, etcdctl and curl, and from
+# its environment:
+#   NAP_CONTAINER  the container's name
+#   NAP_KEY        the etcd key to write
+#   NAP_PORT       the port that must answer, such as 8080/tcp
+#   NAP_FACTS      what the announcement says beside host and ports: members of a JSON object
+#   NAP_HOST       the address to announce; when empty, the one from which this machine reaches etcd
+#   NAP_LEASE      seconds that the announcement outlives this program
+set -u
+export ETCDCTL_API=3
+
+etcd() { etcdctl --command-timeout=3s "$@"; }
+
+host() {
+    [ -n "${NAP_HOST:-}" ] && echo "$NAP_HOST" && return
+    curl --silent --max-time 3 --output /dev/null --write-out '%{local_ip}' "${ETCDCTL_ENDPOINTS%%,*}/health"
+}
+
+# The container's ports as members of a JSON object: "8080/tcp": 32768, "9090/tcp": 32769
+ports() {
+    all=$(docker inspect --format '{{range $port, $at := .NetworkSettings.Ports}}{{range $i, $a := $at}}{{if not $i}}"{{$port}}": {{$a.HostPort}}, {{end}}{{end}}{{end}}' "$1") || return
+    echo "${all%, }"
+}
+
+port() {
+    docker inspect --format "{{(index (index .NetworkSettings.Ports \"$NAP_PORT\") 0).HostPort}}" "$1"
+}
+
+# Asked at the container's own address, because the engine's proxy accepts on a published port before the app listens.
+listening() {
+    address=$(docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}' "$1") || return
+    connects=$(curl --silent --max-time 0.1 --write-out '%{num_connects}' "telnet://${address%% *}:${NAP_PORT%/*}" </dev/null)
+    [ "${connects:-0}" -gt 0 ]
+}
+
+write() {
+    printf '%s' "$value" | etcd put --lease="$lease" "$NAP_KEY" >/dev/null
+}
+
+withdraw() {
+    [ -n "$keeper" ] && kill "$keeper" 2>/dev/null
+    [ -n "$lease" ] && etcd lease revoke "$lease" >/dev/null
+}
+
+# Runs in the background for as long as one container is up. Writes again whatever etcd loses.
+announce() {
+    lease= keeper= pause=0.1
+    trap exit TERM
+    trap withdraw EXIT
+    if [ "$2" != healthy ]; then
+        until listening "$1"; do
+            sleep "$pause" & wait $!
+        done
+    fi
+    value="{\"host\": \"$(host)\", \"port\": $(port "$1"), \"ports\": {$(ports "$1")}, $NAP_FACTS}" || exit
+    while :; do
+        lease=$(etcd lease grant "$NAP_LEASE") && lease=${lease#lease } && lease=${lease%% *} && write || {
+            lease=
+            sleep 1 & wait $!
+            continue
+        }
+        etcd lease keep-alive "$lease" >/dev/null 2>&1 &
+        keeper=$!
+        while write; do
+            sleep 5 & wait $!
+        done
+        kill "$keeper" 2>/dev/null
+    done
+}
+
+stop_announcing() {
+    [ -n "$announcer" ] && kill "$announcer" 2>/dev/null && wait "$announcer"
+    announcer= announced=
+}
+
+# What happens to the container, a line each: its id and an event; first of all how it is now.
+events() {
+    now=$(date +%s)
+    docker inspect --format '{{.Id}} {{if .State.Running}}start{{else}}die{{end}}' "$NAP_CONTAINER" 2>/dev/null
+    exec docker events --since "$now" --filter "container=$NAP_CONTAINER" --filter event=start --filter event=die \
+        --filter event=health_status --format '{{.Actor.ID}} {{.Action}}'
+}
+
+follow() {
+    announcer= announced=
+    trap : TERM
+    while read -r id event; do
+        if [ "$event" = start ]; then
+            event=$(docker inspect --format '{{if .State.Health}}health_status: {{.State.Health.Status}}{{else}}start{{end}}' "$id" 2>/dev/null) || continue
+        fi
+        case $event in
+            start | 'health_status: healthy')
+                [ "$announced" = "$id" ] && continue
+                stop_announcing
+                announced=$id
+                announce "$id" "${event##* }" &
+                announcer=$!
+                ;;
+            die | 'health_status: unhealthy')
+                stop_announcing
+                ;;
+        esac
+    done
+    stop_announcing
+}
+
+# To the whole process group, because a supervisor that died tells only this shell (prctl(2), PR_SET_PDEATHSIG).
+trap 'trap : TERM; kill 0; wait; exit' TERM
+events | follow &
+wait

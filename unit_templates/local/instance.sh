@@ -1,0 +1,37 @@
+#!/bin/sh
+# Runs one instance in the foreground, for a supervisor that knows one command and one signal: what systemd does with
+# ExecStartPre=, ExecStart=, ExecStop= and ExecStopPost=.
+#
+# usage: instance.sh <arguments of docker create, without --name>
+# On SIGTERM it lets NAP_DRAIN seconds pass, in which requests already on their way arrive, and then gives the
+# container NAP_GRACE seconds to end; on SIGUSR1 before that, no time at all. Everything after its creation goes by the container's id, never by its name: a
+# successor of this program may already own the name.
+set -u
+programs=$(dirname "$0")/..
+stopping= id=
+
+stop() {
+    stopping=yes
+    trap '' TERM
+    [ -z "$id" ] && return
+    sleep "$NAP_DRAIN"
+    docker stop --time "$NAP_GRACE" "$id" >/dev/null
+}
+trap stop TERM
+trap 'NAP_DRAIN=0 NAP_GRACE=0' USR1
+
+docker rm --force "$NAP_CONTAINER" >/dev/null 2>&1
+if id=$(docker create --name "$NAP_CONTAINER" "$@") && [ -z "$stopping" ]; then
+    docker start --attach "$id" &
+    run=$!
+    while kill -0 "$run" 2>/dev/null; do # a signal ends wait, but not what it waits for
+        wait "$run"
+        status=$?
+    done
+else
+    status=$?
+fi
+id=${id:-$NAP_CONTAINER}
+[ "$stopping" ] || NAP_CONTAINER=$id NAP_STATUS=$status /bin/sh "$programs/report_exit.sh"
+docker rm --force "$id" >/dev/null 2>&1
+exit "$status"
