@@ -168,7 +168,8 @@ class Channel:
             self._lost_lines += 1
             return
         if self._lost_lines:
-            line = f" !     {self._lost_lines} lines were not sent while the connection stalled; the deploy log has them\n{line}"
+            lost = f"{self._lost_lines} lines were not sent while the connection stalled; the deploy log has them"
+            line = f" !     {lost}\n{line}"
             self._lost_lines = 0
         self._held_back += (line + "\n").encode("utf-8", "replace")
         if not self._flush() and len(self._held_back) > _HELD_BACK_BYTES:

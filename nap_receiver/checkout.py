@@ -8,7 +8,7 @@ commit"). dulwich's own `archive.tar_stream` breaks symlinks, odd names and subm
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -62,7 +62,7 @@ class Checkout:
         inside the upload, which aborts it (shared/libraries.md, finding 4).
         """
         with _Blobs(self.repository) as blobs:
-            for batch in _batches([leaf for leaf in self.leaves]):
+            for batch in _batches(self.leaves):
                 blobs.ask([leaf.object_name for leaf in batch if _has_content(leaf)])
                 for leaf in batch:
                     yield from self._entry(leaf, blobs)
@@ -124,7 +124,7 @@ def _commit(repository: Repo, name: str) -> Commit:
     return found
 
 
-def _ignored(repository: Repo, top: dict[bytes, tuple[int, bytes]]) -> PatternMatcher | None:
+def _ignored(repository: Repo, top: Mapping[bytes, tuple[int, bytes]]) -> PatternMatcher | None:
     """What `.dockerignore` says; the engine itself does not look at it (shared/libraries.md, finding 3)."""
     mode, name = top.get(b".dockerignore", (0, b""))
     if not stat.S_ISREG(mode):

@@ -1,8 +1,6 @@
 """The `nap` command on its host."""
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import click
 from tabulate import tabulate
@@ -60,12 +58,7 @@ def status(root: str | None) -> None:
 def settings(root: str | None) -> None:
     """Show the settings in force, and where each value came from."""
     loaded = load(state_at(root))
-    rows = []
-    for field in fields():
-        value: Any = loaded.settings
-        for name in field.key.split("."):
-            value = getattr(value, name)
-        rows.append((field.key, value if value != "" else '""', loaded.sources[field.key]))
+    rows = [(field.key, loaded.value(field) or '""', loaded.sources[field.key]) for field in fields()]
     click.echo(tabulate(rows, headers=("setting", "value", "from"), disable_numparse=True))
 
 
@@ -93,10 +86,10 @@ def remove_key(user: str, root: str | None) -> None:
     click.echo(f"{user}: {keys.remove_keys(state_at(root), user)} removed")
 
 
-def main(run: Callable[..., Any] = nap) -> None:
+def main() -> None:
     """Run the command; a failure is told in a few lines on standard error, with exit status 1."""
     try:
-        run(prog_name="nap")
+        nap(prog_name="nap")
     except NapError as error:
         for line in error.words:
             click.echo(f"       {line}", err=True)

@@ -60,7 +60,7 @@ def await_announcements(
     exits = f"{places.prefix}/apps/{release.app}/exits/{release.name}."
     prefixes = [f"{places.announcements}/{release.app}/{release.name}.", exits]
     started = time.monotonic()
-    with channel.waiting(f"waiting for {release.app} {release.name} to answer on port {release.ports[0]}"):
+    with channel.waiting(f"waiting for {release.app} {release.name} to answer on port {release.port}"):
         for change in etcd.changes(prefixes, since, timeout):
             key = change.key.rpartition("/")[2]
             if key not in waiting or change.value is None:
@@ -87,7 +87,7 @@ def _exited(instance: Instance, report: dict[str, Any]) -> InstanceFailed:
     if error:
         what = f"{name} could not start: {error}"
     else:
-        what = f"{name} exited with status {report['status']} before it answered on port {release.ports[0]}"
+        what = f"{name} exited with status {report['status']} before it answered on port {release.port}"
         words = words or ["(it printed nothing)"]
     return InstanceFailed(what, words=words, advice="Mend it, commit, and push again; what ran before still runs.")
 
@@ -99,9 +99,8 @@ def _silent(instance: Instance, seconds: float) -> Silent:
         what = f"{name} runs, but its HEALTHCHECK did not pass within {seconds:.0f} s"
         advice = ["See that the image's HEALTHCHECK command succeeds once the app is up."]
     else:
-        port = release.ports[0].partition("/")[0]
-        what = f"{name} runs, but did not answer on port {port} within {seconds:.0f} s"
-        advice = [f"See that it listens on 0.0.0.0 (not 127.0.0.1) and on port {port}, which PORT names too."]
+        what = f"{name} runs, but did not answer on port {release.port} within {seconds:.0f} s"
+        advice = [f"See that it listens on 0.0.0.0 (not 127.0.0.1) and on port {release.port}, which PORT names too."]
     return Silent(instance, what, [*advice, "If it needs longer: git config nap.timeout SECONDS in its repository."])
 
 

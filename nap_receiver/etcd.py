@@ -147,7 +147,7 @@ class Etcd:
                 try:
                     alive = lease.refresh()
                 except (grpc.RpcError, etcd3.exceptions.Etcd3Exception):
-                    continue  # etcd may come back before the lease ends; if not, the next refresh that is answered tells
+                    continue  # etcd may be back before the lease ends; the next refresh that is answered tells
                 if not alive or alive[0].TTL == 0:
                     on_loss()
                     return
@@ -158,9 +158,9 @@ class Etcd:
             yield lease
         finally:
             done.set()
-            with suppress(EtcdAway):  # it ends by itself within `seconds`, and the block's own failure matters more
-                with self._answering():
-                    lease.revoke()
+            # It ends by itself within `seconds`, and the block's own failure matters more.
+            with suppress(EtcdAway), self._answering():
+                lease.revoke()
 
     @contextmanager
     def _answering(self) -> Iterator[None]:
@@ -174,7 +174,7 @@ class Etcd:
     def _away(self, reason: str) -> EtcdAway:
         return EtcdAway(
             f"etcd at {self._address} does not answer ({reason})",
-            advice="On a single machine `nap status` tells which program is down and `nap up` starts it; then push again.",
+            advice="On a single machine `nap status` tells what is down and `nap up` starts it; then push again.",
         )
 
 

@@ -1,8 +1,8 @@
 """The ssh gate: the one command that a key gives, and what it lets through.
 
-git's own programs, on repositories of this nap, and nothing else. A push into a new name creates its repository. Because
-git ignores how post-receive ends, it is the gate that ends non-zero after a deploy that failed; and because a push of
-what is already there runs no hook, it is the gate that answers it (shared/design.md, "Truth").
+git's own programs, on repositories of this nap, and nothing else. A push into a new name creates its repository.
+Because git ignores how post-receive ends, it is the gate that ends non-zero after a deploy that failed; and because a
+push of what is already there runs no hook, it is the gate that answers it (shared/design.md, "Truth").
 """
 
 import os
@@ -71,7 +71,7 @@ def _repository(path: str, state: State) -> Path:
     relative = PurePosixPath(path.removeprefix("/").removeprefix("~/"))
     parts = relative.with_name(relative.name.removesuffix(".git")).parts if relative.name else ()
     if not parts or any(part in {"..", "."} or part.startswith((".", "-")) or not part.isprintable() for part in parts):
-        raise NapError(f"{ascii(path[:80])} is no name of an app", advice="Push to ssh://…/APP or ssh://…/TEAM/APP.")
+        raise NapError(f"{path[:80]!a} is no name of an app", advice="Push to ssh://…/APP or ssh://…/TEAM/APP.")
     return state.repositories.joinpath(*parts[:-1], f"{parts[-1]}.git")
 
 
@@ -106,6 +106,7 @@ def _receive_pack(repository: Path, state: State, user: str, channel: Channel) -
 
 
 def _deploy_what_is_there(repository: Path, state: State, user: str, channel: Channel) -> None:
+    from dulwich.refs import Ref
     from dulwich.repo import Repo
 
     from nap_receiver.hook import deploy
@@ -113,7 +114,7 @@ def _deploy_what_is_there(repository: Path, state: State, user: str, channel: Ch
 
     with Repo(str(repository)) as opened:
         branch = deploy_branch(opened)
-        ref = b"refs/heads/" + branch.encode("utf-8", "surrogateescape")
+        ref = Ref(b"refs/heads/" + branch.encode("utf-8", "surrogateescape"))
         commit = opened.refs[ref].decode() if ref in opened.refs else None
     if commit:
         deploy(Deployment(app_name(repository, state, {}), repository, branch, commit, user), state, channel)

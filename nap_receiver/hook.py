@@ -1,4 +1,4 @@
-"""Where a push enters: git's post-receive hook, with the updates on stdin and the pusher behind stdout (githooks(5))."""
+"""Where a push enters: git's post-receive hook, the updates on stdin, the pusher behind stdout (githooks(5))."""
 
 import getpass
 import os
@@ -19,7 +19,7 @@ from nap_receiver.state import State, state_at
 
 
 def main() -> int:
-    """Deploy what was pushed. Returns 0 when that went well or nothing was to be deployed: git ignores it, the gate not."""
+    """Deploy what was pushed. 0 when that went well or nothing had to be; git ignores it, the gate does not."""
     repository = Path(os.environ.get("GIT_DIR", ".")).resolve()
     updates = read_updates(sys.stdin.buffer)
     state = _state(repository)

@@ -19,8 +19,10 @@ DEFAULT_PORT = "5000/tcp"
 """Where an app listens whose image exposes nothing (Heroku's and Dokku's custom, shared/peers.md)."""
 
 _ENGINE_IDLE_SECONDS = 600  # between two bytes; a RUN step may be silent for long
-_LAST_WORDS = 12
 
+# What the classic builder says about itself.
+_HOUSEKEEPING = re.compile(r" ---> |Removing intermediate container |Successfully (built|tagged) ")
+_EXITED = re.compile(r"returned a non-zero code: (\d+)$")
 _DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
 
 
@@ -57,20 +59,16 @@ class Engine:
             raise NapError(
                 f"the Docker Engine at {self.url or 'its usual place'} does not answer",
                 words=[plain(str(error))[:300]],
-                advice="On a single machine `nap status` tells whether it runs and `nap up` starts it; then push again.",
+                advice="On a single machine `nap status` tells what is down and `nap up` starts it; then push again.",
             ) from error
 
     def build(self, checkout: Checkout, app: str, tag: str, labels: dict[str, str], channel: Channel) -> None:
-        """Build `tag` from the checkout. Raises `NapError` with the build's last words; then there is no image."""
-        said: list[str] = []
+        """Build `tag` from the checkout, its output going to the channel. Raises `NapError`; then there is no image."""
         step = ""
-
-        def words() -> list[str]:
-            return said[-_LAST_WORDS:]
-
+        lines = _Lines()
         try:
             with self._answering(), channel.waiting("building"):
-                stream = self.api.build(
+                for item in self.api.build(
                     fileobj=checkout.tar(),
                     custom_context=True,
                     tag=tag,
@@ -78,20 +76,15 @@ class Engine:
                     rm=True,
                     forcerm=True,
                     decode=True,
-                )
-                lines = _Lines()
-                for item in stream:
+                ):
                     if "error" in item:
-                        detail = item.get("errorDetail", {}).get("message") or item["error"]
-                        raise self._build_failed(app, step, detail, words())
+                        raise _build_failed(app, step, item.get("errorDetail", {}).get("message") or item["error"])
                     for line in lines.of(_text(item)):
-                        if not line.startswith(" --->"):
+                        step = line if line.startswith("Step ") else step
+                        if not _HOUSEKEEPING.match(line):
                             channel.detail(line)
-                            said.append(line)
-                        if line.startswith("Step "):
-                            step = line
         except APIError as error:
-            raise self._build_failed(app, step, error.explanation or str(error), words()) from error
+            raise _build_failed(app, step, error.explanation or str(error)) from error
 
     def push(self, tag: str, app: str, channel: Channel) -> Image:
         """Push `tag`, and say what went. Raises `NapError` when the registry refuses or is away."""
@@ -103,48 +96,48 @@ class Engine:
             with self._answering(), channel.waiting(f"pushing to {registry}"):
                 for item in self.api.push(repository, tag=version, stream=True, decode=True):
                     if "error" in item:
-                        raise self._push_failed(app, registry, item["error"])
+                        raise _push_failed(app, registry, item["error"])
                     if "id" in item:
                         layers[item["id"]] = item.get("status", "")
                     digest = item.get("aux", {}).get("Digest", digest)
                 about = self.api.inspect_image(tag)
         except APIError as error:
-            raise self._push_failed(app, registry, error.explanation or str(error)) from error
+            raise _push_failed(app, registry, error.explanation or str(error)) from error
         if not digest:
-            raise self._push_failed(app, registry, "the registry named no digest")
+            raise _push_failed(app, registry, "the registry named no digest")
         new = sum(status == "Pushed" for status in layers.values())
         channel.step(
             f"Image {repository}@{digest[:19]}… ({_size(about['Size'])}, {new} of {_count(len(layers), 'layer')} new)"
         )
         return Image(f"{repository}@{digest}", tag, _ports(about["Config"]), bool(about["Config"].get("Healthcheck")))
 
-    def _build_failed(self, app: str, step: str, reason: str, words: list[str]) -> NapError:
-        reason = plain(reason.replace("\n", " "))
-        words = [line for line in words if line != step]
-        if _DISK_FULL.search(reason + "".join(words)):
-            return NapError(
-                f"{app}: the build ran out of disk space ({reason})",
-                words=words,
-                advice="Ask the operator to free space where the engine keeps its images (docker system df); then push again.",
-            )
-        if "--mount" in step or "buildkit" in reason.lower():
-            return NapError(
-                f"{app}: {step.lower() or 'the build'} needs BuildKit, which builds here do not have",
-                words=[*words, reason],
-                advice="Write the step without RUN --mount and other BuildKit syntax, commit, and push again.",
-            )
-        what = f"at {step}" if step else "in the Dockerfile"
-        return NapError(
-            f"{app}: the build failed {what}: {reason}",
-            words=words,
-            advice="Mend it, commit, and push again; nothing was started, and what ran before still runs.",
-        )
 
-    def _push_failed(self, app: str, registry: str, reason: str) -> NapError:
+def _build_failed(app: str, step: str, reason: str) -> NapError:
+    reason = plain(reason.replace("\n", " "))
+    at = f" at {step[0].lower()}{step[1:]}" if step else ""
+    if _DISK_FULL.search(reason):
         return NapError(
-            f"{app}: the image was built, but the registry at {registry} did not take it: {plain(reason)}",
-            advice="See that the registry runs and lets this engine push (on a single machine: nap status); then push again.",
+            f"{app}: the build ran out of disk space{at}: {reason}",
+            advice="Ask the operator to free space where the engine keeps images (docker system df); then push again.",
         )
+    if "--mount" in step or "buildkit" in reason.lower():
+        return NapError(
+            f"{app}: the build failed{at}: {reason}; it needs BuildKit, which builds here do not have",
+            advice="Write the step without RUN --mount and other BuildKit syntax, commit, and push again.",
+        )
+    if status := _EXITED.search(reason):
+        reason = f"it exited with status {status[1]}"
+    return NapError(
+        f"{app}: the build failed{at or ' in the Dockerfile'}: {reason}",
+        advice="Mend it, commit, and push again; nothing was started, and what ran before still runs.",
+    )
+
+
+def _push_failed(app: str, registry: str, reason: str) -> NapError:
+    return NapError(
+        f"{app}: the image was built, but the registry at {registry} did not take it: {plain(reason)}",
+        advice="See that the registry runs and lets this engine push (one machine: nap status); then push again.",
+    )
 
 
 @contextmanager

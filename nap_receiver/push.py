@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from dulwich.refs import Ref
 from dulwich.repo import Repo
 
 from nap_receiver.errors import NapError
@@ -147,15 +148,15 @@ def deploy_branch(repository: Repo, updates: Iterable[RefUpdate] = ()) -> str:
         return configured
     pushed = [update for update in updates if update.branch is not None]
     for name in ("master", "main"):
-        ref = (_BRANCH + name).encode()
+        ref = Ref((_BRANCH + name).encode())
         if ref in repository.refs or any(update.ref == _BRANCH + name for update in pushed):
             return name
-    head = repository.refs.get_symrefs().get(b"HEAD", b"")
+    head = repository.refs.get_symrefs().get(Ref(b"HEAD"), Ref(b""))
     if head in repository.refs and head.startswith(_BRANCH.encode()):
-        return head.decode("utf-8", "surrogateescape").removeprefix(_BRANCH)
+        return str(head.decode("utf-8", "surrogateescape")).removeprefix(_BRANCH)
     for update in pushed:
         if not update.deletes and update.branch is not None:
-            repository.refs.set_symbolic_ref(b"HEAD", update.ref.encode("utf-8", "surrogateescape"))
+            repository.refs.set_symbolic_ref(Ref(b"HEAD"), Ref(update.ref.encode("utf-8", "surrogateescape")))
             return update.branch
     return "master"
 
@@ -174,5 +175,5 @@ def _fate(update: RefUpdate, branch: str, app: str) -> str:
     if update.deletes:
         return f"{update.kind} deleted: nothing to deploy"
     if update.branch is not None:
-        return f"{update.kind} kept, not deployed: {app} deploys {branch}. To deploy it: git push nap {update.branch}:{branch}"
+        return f"{update.kind} kept; {app} deploys {branch}. To deploy it: git push nap {update.branch}:{branch}"
     return f"{update.kind} kept, not deployed"

@@ -37,6 +37,11 @@ class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
         return f"v{self.number}"
 
     @property
+    def port(self) -> str:
+        """The number of the port that must answer, which PORT names: `8080`"""
+        return self.ports[0].partition("/")[0]
+
+    @property
     def instances(self) -> "list[Instance]":
         return [Instance(self, process, index) for process, n in self.formation.items() for index in range(1, n + 1)]
 

@@ -4,6 +4,7 @@ The structs below are the reference: their types and descriptions make `docs/set
 Later sources win: the defaults here, `settings.toml`, the environment that `nap up` was started with, the environment.
 """
 
+import functools
 import os
 import re
 import tomllib
@@ -104,7 +105,7 @@ class EngineSettings(_Section, frozen=True):
     url: Annotated[
         EngineUrl,
         msgspec.Meta(
-            description="Where the engine listens. Empty: `DOCKER_HOST`, then `/var/run/docker.sock`, then one that `nap up` starts."
+            description="Where it listens. Empty: `DOCKER_HOST`, then `/var/run/docker.sock`, then one of nap's own."
         ),
     ] = EngineUrl("")
 
@@ -124,13 +125,13 @@ class DeploySettings(_Section, frozen=True):
     answer_timeout: Annotated[
         Seconds,
         msgspec.Meta(
-            description="Seconds for an app to answer on its port; `git config nap.timeout` in its repository overrides it."
+            description="Seconds for an app to answer; `git config nap.timeout` in its repository overrides it."
         ),
     ] = 60
     drain: Annotated[
         Seconds,
         msgspec.Meta(
-            description="Seconds between withdrawing an old instance and asking it to stop, for requests already on their way."
+            description="Seconds between withdrawing an old instance and asking it to stop: requests are on their way."
         ),
     ] = 2
     grace: Annotated[
@@ -195,6 +196,10 @@ class Loaded:
 
     settings: Settings
     sources: dict[str, str]
+
+    def value(self, field: "Field") -> str:
+        """The value in force, as text."""
+        return str(functools.reduce(getattr, field.key.split("."), self.settings))
 
 
 def load(state: State, environ: Mapping[str, str] = os.environ, started: Mapping[str, str] | None = None) -> Loaded:

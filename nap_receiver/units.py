@@ -83,7 +83,7 @@ def environment(folder: Path) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 -- units are not HTML; each value goes through a filter of its place
+        autoescape=False,  # units are not HTML; each value goes through a filter of its place
     )
     made.filters.update(
         systemd_word=escape.systemd_word,

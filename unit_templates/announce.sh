@@ -49,7 +49,7 @@ withdraw() {
 # Runs in the background for as long as one container is up. Writes again whatever etcd loses.
 announce() {
     lease= keeper= pause=0.1
-    trap exit TERM
+    trap "trap '' TERM; exit" TERM
     trap withdraw EXIT
     if [ "$2" != healthy ]; then
         until listening "$1"; do

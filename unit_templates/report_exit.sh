@@ -12,7 +12,8 @@ etcd() { etcdctl --command-timeout=3s "$@"; }
 base64_line() { base64 | tr -d '\n'; }
 
 error=$(docker inspect --format '{{.State.Error}}' "$NAP_CONTAINER" 2>&1 | base64_line)
-output=$(docker logs --tail 20 "$NAP_CONTAINER" 2>&1 | tail -c 8000 | base64_line)
+# By time, because docker logs hands out standard output and standard error separately.
+output=$(docker logs --timestamps --tail 20 "$NAP_CONTAINER" 2>&1 | sort --stable --key=1,1 | cut -d ' ' -f 2- | tail -c 8000 | base64_line)
 lease=$(etcd lease grant 600) || exit
 lease=${lease#lease }
 printf '{"status": %d, "error": "%s", "output": "%s"}' "$NAP_STATUS" "$error" "$output" |
