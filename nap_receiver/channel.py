@@ -9,12 +9,14 @@ open and stops reading it when its client disconnects, so that a write into the 
 import os
 import re
 import select
+import signal
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import TextIO
 
 from nap_receiver.errors import NapError
@@ -196,3 +198,28 @@ class Channel:
             self._held_back = self._held_back[sent:]
         self._pusher = "here"
         return True
+
+
+def tell(descriptor: int, story: Callable[[Channel], None]) -> bool:
+    """Run `story` with a channel to `descriptor`; whether it ended well. A failure is told in the channel's style."""
+    signal.signal(signal.SIGTERM, _stop)
+    with Channel(descriptor) as channel:
+        try:
+            story(channel)
+        except NapError as error:
+            channel.failure(error)
+        except Exception as error:  # noqa: BLE001 -- a bug of nap's must not show the pusher a traceback
+            channel.log_only(traceback.format_exc())
+            channel.failure(
+                NapError(
+                    f"nap itself failed ({type(error).__name__}: {error}); what ran before still runs",
+                    advice="Ask the operator to look into the deploy log; pushing again may help.",
+                )
+            )
+        else:
+            return True
+    return False
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise NapError("the deploy was stopped from outside; what ran before still runs", advice="Push again to deploy.")

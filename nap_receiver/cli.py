@@ -1,6 +1,8 @@
 """The `nap` command on its host."""
 
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import click
 from tabulate import tabulate
@@ -10,9 +12,13 @@ from nap_receiver.errors import NapError
 from nap_receiver.settings import fields, load
 from nap_receiver.state import default_root, state_at
 
-_state = click.option(
-    "--state", "root", metavar="DIR", help=f"The state directory. [NAP_STATE, else {default_root()}]", default=None
-)
+_Command = TypeVar("_Command", bound=Callable[..., object])
+
+
+def _state(command: _Command) -> _Command:
+    """Give `command` the option that every command has."""
+    about = f"The state directory. [NAP_STATE, else {default_root()}]"
+    return click.option("--state", "root", metavar="DIR", help=about)(command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

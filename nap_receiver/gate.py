@@ -12,7 +12,8 @@ import sys
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from nap_receiver.channel import Channel
+from nap_receiver.app import app_name
+from nap_receiver.channel import Channel, tell
 from nap_receiver.errors import NapError
 from nap_receiver.state import State, state_at
 
@@ -25,8 +26,6 @@ def main() -> int:
     root, user = sys.argv[1:]
     state = state_at(root)
     os.environ |= {"NAP_STATE": str(state.root), "NAP_USER": user}
-    from nap_receiver.hook import tell
-
     status = 1
 
     def story(channel: Channel) -> None:
@@ -43,8 +42,6 @@ def _let_through(asked: str, state: State, user: str, channel: Channel) -> int:
         if not repository.is_dir():
             raise NapError(f"there is no app {path} here", advice="A first `git push` creates it.")
         return subprocess.run([program, str(repository)], check=False).returncode
-    from nap_receiver.push import app_name
-
     app_name(repository, state, {})
     if not repository.is_dir():
         _create(repository)
@@ -110,7 +107,7 @@ def _deploy_what_is_there(repository: Path, state: State, user: str, channel: Ch
     from dulwich.repo import Repo
 
     from nap_receiver.hook import deploy
-    from nap_receiver.push import Deployment, app_name, deploy_branch
+    from nap_receiver.push import Deployment, deploy_branch
 
     with Repo(str(repository)) as opened:
         branch = deploy_branch(opened)

@@ -2,18 +2,14 @@
 
 import getpass
 import os
-import signal
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from dulwich.repo import Repo
 
-from nap_receiver.channel import Channel
-from nap_receiver.errors import NapError
-from nap_receiver.push import Deployment, Push, app_name, deploying, read_updates, repository_setting
+from nap_receiver.app import app_name
+from nap_receiver.channel import Channel, tell
+from nap_receiver.push import Deployment, Push, deploying, read_updates, repository_setting
 from nap_receiver.settings import load
 from nap_receiver.state import State, state_at
 
@@ -41,31 +37,6 @@ def deploy(asked: Deployment, state: State, channel: Channel) -> None:
     from nap_receiver.receiver import receive  # half a second of libraries, which only a deploy needs
 
     receive(asked, state, settings, channel)
-
-
-def tell(descriptor: int, story: Callable[[Channel], None]) -> bool:
-    """Run `story` with a channel to `descriptor`; whether it ended well. A failure is told in the channel's style."""
-    signal.signal(signal.SIGTERM, _stop)
-    with Channel(descriptor) as channel:
-        try:
-            story(channel)
-        except NapError as error:
-            channel.failure(error)
-        except Exception as error:  # noqa: BLE001 -- a bug of nap's must not show the pusher a traceback
-            channel.log_only(traceback.format_exc())
-            channel.failure(
-                NapError(
-                    f"nap itself failed ({type(error).__name__}: {error}); what ran before still runs",
-                    advice="Ask the operator to look into the deploy log; pushing again may help.",
-                )
-            )
-        else:
-            return True
-    return False
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise NapError("the deploy was stopped from outside; what ran before still runs", advice="Push again to deploy.")
 
 
 def _state(repository: Path) -> State:

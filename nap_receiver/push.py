@@ -1,20 +1,12 @@
-"""A push: which refs moved, whose app it is, and which one of the refs deploys."""
+"""A push: which refs moved, and which one of them deploys."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from dulwich.refs import Ref
 from dulwich.repo import Repo
-
-from nap_receiver.errors import NapError
-from nap_receiver.state import State
-
-# A DNS label (RFC 1123), and one that an image's name can hold too: so it serves as all that an app's name must be.
-_APP = re.compile(r"[a-z0-9](?:[a-z0-9]|-(?!-))*(?<!-)")
-_LONGEST_APP = 40  # leaves room in a 63-byte label for the release and the process
 
 _BRANCH = "refs/heads/"
 _SHOWN_REFS = 10
@@ -86,37 +78,6 @@ def read_updates(lines: Iterable[bytes]) -> list[RefUpdate]:
         for line in lines
         if line.strip()
     ]
-
-
-def app_name(repository: Path, state: State, environ: Mapping[str, str]) -> str:
-    """The app that `repository` deploys: its path below the repositories, `team/shop.git` → `team-shop`.
-
-    gitolite says the path itself, in `GL_REPO`; of a repository that lies elsewhere the last part counts. Raises
-    `NapError` when the name cannot be that of an image, a unit, an etcd key and a DNS label at once.
-    """
-    if named := environ.get("GL_REPO"):
-        path = PurePosixPath(named)
-    elif repository.is_relative_to(state.repositories):
-        path = PurePosixPath(repository.relative_to(state.repositories))
-    else:
-        path = PurePosixPath(repository.parent.name if repository.name == ".git" else repository.name)
-    return checked_app_name("-".join(path.with_name(path.name.removesuffix(".git")).parts))
-
-
-def checked_app_name(name: str) -> str:
-    """`name`, or `NapError` with the reason when it cannot be an app's."""
-    if len(name) > _LONGEST_APP:
-        reason = f"it has {len(name)} characters, and {_LONGEST_APP} is the most"
-    elif not name:
-        reason = "it is empty"
-    elif not _APP.fullmatch(name):
-        reason = "only a to z, 0 to 9 and single dashes between them are possible"
-    else:
-        return name
-    raise NapError(
-        f'"{name[:80]}" cannot be an app\'s name: {reason}',
-        advice="Choose another name for the repository and push there: git remote set-url nap …",
-    )
 
 
 def deploying(push: Push, says: Says) -> Deployment | None:

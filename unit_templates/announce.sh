@@ -109,6 +109,6 @@ follow() {
 }
 
 # To the whole process group, because a supervisor that died tells only this shell (prctl(2), PR_SET_PDEATHSIG).
-trap 'trap : TERM; kill 0; wait; exit' TERM
+trap "trap '' TERM; kill 0; wait; exit" TERM
 events | follow &
 wait
