@@ -1,5 +1,6 @@
 """The units of an instance, rendered from `unit_templates/<scheduler>/`."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,9 @@ from nap_receiver.release import Instance
 from nap_receiver.settings import Settings
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "unit_templates"
+
+# What a unit of systemd's, a program of supervisord's, a container and a file can all be called without quotes.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 LEASE_SECONDS = 20
 """How long an announcement outlives a machine that was lost."""
@@ -40,6 +44,8 @@ def render(instance: Instance, settings: Settings, machine: str, engine: str) ->
     `machine` is what makes container names unique on an engine that several naps share; `engine` is the engine's URL
     as the units' programs need it, empty for the usual place. Raises `NapError` when a value cannot stand in a unit.
     """
+    if not _NAME.fullmatch(instance.unit):
+        raise NapError(f"{instance.unit[:80]!a} cannot be the name of a unit")
     folder = TEMPLATES / settings.scheduler
     return InstanceUnits(
         instance,

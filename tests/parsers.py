@@ -62,7 +62,7 @@ def systemd_reads(units: dict[str, str], name: str) -> Read:
 
 def _read(unit: str, complaints: str) -> Read:
     _, _, environment = unit.partition("\n\t\tEnvironment: ")
-    environment = environment.partition("\n\t\tRuntimeDirectoryPreserve:")[0]
+    environment = re.split(r"\n\t\t(?:EnvironmentFile|RuntimeDirectoryPreserve): ", environment)[0]
     pairs = [pair.partition("=") for pair in environment.split("\n\t\tEnvironment: ") if pair]
     commands: dict[str, list[list[str]]] = {}
     for kind, lines in re.findall(r"\n\t\t-> (Exec\w+):((?:\n\t\t\tCommand Line: [^\n]*)+)", unit):

@@ -1,0 +1,326 @@
+"""The rendered units, read by the programs that they are for: systemd, supervisord and sh."""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from nap_receiver import units
+from nap_receiver.errors import NapError
+from nap_receiver.escape import FLEET_LINE_BYTES
+from nap_receiver.release import Instance, Release
+from nap_receiver.settings import Address, DeploySettings, EtcdSettings, KeyPrefix, LocalSettings, Settings
+from nap_receiver.units import InstanceUnits
+from tests.parsers import Read, supervisor_reads, supervisor_runs, systemd_reads
+
+RELEASE = Release(
+    app="team-shop",
+    number=3,
+    commit="1a2b3c4d" * 5,
+    image=f"10.0.0.1:5000/team-shop@sha256:{'ab' * 32}",
+    ports=["8080/tcp", "9090/tcp"],
+    has_healthcheck=False,
+    formation={"web": 1},
+    by="ann",
+    at=0,
+    why="push",
+)
+WEB = Instance(RELEASE, "web", 1)
+LOCAL = Settings()
+FLEET = msgspec.structs.replace(LOCAL, scheduler="fleet")
+STUBS = {
+    "docker.service": "[Service]\nExecStart=/bin/true\n",
+    "sysinit.target": "[Unit]\nDescription=stub\n",
+    "basic.target": "[Unit]\nDescription=stub\n",
+    "shutdown.target": "[Unit]\nDescription=stub\n",
+}
+
+SHARED_ENGINE = "0a1b2c3d"
+"""What a local scheduler adds to its containers' names."""
+
+
+def fleet_files(instance: Instance = WEB, settings: Settings = FLEET) -> dict[str, str]:
+    both = units.render(instance, settings, "", "")
+    return {f"{unit.name}.service": unit.text for unit in (both.app, both.discovery)}
+
+
+def local_units(instance: Instance = WEB, settings: Settings = LOCAL, engine: str = "") -> InstanceUnits:
+    return units.render(instance, settings, SHARED_ENGINE, engine)
+
+
+def fleet_app() -> Read:
+    return systemd_reads(STUBS | fleet_files(), "team-shop.v3.web.1.service")
+
+
+def fleet_discovery() -> Read:
+    return systemd_reads(STUBS | fleet_files(), "team-shop.v3.web.1-discovery.service")
+
+
+def local_commands(both: InstanceUnits, folder: Path) -> tuple[list[str], list[str]]:
+    """The words of the app unit's command and of the discovery unit's."""
+    programs = supervisor_reads({"app.conf": both.app.text, "discovery.conf": both.discovery.text}, folder)
+    assert list(programs) == [both.app.name, both.discovery.name]
+    app, discovery = programs.values()
+    return supervisor_runs(app), supervisor_runs(discovery)
+
+
+def environment_of(command: list[str]) -> dict[str, str]:
+    """What `env` puts into the environment of a local unit's program."""
+    after_env = command[command.index("/usr/bin/env") + 1 :]
+    return dict(word.split("=", 1) for word in after_env[: after_env.index("/bin/sh")])
+
+
+def test_systemd_has_nothing_to_say_against_the_fleet_units(tmp_path: Path) -> None:
+    files = {name: text.replace("/usr/bin/docker", "/usr/bin/env") for name, text in fleet_files().items()}
+    for name, text in (STUBS | files).items():
+        (tmp_path / name).write_text(text)
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *files],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "SYSTEMD_UNIT_PATH": str(tmp_path)},
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    assert fleet_app().complaints == fleet_discovery().complaints == ""
+
+
+def test_fleet_takes_every_line_of_its_units() -> None:
+    longest = Release(**(msgspec.structs.asdict(RELEASE) | {"app": "a" * 40, "number": 99_999_999}))
+    settings = msgspec.structs.replace(FLEET, etcd=EtcdSettings(Address("host.example" * 9 + ":2379")))
+    for text in fleet_files(Instance(longest, "release-phase", 100), settings).values():
+        assert max(len(line.encode()) for line in text.splitlines()) < FLEET_LINE_BYTES
+
+
+def test_the_fleet_app_unit_runs_the_image_by_digest_with_an_init_and_nothing_left_over() -> None:
+    app = fleet_app()
+    assert app.commands["ExecStartPre"] == [
+        ["/usr/bin/docker", "rm", "--force", "team-shop.v3.web.1"],
+        ["/usr/bin/docker", "pull", RELEASE.image],
+    ]
+    [run] = app.commands["ExecStart"]
+    assert run[:7] == ["/usr/bin/docker", "run", "--init", "--name", "team-shop.v3.web.1", "--publish-all", run[6]]
+    assert run[-1] == RELEASE.image
+    assert all(word.startswith("--") for word in run[6:-1])
+    assert {
+        "--label=nap.app=team-shop",
+        "--label=nap.release=3",
+        f"--label=nap.commit={RELEASE.commit}",
+        "--label=nap.instance=web.1",
+        "--expose=8080/tcp",
+        "--env=PORT=8080",
+        f"--env=GIT_REV={RELEASE.commit}",
+        "--env=NAP_APP=team-shop",
+        "--env=NAP_RELEASE=v3",
+        "--env=NAP_PROCESS=web.1",
+    } <= set(run)
+    assert app.commands["ExecStop"] == [["/usr/bin/docker", "stop", "--time", "30", "team-shop.v3.web.1"]]
+    assert app.commands["ExecStopPost"][-1] == ["/usr/bin/docker", "rm", "--force", "team-shop.v3.web.1"]
+
+
+def test_the_fleet_units_hold_together() -> None:
+    app, discovery = fleet_app(), fleet_discovery()
+    assert {
+        ("Requires", "docker.service"),
+        ("After", "docker.service"),
+        ("Wants", "team-shop.v3.web.1-discovery.service"),
+    } <= app.dependencies
+    assert {
+        ("BindsTo", "team-shop.v3.web.1.service"),
+        ("After", "team-shop.v3.web.1.service"),
+    } <= discovery.dependencies
+    [app_text, discovery_text] = fleet_files().values()
+    assert discovery_text.endswith("\n[X-Fleet]\nMachineOf=team-shop.v3.web.1.service\n")
+    assert "X-Fleet" not in app_text
+    for text in (app_text, discovery_text):
+        assert "\nRestart=always\n" in text
+    assert app.description == "team-shop v3 web.1"
+    assert discovery.description == "team-shop v3 web.1 announced"
+
+
+def test_the_fleet_app_unit_gives_the_instance_its_grace_and_the_report_some_time() -> None:
+    settings = msgspec.structs.replace(FLEET, deploy=DeploySettings(grace=120))
+    text = fleet_files(settings=settings)["team-shop.v3.web.1.service"]
+    assert "docker stop --time 120 " in text
+    stop_seconds = re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
+    assert stop_seconds and int(stop_seconds[1]) > 120
+
+
+def test_what_the_discovery_units_know(tmp_path: Path) -> None:
+    fleet = fleet_discovery().environment
+    local = environment_of(local_commands(local_units(), tmp_path)[1])
+    for environment, container in ((fleet, "team-shop.v3.web.1"), (local, f"team-shop.v3.web.1.{SHARED_ENGINE}")):
+        assert environment["NAP_CONTAINER"] == container
+        assert environment["NAP_KEY"] == "/services/team-shop/v3.web.1"
+        assert environment["NAP_PORT"] == "8080/tcp"
+        assert 0 < int(environment["NAP_LEASE"]) <= 60
+        assert environment["ETCDCTL_ENDPOINTS"] == "http://127.0.0.1:12379"
+        assert json.loads(f"{{{environment['NAP_FACTS']}}}") == {
+            "app": "team-shop",
+            "release": 3,
+            "process": "web",
+            "instance": "web.1",
+        }
+    assert local["NAP_HOST"] == "127.0.0.1"
+
+
+def test_both_app_units_know_where_to_tell_how_an_instance_ended(tmp_path: Path) -> None:
+    local = environment_of(local_commands(local_units(), tmp_path)[0])
+    for environment in (fleet_app().environment, local):
+        assert environment["NAP_EXIT_KEY"] == "/nap/apps/team-shop/exits/v3.web.1"
+        assert environment["ETCDCTL_ENDPOINTS"] == "http://127.0.0.1:12379"
+
+
+def inlined_programs() -> list[str]:
+    commands = [*fleet_app().commands["ExecStopPost"], *fleet_discovery().commands["ExecStart"]]
+    return [command[2] for command in commands if command[:2] == ["/bin/sh", "-c"]]
+
+
+def test_the_inlined_programs_reach_sh_whole() -> None:
+    report, announce = inlined_programs()
+    for inlined, name in ((report, "report_exit.sh"), (announce, "announce.sh")):
+        subprocess.run(["sh", "-n", "-c", inlined], check=True)
+        lines = [line.strip() for line in inlined.splitlines()]
+        source = (units.TEMPLATES / name).read_text().splitlines()
+        program = [line.strip() for line in source if line.strip() and not line.strip().startswith("#")]
+        assert lines[-len(program) :] == program
+
+
+@pytest.mark.parametrize("program", sorted(units.TEMPLATES.rglob("*.sh")), ids=lambda path: path.name)
+def test_the_programs_are_shell(program: Path) -> None:
+    subprocess.run(["sh", "-n", str(program)], check=True)
+
+
+@pytest.mark.parametrize(("status", "told"), [("0", "0"), ("3", "3"), ("KILL", "137"), ("", "0")])
+def test_the_fleet_app_unit_tells_a_signal_as_a_status(status: str, told: str) -> None:
+    report = inlined_programs()[0]
+    beginning = report[: report.index("set -u")] + "echo $NAP_STATUS"
+    said = subprocess.run(
+        ["sh", "-c", beginning], env={"EXIT_STATUS": status}, capture_output=True, check=True, text=True
+    )
+    assert said.stdout == f"{told}\n"
+
+
+def test_the_local_app_unit_publishes_on_loopback_only(tmp_path: Path) -> None:
+    app, _ = local_commands(local_units(), tmp_path)
+    assert [word for word in app if word.startswith("--publish")] == [
+        "--publish=127.0.0.1::8080/tcp",
+        "--publish=127.0.0.1::9090/tcp",
+    ]
+    settings = msgspec.structs.replace(LOCAL, local=LocalSettings("10.0.0.9"))
+    app, discovery = local_commands(local_units(settings=settings), tmp_path)
+    assert "--publish=10.0.0.9::8080/tcp" in app
+    assert environment_of(discovery)["NAP_HOST"] == "10.0.0.9"
+
+
+def test_the_local_app_unit_runs_the_image_by_digest_with_an_init(tmp_path: Path) -> None:
+    app, discovery = local_commands(local_units(), tmp_path)
+    run = app[app.index("/bin/sh") + 1 :]
+    assert Path(run[0]).is_file()
+    assert run[1] == "--init"
+    assert run[-1] == RELEASE.image
+    assert {"--env=PORT=8080", "--expose=8080/tcp", "--label=nap.app=team-shop", "--env=NAP_RELEASE=v3"} <= set(run)
+    assert app[:3] == ["/usr/bin/setpriv", "--pdeathsig", "TERM"]  # nothing outlives a supervisor that was killed
+    assert discovery[:3] == app[:3]
+    assert Path(discovery[-1]).is_file()
+
+
+def test_the_local_units_come_back_and_are_given_their_time(tmp_path: Path) -> None:
+    both = local_units(settings=msgspec.structs.replace(LOCAL, deploy=DeploySettings(drain=7, grace=120)))
+    programs = supervisor_reads({"app.conf": both.app.text, "discovery.conf": both.discovery.text}, tmp_path)
+    app, discovery = (program.config for program in programs.values())
+    assert app.stopwaitsecs > 127
+    assert app.autorestart.__name__ == discovery.autorestart.__name__ == "RestartUnconditionally"
+    assert app.killasgroup and discovery.stopasgroup
+    assert environment_of(local_commands(both, tmp_path)[0])["NAP_DRAIN"] == "7"
+    assert environment_of(local_commands(both, tmp_path)[0])["NAP_GRACE"] == "120"
+
+
+def test_the_local_units_use_the_engine_they_are_told(tmp_path: Path) -> None:
+    url = "unix:///state dir/run/docker.sock"
+    for command in local_commands(local_units(engine=url), tmp_path):
+        assert environment_of(command)["DOCKER_HOST"] == url
+    for command in local_commands(local_units(), tmp_path):
+        assert "DOCKER_HOST" not in environment_of(command)
+
+
+hostile = st.lists(
+    st.sampled_from(["'", '"', "\\", "$", "%", ";", "#", "\n", "\t", " ", "`", "%(here)s", "$(id)", " ; ", "\n[x]\n"])
+    | st.characters(codec="utf-8", exclude_characters="\0\r", exclude_categories=["Cn"]),
+    max_size=12,
+).map("".join)
+
+
+@hypothesis_settings(max_examples=10, deadline=None)
+@given(hostile, hostile, hostile, hostile, hostile)
+def test_hostile_values_stay_inside_their_words(
+    tmp_path_factory: pytest.TempPathFactory, commit: str, image: str, prefix: str, host: str, engine: str
+) -> None:
+    release = msgspec.structs.replace(RELEASE, commit=commit, image=image)
+    etcd = EtcdSettings(Address(host), announcements=KeyPrefix(f"/a{prefix}"), prefix=KeyPrefix(f"/b{prefix}"))
+    instance = Instance(release, "web", 1)
+    files = fleet_files(instance, msgspec.structs.replace(FLEET, etcd=etcd))
+    app = systemd_reads(STUBS | files, "team-shop.v3.web.1.service")
+    discovery = systemd_reads(STUBS | files, "team-shop.v3.web.1-discovery.service")
+    assert app.complaints == discovery.complaints == ""
+    assert [command[0] for command in app.commands["ExecStart"]] == ["/usr/bin/docker"]
+    assert app.commands["ExecStart"][0][-1] == image
+    assert f"--env=GIT_REV={commit}" in app.commands["ExecStart"][0]
+    assert app.commands["ExecStartPre"][1] == ["/usr/bin/docker", "pull", image]
+    assert discovery.environment["NAP_KEY"] == f"/a{prefix}/team-shop/v3.web.1"
+    assert app.environment["NAP_EXIT_KEY"] == f"/b{prefix}/apps/team-shop/exits/v3.web.1"
+    assert app.environment["ETCDCTL_ENDPOINTS"] == f"http://{host}"
+
+    settings = msgspec.structs.replace(LOCAL, etcd=etcd, local=LocalSettings(host))
+    runs, announces = local_commands(
+        local_units(instance, settings, f"e{engine}"), tmp_path_factory.mktemp("supervisor")
+    )
+    assert runs[-1] == image
+    assert f"--publish={host}::8080/tcp" in runs
+    assert environment_of(runs)["DOCKER_HOST"] == f"e{engine}"
+    assert environment_of(announces)["NAP_KEY"] == f"/a{prefix}/team-shop/v3.web.1"
+
+
+@pytest.mark.parametrize(
+    ("app", "process"),
+    [
+        ("shop\n[program:x]\ncommand=/bin/sh", "web"),
+        ("shop", "web\nExecStart=/bin/sh"),
+        ("shop", "we b"),
+        ("shop", 'w"eb'),
+        ("shop", "web%n"),
+        ("shop", "../web"),
+        ("", "web"),
+        ("shop", "wéb"),
+    ],
+)
+@pytest.mark.parametrize("settings", [LOCAL, FLEET], ids=["local", "fleet"])
+def test_a_name_that_is_no_units_is_refused(app: str, process: str, settings: Settings) -> None:
+    instance = Instance(msgspec.structs.replace(RELEASE, app=app), process, 1)
+    with pytest.raises(NapError, match="cannot be the name of a unit"):
+        units.render(instance, settings, "", "")
+
+
+def test_names_carry_app_release_process_and_index() -> None:
+    both = units.render(Instance(RELEASE, "worker", 2), LOCAL, SHARED_ENGINE, "")
+    assert (both.app.name, both.discovery.name) == ("team-shop.v3.worker.2", "team-shop.v3.worker.2-discovery")
+
+
+def test_a_template_with_an_unknown_name_is_an_error_that_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "app.conf.j2").write_text("{{ instance.unit }} {{ instnace.unit }}")
+    monkeypatch.setattr(units, "TEMPLATES", tmp_path)
+    with pytest.raises(NapError, match="'instnace' is undefined") as error:
+        local_units()
+    assert str(tmp_path / "local" / "app.conf.j2") in str(error.value)
+    assert error.value.advice
