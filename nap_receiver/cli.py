@@ -80,7 +80,7 @@ def list_keys(root: str | None) -> None:
 @_state
 def add_key(user: str, root: str | None) -> None:
     """Let USER push with the public key on standard input."""
-    key = keys.add_key(state_at(root), user, click.get_text_stream("stdin").read())
+    key = keys.add_key(state_at(root), user, sys.stdin.read())
     click.echo(f"{user} may push with {key.fingerprint}")
 
 

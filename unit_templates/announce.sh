@@ -46,34 +46,42 @@ withdraw() {
     [ -n "$lease" ] && etcd lease revoke "$lease" >/dev/null
 }
 
+# Waits for a child to end; a signal ends wait, but not what it waits for.
+ended() {
+    while kill -0 "$1" 2>/dev/null; do wait "$1"; done
+}
+
 # Runs in the background for as long as one container is up. Writes again whatever etcd loses.
 announce() {
-    lease= keeper= pause=0.1
+    lease= keeper=
     trap "trap '' TERM; exit" TERM
     trap withdraw EXIT
     if [ "$2" != healthy ]; then
         until listening "$1"; do
-            sleep "$pause" & wait $!
+            sleep 0.1 & wait $!
         done
     fi
-    value="{\"host\": \"$(host)\", \"port\": $(port "$1"), \"ports\": {$(ports "$1")}, $NAP_FACTS}" || exit
+    value="{\"host\": \"$(host)\", \"port\": $(port "$1"), \"ports\": {$(ports "$1")}, $NAP_FACTS}"
     while :; do
-        lease=$(etcd lease grant "$NAP_LEASE") && lease=${lease#lease } && lease=${lease%% *} && write || {
-            lease=
-            sleep 1 & wait $!
-            continue
-        }
-        etcd lease keep-alive "$lease" >/dev/null 2>&1 &
-        keeper=$!
-        while write; do
-            sleep 5 & wait $!
-        done
-        kill "$keeper" 2>/dev/null
+        if granted=$(etcd lease grant "$NAP_LEASE"); then
+            granted=${granted#lease }
+            lease=${granted%% *}
+            etcd lease keep-alive "$lease" >/dev/null 2>&1 &
+            keeper=$!
+            while write; do
+                sleep 5 & wait $!
+            done
+            kill "$keeper" 2>/dev/null
+        fi
+        sleep 1 & wait $!
     done
 }
 
 stop_announcing() {
-    [ -n "$announcer" ] && kill "$announcer" 2>/dev/null && wait "$announcer"
+    if [ -n "$announcer" ]; then
+        kill "$announcer" 2>/dev/null
+        ended "$announcer"
+    fi
     announcer= announced=
 }
 
@@ -108,7 +116,8 @@ follow() {
     stop_announcing
 }
 
-# To the whole process group, because a supervisor that died tells only this shell (prctl(2), PR_SET_PDEATHSIG).
-trap "trap '' TERM; kill 0; wait; exit" TERM
+# One SIGTERM, to this shell alone, is passed on to the whole process group, once: a second one would end the etcdctl
+# that revokes the lease, because a Go program does not inherit that SIGTERM is ignored.
+trap "trap '' TERM; kill 0" TERM
 events | follow &
-wait
+ended $!
