@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the image nap/busybox out of this machine's static busybox, for machines that reach no image hub.
+# Makes the image nap/busybox out of this machine's busybox, for machines that reach no image hub.
 # usage: busybox-image.sh [ENGINE-URL]
 set -eu
 [ -z "${1:-}" ] || export DOCKER_HOST="$1"
@@ -7,7 +7,15 @@ docker image inspect nap/busybox >/dev/null 2>&1 && exit
 root=$(mktemp -d)
 trap 'rm -r "$root"' EXIT
 mkdir -p "$root/bin" "$root/etc" "$root/tmp"
-cp "$(command -v busybox)" "$root/bin/busybox"
+busybox=$(command -v busybox)
+cp "$busybox" "$root/bin/busybox"
+# A static busybox needs nothing else; what another one is linked with goes where it looks for it.
+if libraries=$(ldd "$busybox" 2>/dev/null); then
+    echo "$libraries" | sed -n 's|^[^/]*\(/[^ ]*\) (.*|\1|p' | while read -r library; do
+        mkdir -p "$root$(dirname "$library")"
+        cp -L "$library" "$root$library"
+    done
+fi
 for applet in $(busybox --list); do
     [ "$applet" = busybox ] || ln -s busybox "$root/bin/$applet"
 done
