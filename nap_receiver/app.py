@@ -24,7 +24,7 @@ def app_name(repository: Path, state: State, environ: Mapping[str, str]) -> str:
         path = PurePosixPath(repository.relative_to(state.repositories))
     else:
         path = PurePosixPath(repository.parent.name if repository.name == ".git" else repository.name)
-    return checked_app_name("-".join(path.with_name(path.name.removesuffix(".git")).parts))
+    return checked_app_name("-".join([*path.parts[:-1], path.name.removesuffix(".git")]))
 
 
 def checked_app_name(name: str) -> str:

@@ -144,7 +144,7 @@ class Channel:
                 self.detail(f"still {self._waiting_for}")
 
     def _line(self, text: str) -> None:
-        line = plain(text)
+        line = plain(text.replace("\n", " "))
         with self._lock:
             self._last_line = time.monotonic()
             self._to_log(line)

@@ -31,7 +31,7 @@ def systemd_script(script: str) -> str:
 
     A backslash at a line's end joins it to the next with a space (systemd.syntax(7)), which to the shell is
     indentation; so a script must not care how its lines are indented. A line that begins with `#` or `;` would be a
-    comment of the unit's, also in the middle of a value.
+    comment of the unit's, also in the middle of a value; and a byte order mark there would be dropped.
     """
     lines = [_systemd_quoted(line).replace("$", "$$") for line in _refuse_nul(script).rstrip("\n").split("\n")]
     lines = [re.sub(r"^ *[#;]", lambda begin: f"{begin[0][:-1]}\\x{ord(begin[0][-1]):02x}", line) for line in lines]
@@ -97,7 +97,7 @@ def _systemd_character(c: str) -> str:
         return "%%"
     if c in _C_ESCAPES:
         return _C_ESCAPES[c]
-    if ord(c) < 32 or ord(c) == 127 or _NOT_UTF8_TO_SYSTEMD.match(c):
+    if ord(c) < 32 or c in "\x7f\ufeff" or _NOT_UTF8_TO_SYSTEMD.match(c):
         return "".join(f"\\x{byte:02x}" for byte in _bytes(c))
     return c
 

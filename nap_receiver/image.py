@@ -18,6 +18,8 @@ from nap_receiver.errors import NapError
 DEFAULT_PORT = "5000/tcp"
 """Where an app listens whose image exposes nothing (Heroku's and Dokku's custom, shared/peers.md)."""
 
+_LONGEST_LINE = 65536  # characters that a build may print without a line's end
+
 _ENGINE_IDLE_SECONDS = 600  # between two bytes; a RUN step may be silent for long
 
 # What the classic builder says about itself.
@@ -77,12 +79,13 @@ class Engine:
                     forcerm=True,
                     decode=True,
                 ):
-                    if "error" in item:
-                        raise _build_failed(app, step, item.get("errorDetail", {}).get("message") or item["error"])
-                    for line in lines.of(_text(item)):
+                    said = lines.of(_text(item)) if "error" not in item else lines.rest()
+                    for line in said:
                         step = line if line.startswith("Step ") else step
                         if not _HOUSEKEEPING.match(line):
                             channel.detail(line)
+                    if "error" in item:
+                        raise _build_failed(app, step, item.get("errorDetail", {}).get("message") or item["error"])
         except APIError as error:
             raise _build_failed(app, step, error.explanation or str(error)) from error
 
@@ -158,7 +161,14 @@ class _Lines:
 
     def of(self, chunk: str) -> Iterable[str]:
         *whole, self._rest = (self._rest + chunk).split("\n")
+        if len(self._rest) > _LONGEST_LINE:
+            whole.append(self._rest)
+            self._rest = ""
         return [line for line in map(plain, whole) if line]
+
+    def rest(self) -> Iterable[str]:
+        """What was said last, when no line's end came after it."""
+        return self.of("\n")
 
 
 def _text(item: dict[str, Any]) -> str:

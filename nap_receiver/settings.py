@@ -231,7 +231,9 @@ def settings_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str
 def write_environment(state: State, variables: Mapping[str, str]) -> None:
     """Keep settings for everything that runs below this state directory until the next `nap up`."""
     state.run.mkdir(parents=True, exist_ok=True)
-    state.environment_file.write_bytes(msgspec.json.encode(dict(variables)))
+    draft = state.environment_file.with_suffix(".draft")
+    draft.write_bytes(msgspec.json.encode(dict(variables)))
+    draft.rename(state.environment_file)
 
 
 def read_environment(state: State) -> dict[str, str]:
@@ -304,7 +306,7 @@ def _checked(field: Field, value: object, source: str) -> object:
 
 
 def _shown(value: object) -> str:
-    return msgspec.json.encode(value).decode() if isinstance(value, str | int | float | bool | list) else "a table"
+    return "a table" if isinstance(value, dict) else msgspec.json.encode(value).decode()
 
 
 def _assembled(section: type[Any], values: Mapping[str, object], prefix: str = "") -> Any:

@@ -51,6 +51,7 @@ NASTY = [
     "  both ends\t",
     "\n\nlines\n",
     "\n;\n ;;\n#\n  # x\n",
+    "byte order marks\n\ufeff\n\ufeff;\n \ufeff#",
     "ends with a backslash\\",
     "ends with two\\\\",
     "%(here)s",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -259,7 +259,8 @@ hostile = st.lists(
 ).map("".join)
 
 
-@hypothesis_settings(max_examples=10, deadline=None)
+# Without shrinking: an example takes four processes.
+@hypothesis_settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(hostile, hostile, hostile, hostile, hostile)
 def test_hostile_values_stay_inside_their_words(
     tmp_path_factory: pytest.TempPathFactory, commit: str, image: str, prefix: str, host: str, engine: str
