@@ -1,0 +1,204 @@
+"""Which ref of a push deploys, what becomes of the others, and whose app it is."""
+
+from pathlib import Path
+
+import pytest
+from dulwich.repo import Repo
+
+from nap_receiver.app import app_name
+from nap_receiver.errors import NapError
+from nap_receiver.push import Deployment, Push, RefUpdate, deploy_branch, deploying, read_updates
+from nap_receiver.state import State
+from tests.repositories import Repository
+
+OLD = "1" * 40
+NEW = "2" * 40
+NONE = "0" * 40
+DOCKERFILE: dict[str | bytes, bytes | str] = {"Dockerfile": "FROM scratch\n"}
+
+
+class Said:
+    """A channel that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def step(self, text: str) -> None:
+        self.lines.append(f"-----> {text}")
+
+    def detail(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "hello.git")
+
+
+def pushed(repository: Repository, *updates: RefUpdate) -> tuple[Deployment | None, list[str]]:
+    said = Said()
+    return deploying(Push("hello", repository.path, list(updates), "ann"), said), said.lines
+
+
+def branch_of(repository: Repository, *updates: RefUpdate) -> str:
+    with Repo(str(repository.path)) as opened:
+        return deploy_branch(opened, updates)
+
+
+def test_updates_are_read_a_line_each() -> None:
+    lines = [
+        f"{OLD} {NEW} refs/heads/master\n".encode(),
+        f"{NONE} {NEW} refs/tags/v1\n".encode(),
+        f"{OLD} {NONE} refs/heads/feature/x\n".encode(),
+        b"\n",
+        f"{NONE} {NEW} ".encode() + b"refs/heads/caf\xe9\n",
+    ]
+    updates = read_updates(lines)
+    assert [(u.old, u.new, u.ref) for u in updates[:2]] == [
+        (OLD, NEW, "refs/heads/master"),
+        (NONE, NEW, "refs/tags/v1"),
+    ]
+    assert [u.branch for u in updates] == ["master", None, "feature/x", "caf\udce9"]
+    assert [u.deletes for u in updates] == [False, False, True, False]
+    assert [u.kind for u in updates[:3]] == ["branch master", "tag v1", "branch feature/x"]
+
+
+def test_updates_of_a_sha256_repository_are_read() -> None:
+    [update] = read_updates([f"{'0' * 64} {'a' * 64} refs/heads/main\n".encode()])
+    assert update.new == "a" * 64
+    assert not update.deletes
+    assert RefUpdate("a" * 64, "0" * 64, "refs/heads/main").deletes
+
+
+def test_master_deploys_before_main(repository: Repository) -> None:
+    repository.commit(DOCKERFILE, branch="main")
+    assert branch_of(repository) == "main"
+    repository.commit(DOCKERFILE, branch="master")
+    assert branch_of(repository) == "master"
+    repository.commit(DOCKERFILE, branch="other")
+    assert branch_of(repository, RefUpdate(NONE, NEW, "refs/heads/other")) == "master"
+
+
+def test_a_repository_that_says_its_branch_is_believed(repository: Repository) -> None:
+    repository.commit(DOCKERFILE, branch="master")
+    repository.git("config", "nap.branch", "release/live")
+    assert branch_of(repository, RefUpdate(NONE, NEW, "refs/heads/master")) == "release/live"
+
+
+def test_the_first_branch_pushed_deploys_from_then_on(repository: Repository) -> None:
+    commit = repository.commit(DOCKERFILE, branch="trunk")
+    repository.commit(DOCKERFILE, branch="other")
+    trunk, other = (RefUpdate(NONE, commit, f"refs/heads/{name}") for name in ("trunk", "other"))
+    deployment, _ = pushed(repository, trunk, other)
+    assert deployment == Deployment("hello", repository.path, "trunk", commit, "ann")
+    assert repository.git("symbolic-ref", "HEAD") == b"refs/heads/trunk"
+    deployment, said = pushed(repository, other)
+    assert deployment is None
+    assert said == ["branch other kept; hello deploys trunk. To deploy it: git push nap other:trunk"]
+
+
+def test_a_deletion_or_a_tag_is_no_first_branch(repository: Repository) -> None:
+    before = repository.git("symbolic-ref", "HEAD")
+    updates = [RefUpdate(OLD, NONE, "refs/heads/gone"), RefUpdate(NONE, NEW, "refs/tags/v1")]
+    assert branch_of(repository, *updates) == "master"
+    assert repository.git("symbolic-ref", "HEAD") == before
+
+
+def test_one_of_several_refs_deploys_and_the_others_are_told(repository: Repository) -> None:
+    commit = repository.commit(DOCKERFILE)
+    deployment, said = pushed(
+        repository,
+        RefUpdate(NONE, NEW, "refs/heads/feature/x"),
+        RefUpdate(OLD, commit, "refs/heads/master"),
+        RefUpdate(NONE, NEW, "refs/tags/v1"),
+        RefUpdate(NONE, NEW, "refs/notes/commits"),
+        RefUpdate(NONE, NEW, "refs/pull/1/head"),
+        RefUpdate(OLD, NONE, "refs/tags/old"),
+        RefUpdate(OLD, NONE, "refs/heads/old"),
+    )
+    assert deployment == Deployment("hello", repository.path, "master", commit, "ann")
+    assert said == [
+        "branch feature/x kept; hello deploys master. To deploy it: git push nap feature/x:master",
+        "tag v1 kept, not deployed",
+        "notes commits kept, not deployed",
+        "refs/pull/1/head kept, not deployed",
+        "tag old deleted: nothing to deploy",
+        "branch old deleted: nothing to deploy",
+    ]
+
+
+def test_the_commit_is_that_of_the_push_and_not_of_the_ref(repository: Repository) -> None:
+    first = repository.commit(DOCKERFILE)
+    repository.commit(DOCKERFILE | {"a": "b"})
+    deployment, _ = pushed(repository, RefUpdate(NONE, first, "refs/heads/master"))
+    assert deployment is not None
+    assert deployment.commit == first
+
+
+def test_deleting_the_deploy_branch_deploys_nothing(repository: Repository) -> None:
+    repository.commit(DOCKERFILE)
+    repository.git("update-ref", "-d", "refs/heads/master")
+    deployment, said = pushed(repository, RefUpdate(OLD, NONE, "refs/heads/master"))
+    assert deployment is None
+    assert said == ["branch master deleted: it deploys hello, which keeps running as it is"]
+
+
+def test_ten_thousand_refs_are_summed_up(repository: Repository) -> None:
+    commit = repository.commit(DOCKERFILE)
+    updates = [RefUpdate(NONE, NEW, f"refs/tags/v{i}") for i in range(10_000)]
+    deployment, said = pushed(repository, *updates, RefUpdate(NONE, commit, "refs/heads/master"))
+    assert deployment is not None
+    assert len(said) == 11
+    assert said[0] == "tag v0 kept, not deployed"
+    assert said[-1] == "9990 more refs: kept as pushed, not deployed"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("hello.git", "hello"),
+        ("hello", "hello"),
+        ("team/shop.git", "team-shop"),
+        ("a/b/c.git", "a-b-c"),
+        ("2048.git", "2048"),
+        ("x" * 40 + ".git", "x" * 40),
+    ],
+)
+def test_an_app_is_named_by_its_repositorys_path(path: str, name: str, tmp_path: Path) -> None:
+    state = State(tmp_path)
+    assert app_name(state.repositories / path, state, {}) == name
+    assert app_name(Path("/srv/elsewhere.git"), state, {"GL_REPO": path}) == name
+
+
+@pytest.mark.parametrize(("path", "name"), [("/srv/git/shop.git", "shop"), ("/home/ann/shop/.git", "shop")])
+def test_elsewhere_the_last_part_names_the_app(path: str, name: str, tmp_path: Path) -> None:
+    assert app_name(Path(path), State(tmp_path), {}) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("x" * 41 + ".git", "it has 41 characters, and 40 is the most"),
+        ("Shop.git", "only a to z, 0 to 9 and single dashes between them are possible"),
+        ("my_shop.git", "only a to z"),
+        ("my.shop.git", "only a to z"),
+        ("a--b.git", "only a to z"),
+        ("-a.git", "only a to z"),
+        ("a-.git", "only a to z"),
+        ("team-/shop.git", "only a to z"),
+        ("käse.git", "only a to z"),
+        ("a\n.git", "only a to z"),
+        ("a b.git", "only a to z"),
+        ("$(id).git", "only a to z"),
+        ("../shop.git", "only a to z"),
+        ("team/.git", "only a to z"),
+        (".git", "it is empty"),
+        ("/", "it is empty"),
+        (".", "it is empty"),
+    ],
+)
+def test_a_name_that_cannot_be_an_apps_is_refused_with_the_reason(path: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(NapError, match="cannot be an app's name") as error:
+        app_name(Path("/srv/x.git"), State(tmp_path), {"GL_REPO": path})
+    assert reason in str(error.value)
+    assert error.value.advice
