@@ -20,6 +20,12 @@ from nap_receiver.state import State, state_at
 _GIT_READS = {"git-upload-pack", "git-upload-archive"}
 _GIT_WRITES = "git-receive-pack"
 
+_CONFIGURATION = {
+    "receive.advertisePushOptions": "true",
+    "receive.autogc": "false",  # it would keep the pusher waiting
+    "receive.denyDeleteCurrent": "ignore",  # deleting the deploy branch stops nothing, and the hook says so
+}
+
 
 def main() -> int:
     """Do what `SSH_ORIGINAL_COMMAND` asks, for the user whose key it was. Returns ssh's exit status."""
@@ -66,8 +72,8 @@ def _understood(asked: str, user: str) -> tuple[str, str]:
 def _repository(path: str, state: State) -> Path:
     """`hello`, `/hello.git` and `team/hello` below the repositories; nothing else has a place."""
     relative = PurePosixPath(path.removeprefix("/").removeprefix("~/"))
-    parts = relative.with_name(relative.name.removesuffix(".git")).parts if relative.name else ()
-    if not parts or any(part in {"..", "."} or part.startswith((".", "-")) or not part.isprintable() for part in parts):
+    parts = [*relative.parts[:-1], relative.name.removesuffix(".git")]
+    if relative.is_absolute() or any(not p or p.startswith((".", "-")) or not p.isprintable() for p in parts):
         raise NapError(f"{path[:80]!a} is no name of an app", advice="Push to ssh://…/APP or ssh://…/TEAM/APP.")
     return state.repositories.joinpath(*parts[:-1], f"{parts[-1]}.git")
 
@@ -78,7 +84,7 @@ def _create(repository: Path) -> None:
     draft = Path(tempfile.mkdtemp(prefix=".creating-", dir=repository.parent))
     hook = Path(__file__).resolve().parent.parent / "hooks" / "post-receive"
     subprocess.run(["git", "init", "--quiet", "--bare", "--template=", str(draft)], check=True)
-    for name, value in {"receive.autogc": "false", "receive.advertisePushOptions": "true"}.items():
+    for name, value in _CONFIGURATION.items():
         subprocess.run(["git", f"--git-dir={draft}", "config", name, value], check=True)
     (draft / "hooks").mkdir()
     (draft / "hooks" / "post-receive").symlink_to(hook)
@@ -96,6 +102,8 @@ def _receive_pack(repository: Path, state: State, user: str, channel: Channel) -
         environment = os.environ | {"NAP_VERDICT": str(verdict)}
         status = subprocess.run([_GIT_WRITES, str(repository)], env=environment, check=False).returncode
         said = verdict.read_text() if verdict.exists() else ""
+    if said == "deploying":
+        raise NapError("the deploy was killed; what ran before still runs", advice="Push again to deploy.")
     if status or said:
         return status or int(said != "good")
     _deploy_what_is_there(repository, state, user, channel)

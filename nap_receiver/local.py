@@ -54,8 +54,8 @@ class Local:
             self._supervisor.unless((_NO_SUCH_GROUP, _NOT_RUNNING), "stopProcess", instance, False)
 
     def discard(self, instances: Sequence[str]) -> None:
+        self._remove_files(instances)  # first, so that nothing of them starts again whatever fails below
         self.withdraw(instances)
-        self._remove_files(instances)
         for instance in instances:
             self._supervisor.unless((_NO_SUCH_GROUP, _NOT_RUNNING), "signalProcess", instance, "USR1")
             self._supervisor.unless((_NO_SUCH_GROUP, _NOT_RUNNING), "stopProcess", instance, True)

@@ -86,10 +86,16 @@ def taken_away_on_failure(release: Release, scheduler: Scheduler, ledger: Ledger
     try:
         yield
     except BaseException as error:
-        if isinstance(error, Silent):
-            error.words = scheduler.last_words(error.instance.unit)
-        scheduler.discard([instance.unit for instance in release.instances])
-        ledger.mark_failed(release, str(error) or type(error).__name__)
+        try:
+            if isinstance(error, Silent):
+                error.words = scheduler.last_words(error.instance.unit)
+            scheduler.discard([instance.unit for instance in release.instances])
+            ledger.mark_failed(release, str(error) or type(error).__name__)
+        except NapError as remains:
+            raise NapError(
+                f"{error}; and {release.name} could not be taken away: {remains}",
+                advice=[*remains.advice, "The next deploy takes away what is left."],
+            ) from error
         raise
 
 

@@ -1,0 +1,72 @@
+"""A single-machine nap of the tests' own, and people who push to it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.machine import Nap, Pusher
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def free_address() -> str:
+    """A loopback address that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def fresh_nap(folder: Path, **settings: str) -> Nap:
+    """A nap that is not up yet, with ports of its own."""
+    variables = {
+        "NAP_ETCD_ADDRESS": free_address(),
+        "NAP_REGISTRY_ADDRESS": free_address(),
+        "NAP_SSH_ADDRESS": free_address(),
+        "NAP_DEPLOY_DRAIN": "1",
+        "NAP_DEPLOY_GRACE": "5",
+        **settings,
+    }
+    return Nap(folder, variables)
+
+
+@pytest.fixture(scope="session")
+def short_folder() -> Iterator[Path]:
+    """A temporary folder with a path short enough for unix sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="nap-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def nap(short_folder: Path) -> Iterator[Nap]:
+    """One nap for all tests; each test has an app of its own on it."""
+    nap = fresh_nap(short_folder / "state")
+    print(nap.run("up").stdout, file=sys.stderr)
+    nap.import_busybox()
+    yield nap
+    nap.run("down")
+
+
+@pytest.fixture
+def pusher(nap: Nap, request: pytest.FixtureRequest, tmp_path: Path) -> Pusher:
+    """Someone with a key, and an app named after the test."""
+    name = request.node.originalname.removeprefix("test_").replace("_", "-")[:34].rstrip("-")
+    if hasattr(request.node, "callspec"):
+        name += f"-{sorted(request.node.callspec.indices.values())[0]}"
+    return Pusher(nap, name, tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("NAP_", "GIT_", "GL_")):
+            monkeypatch.delenv(name)
+
+
+__all__ = ["Nap", "Pusher", "fresh_nap", "subprocess"]

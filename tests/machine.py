@@ -1,0 +1,219 @@
+"""What the tests do as its users do: an operator at a shell, someone who pushes, a client of an app."""
+
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nap_receiver.engine import USUAL
+from nap_receiver.etcd import Etcd
+from nap_receiver.local import Supervisor
+from nap_receiver.settings import Settings, load
+from nap_receiver.state import State, state_at
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = ROOT / ".venv" / "bin" / "nap"
+
+HTTPD = """\
+FROM nap/busybox
+COPY . /www
+EXPOSE 8080
+CMD ["httpd", "-f", "-p", "8080", "-h", "/www"]
+"""
+
+
+def runs(command: str) -> str:
+    """A Dockerfile whose app is a shell command."""
+    return f'FROM nap/busybox\nEXPOSE 8080\nCMD ["sh", "-c", {json.dumps(command)}]\n'
+
+
+def eventually(condition: Callable[[], object], seconds: float, what: str) -> float:
+    """Wait for `condition`; the seconds it took. Fails after `seconds`."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > seconds:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def answer(url: str) -> str:
+    """What a GET of `url` answers."""
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return str(response.read().decode())
+
+
+@dataclass
+class Nap:
+    """A single-machine nap, driven by its command."""
+
+    folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def state(self) -> State:
+        return state_at(self.folder)
+
+    @property
+    def settings(self) -> Settings:
+        return load(self.state, {}).settings
+
+    @property
+    def engine_url(self) -> str:
+        return self.settings.engine.url or USUAL
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | self.variables | {"NAP_STATE": str(self.folder)}
+
+    def run(self, *words: str, stdin: str = "", ok: bool = True) -> subprocess.CompletedProcess[str]:
+        """`nap …`; unless `ok` is false it must succeed."""
+        done = subprocess.run(
+            [str(COMMAND), *words], env=self.environment, input=stdin, text=True, capture_output=True, timeout=120
+        )
+        assert not ok or done.returncode == 0, f"nap {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done
+
+    def docker(self, *words: str) -> str:
+        """What docker prints, of the engine that this nap uses."""
+        environment = os.environ | {"DOCKER_HOST": self.engine_url}
+        return subprocess.run(
+            ["docker", *words], env=environment, text=True, capture_output=True, check=True, timeout=60
+        ).stdout.strip()
+
+    def import_busybox(self) -> None:
+        subprocess.run([str(ROOT / "examples" / "busybox-image.sh"), self.engine_url], check=True, timeout=60)
+
+    def etcd(self) -> Etcd:
+        return Etcd(self.settings.etcd.address, 5)
+
+    def keys(self, prefix: str) -> dict[str, object]:
+        """Keys and values below `prefix`."""
+        etcd = self.etcd()
+        try:
+            return {entry.key: entry.value for entry in etcd.below(prefix).entries}
+        finally:
+            etcd.close()
+
+    @property
+    def supervisor(self) -> Supervisor:
+        return Supervisor(self.state.run / "supervisor.sock", "the supervisor")
+
+    @property
+    def scheduler(self) -> Supervisor:
+        return Supervisor(self.state.run / "scheduler.sock", "the scheduler")
+
+    def process(self, program: str) -> int:
+        """The process id of one of nap's own programs; 0 while it does not run."""
+        info = self.supervisor.call("getProcessInfo", program)
+        return int(info["pid"])
+
+    def answers(self, program: str) -> bool:
+        """Whether `nap status` says that a program answers."""
+        lines = self.run("status", ok=False).stdout.splitlines()
+        return any(line.split()[0] == program and line.split()[2] == "yes" for line in lines if line.strip())
+
+    def containers(self, app: str) -> list[str]:
+        """The app's containers on the engine, running or not, of this nap."""
+        listed = self.docker("ps", "--all", "--format", "{{.Names}}").split()
+        return sorted(name for name in listed if name.startswith(f"{app}.") and name.endswith(self.state.name))
+
+    def leftovers(self, app: str, release: int) -> list[str]:
+        """All that is there of one release of an app, but its record: containers, units, processes, keys."""
+        mark = f"{app}.v{release}."
+        containers = [name for name in self.containers(app) if name.startswith(mark)]
+        units = [path.name for path in self.state.units.iterdir() if path.name.startswith(mark)]
+        known = self.scheduler.call("getAllProcessInfo")
+        processes = [p["name"] for p in known if p["name"].startswith(mark) and p["statename"] != "STOPPED"]
+        announcements = list(self.keys(f"/services/{app}/v{release}."))
+        exits = list(self.keys(f"/nap/apps/{app}/exits/"))
+        lock = list(self.keys(f"/nap/apps/{app}/lock"))
+        return containers + units + processes + announcements + exits + lock
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """How a `git push` ended: its exit status and what the pusher saw, without `remote: ` and trailing blanks."""
+
+    status: int
+    lines: list[str]
+    seconds: float
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def url(self) -> str:
+        """The address that the push printed."""
+        return next(line.strip() for line in reversed(self.lines) if line.strip().startswith("http://"))
+
+    @property
+    def trouble(self) -> list[str]:
+        return [line[7:] for line in self.lines if line.startswith(" !     ")]
+
+
+class Pusher:
+    """Someone with a key, a repository and an app of their own."""
+
+    def __init__(self, nap: Nap, app: str, folder: Path) -> None:
+        self.nap, self.app, self.folder = nap, app, folder
+        self.repository = folder / "repository"
+        self.repository.mkdir()
+        key = folder / "key"
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+        user = app[-30:].strip("-")
+        nap.run("keys:add", user, stdin=key.with_suffix(".pub").read_text())
+        self.ssh = (
+            f"ssh -i {key} -o UserKnownHostsFile={folder}/known -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR"
+        )
+        self.git("init", "--quiet", "--initial-branch=master")
+        self.git("config", "user.email", "someone@example.org")
+        self.git("config", "user.name", "Someone")
+        self.git("config", "core.sshCommand", self.ssh)
+        address = nap.settings.ssh.address
+        self.git("remote", "add", "nap", f"ssh://{address}/{app}")
+
+    @property
+    def bare(self) -> Path:
+        """The app's repository on nap's side."""
+        return self.nap.state.repositories / f"{self.app}.git"
+
+    def git(self, *words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=self.repository, text=True, capture_output=True, timeout=60)
+        assert done.returncode == 0, f"git {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def commit(self, **files: str) -> str:
+        """Commit these files' contents (`Dockerfile=…`, `index_html=…`); the commit's name."""
+        for name, content in files.items():
+            (self.repository / name.replace("_", ".")).write_text(content)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", "A change")
+        return self.git("rev-parse", "HEAD")
+
+    def start_push(self, *words: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            ["git", "push", *(words or ("nap", "HEAD:refs/heads/master"))],
+            cwd=self.repository,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def push(self, *words: str, seconds: float = 90) -> Pushed:
+        """`git push`, of what is checked out to nap's master unless told otherwise."""
+        started = time.monotonic()
+        process = self.start_push(*words)
+        said, _ = process.communicate(timeout=seconds)
+        lines = [line.removeprefix("remote: ").rstrip() for line in said.splitlines()]
+        return Pushed(process.returncode, lines, time.monotonic() - started)
+
+    def announcements(self) -> dict[str, object]:
+        """What is announced of this app now, by key."""
+        return self.nap.keys(f"/services/{self.app}/")

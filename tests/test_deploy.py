@@ -1,0 +1,192 @@
+"""From `git push` to an answering address, as the person who pushes sees it."""
+
+import json
+import re
+import threading
+import urllib.error
+
+import pytest
+
+from tests.machine import HTTPD, Nap, Pusher, answer, eventually
+
+pytestmark = pytest.mark.machine
+
+
+def test_first_push_prints_an_address_that_answers(nap: Nap, pusher: Pusher) -> None:
+    commit = pusher.commit(Dockerfile=HTTPD, index_html="one")
+    pushed = pusher.push()
+    assert pushed.status == 0, pushed.text
+    assert answer(pushed.url) == "one"
+    assert pushed.lines[0] == f"-----> {pusher.app}: building {commit[:7]} from master"
+    live = next(i for i, line in enumerate(pushed.lines) if line.startswith("=====> "))
+    assert re.fullmatch(rf"=====> {pusher.app} v1 is live \(\d+\.\d s\)", pushed.lines[live])
+    assert pushed.lines[live + 1].strip() == pushed.url
+    assert not [line for line in pushed.lines if "\x1b" in line]
+
+
+def test_what_a_push_leaves_on_the_machine(nap: Nap, pusher: Pusher) -> None:
+    commit = pusher.commit(Dockerfile=HTTPD, index_html="one")
+    pushed = pusher.push()
+    assert pushed.status == 0, pushed.text
+
+    (container,) = nap.containers(pusher.app)
+    about = json.loads(nap.docker("inspect", container))[0]
+    image = f"{nap.settings.registry.address}/{pusher.app}"
+    assert about["Config"]["Image"].startswith(f"{image}@sha256:")
+    assert about["HostConfig"]["Init"] is True
+    bindings = [b["HostIp"] for at in about["NetworkSettings"]["Ports"].values() for b in at]
+    assert bindings == ["127.0.0.1"], "published on loopback only"
+    environment = dict(line.split("=", 1) for line in about["Config"]["Env"])
+    assert (environment["PORT"], environment["GIT_REV"], environment["NAP_APP"]) == ("8080", commit, pusher.app)
+    labels = json.loads(nap.docker("inspect", "--format", "{{json .Config.Labels}}", f"{image}:{commit}"))
+    assert labels == {"nap.app": pusher.app, "nap.commit": commit, "nap.release": "v1"}
+
+    ((key, value),) = pusher.announcements().items()
+    assert key == f"/services/{pusher.app}/v1.web.1"
+    assert isinstance(value, dict)
+    assert value["ports"] == {"8080/tcp": value["port"]}
+    assert pushed.url == f"http://{value['host']}:{value['port']}"
+    assert (value["release"], value["process"]) == (1, "web")
+
+    release = nap.keys(f"/nap/apps/{pusher.app}/releases/")
+    assert isinstance(record := release[f"/nap/apps/{pusher.app}/releases/00000001"], dict)
+    assert (record["commit"], record["image"]) == (commit, about["Config"]["Image"])
+    assert not nap.keys(f"/nap/apps/{pusher.app}/lock"), "the lock is given back"
+    (log,) = (nap.state.deploy_logs / pusher.app).iterdir()
+    assert [line.rstrip() for line in log.read_text().splitlines()] == pushed.lines[: len(log.read_text().splitlines())]
+
+
+def test_announcement_is_leased(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD)
+    assert pusher.push().status == 0
+    etcd = nap.etcd()
+    _, about = etcd._client.get(f"/services/{pusher.app}/v1.web.1")
+    lease = etcd._client.get_lease_info(about.lease_id)
+    etcd.close()
+    assert 0 < lease.grantedTTL <= 60
+
+
+def test_redeploys_leave_no_moment_without_an_answer(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="0")
+    assert pusher.push().status == 0
+    done, failed, asked = threading.Event(), [], 0
+
+    def ask() -> None:
+        nonlocal asked
+        etcd = nap.etcd()
+        while not done.wait(0.02):
+            announced = etcd.below(f"/services/{pusher.app}/").entries
+            asked += 1
+            try:
+                assert announced, "nothing is announced"
+                answer(f"http://{announced[0].value['host']}:{announced[0].value['port']}")
+            except (AssertionError, OSError, urllib.error.URLError) as error:
+                failed.append(str(error))
+        etcd.close()
+
+    client = threading.Thread(target=ask)
+    client.start()
+    try:
+        for number in range(1, 5):
+            pusher.commit(index_html=str(number))
+            pushed = pusher.push()
+            assert pushed.status == 0, pushed.text
+            assert answer(pushed.url) == str(number)
+    finally:
+        done.set()
+        client.join()
+    assert failed == []
+    assert asked > 50
+    eventually(lambda: len(nap.containers(pusher.app)) == 1, 10, "only the new instance is left")
+    for old in range(1, 5):
+        eventually(lambda old=old: nap.leftovers(pusher.app, old) == [], 10, f"v{old} is gone")  # type: ignore[misc]
+
+
+def test_pushing_what_runs_prints_its_address(pusher: Pusher) -> None:
+    commit = pusher.commit(Dockerfile=HTTPD)
+    first = pusher.push()
+    again = pusher.push()
+    assert again.status == 0
+    assert f"=====> {pusher.app} v1 already runs {commit[:7]}" in again.lines
+    assert again.url == first.url
+
+
+def test_pushing_again_after_a_failure_deploys_again(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile="FROM nap/busybox\nRUN exit 7\n")
+    assert pusher.push().status == 1
+    again = pusher.push()
+    assert again.status == 1
+    assert "it exited with status 7" in again.text
+
+
+def test_other_refs_are_kept_and_said(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD)
+    assert pusher.push().status == 0
+    pusher.git("tag", "v1.0")
+    pushed = pusher.push("nap", "HEAD:refs/heads/feature", "v1.0")
+    assert pushed.status == 0
+    assert "git push nap feature:master" in pushed.text
+    assert "tag v1.0 kept" in pushed.text
+    assert "building" not in pushed.text
+    gone = pusher.push("nap", ":master")
+    assert gone.status == 0
+    assert "keeps running" in gone.text
+    assert len(nap.containers(pusher.app)) == 1
+
+
+def test_hook_in_any_bare_repository(nap: Nap, pusher: Pusher) -> None:
+    bare = pusher.folder / f"{pusher.app}.git"
+    pusher.git("init", "--quiet", "--bare", str(bare))
+    (bare / "hooks" / "post-receive").symlink_to(nap_hook())
+    pusher.git(f"--git-dir={bare}", "config", "nap.state", str(nap.folder))
+    pusher.commit(Dockerfile=HTTPD, index_html="by the hook")
+    pushed = pusher.push(str(bare), "HEAD:refs/heads/main")
+    assert pushed.status == 0
+    assert answer(pushed.url) == "by the hook"
+
+
+def test_ports_are_a_map_and_port_names_the_first(nap: Nap, pusher: Pusher) -> None:
+    dockerfile = "FROM nap/busybox\nEXPOSE 9090 7070/udp 8081\nCMD exec httpd -f -p $PORT -h /etc\n"
+    pusher.commit(Dockerfile=dockerfile)
+    pushed = pusher.push()
+    assert pushed.status == 0, pushed.text
+    (value,) = pusher.announcements().values()
+    assert isinstance(value, dict)
+    assert set(value["ports"]) == {"9090/tcp", "7070/udp", "8081/tcp"}
+    assert value["port"] == value["ports"]["8081/tcp"]
+
+
+def test_without_expose_port_5000_is_the_one(pusher: Pusher) -> None:
+    pusher.commit(Dockerfile="FROM nap/busybox\nCMD exec httpd -f -p $PORT -h /etc\n")
+    pushed = pusher.push()
+    assert pushed.status == 0, pushed.text
+    (value,) = pusher.announcements().values()
+    assert isinstance(value, dict)
+    assert set(value["ports"]) == {"5000/tcp"}
+
+
+def test_odd_names_modes_and_links_arrive(pusher: Pusher) -> None:
+    files = pusher.repository / "www"
+    files.mkdir()
+    for raw in (b"a:b", b"a\\b", b"caf\xe9", b"caf\xc3\xa9", b"x" * 150):
+        (files / raw.decode("utf-8", "surrogateescape")).write_text("here")
+    (files / "run").write_text("#!/bin/sh\n")
+    (files / "run").chmod(0o755)
+    (files / "link").symlink_to("run")
+    (pusher.repository / "ignored").write_text("secret")
+    listing = "find /www | sort | od -v -c; ls -l /www/run /www/link; test ! -e /app/ignored"
+    dockerfile = f"FROM nap/busybox\nCOPY www /www\nCOPY . /app\nRUN {listing}\n"
+    pusher.commit(Dockerfile=dockerfile + HTTPD.split("\n", 2)[2], _dockerignore="ignored\n")
+    pushed = pusher.push()
+    assert pushed.status == 0, pushed.text
+    octal = re.sub(r"\s+", "", "".join(line.strip()[7:] for line in pushed.lines if re.match(r" +\d{7} ", line)))
+    for name in ("/www/a:b\\n", "/www/a\\b\\n", "/www/caf351\\n", "/www/caf303251\\n", "x" * 150):
+        assert name in octal
+    assert re.search(r"-rwxr-xr-x .* /www/run", pushed.text)
+    assert re.search(r"/www/link -> run", pushed.text)
+
+
+def nap_hook() -> str:
+    from tests.machine import ROOT
+
+    return str(ROOT / "hooks" / "post-receive")

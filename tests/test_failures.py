@@ -1,0 +1,253 @@
+"""When it goes wrong: the last lines say what happened and what to do, what ran still runs, nothing is left behind."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.machine import HTTPD, ROOT, Nap, Pushed, Pusher, answer, eventually, runs
+
+pytestmark = pytest.mark.machine
+
+
+@pytest.fixture
+def live(pusher: Pusher) -> Pushed:
+    """The app's v1, up and announced."""
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    pushed = pusher.push()
+    assert pushed.status == 0, pushed.text
+    return pushed
+
+
+@pytest.fixture(autouse=True)
+def _what_ran_still_runs(nap: Nap, pusher: Pusher, live: Pushed) -> Iterator[None]:
+    yield
+    assert answer(live.url) == "one"
+    assert list(pusher.announcements()) == [f"/services/{pusher.app}/v1.web.1"]
+    assert nap.containers(pusher.app) == [f"{pusher.app}.v1.web.1.{nap.state.name}"]
+    for release in range(2, 4):
+        assert nap.leftovers(pusher.app, release) == []
+    assert not list(nap.state.run.glob("push-*"))
+
+
+def failed(pushed: Pushed, what: str, advice: str = "") -> None:
+    """The push failed, and its last lines say so: in words, not in a traceback."""
+    assert pushed.status == 1, pushed.text
+    assert what in "\n".join(pushed.trouble), pushed.text
+    assert advice in "\n".join(pushed.trouble), pushed.text
+    assert "Traceback" not in pushed.text
+    assert "nap itself failed" not in pushed.text
+    own = [line for line in pushed.lines if not line.startswith(("To ", "error: ", "   ", " + ", " * "))]
+    assert own[-1].startswith(" !     "), pushed.text
+
+
+def test_build_step_fails(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile="FROM nap/busybox\nRUN echo the build says this; exit 4\n")
+    pushed = pusher.push()
+    failed(pushed, "the build failed at step 2/5 : RUN echo the build says this; exit 4: it exited with status 4")
+    assert "       the build says this" in pushed.lines
+    assert nap.docker("ps", "--all", "--quiet", "--filter", "status=exited") == ""
+
+
+def test_no_dockerfile(pusher: Pusher) -> None:
+    (pusher.repository / "Dockerfile").unlink()
+    pusher.commit(README_md="nothing else")
+    failed(pusher.push(), "has no Dockerfile at its top", "Add a file named Dockerfile")
+
+
+def test_wrong_dockerfile(pusher: Pusher) -> None:
+    pusher.commit(Dockerfile="FORM nap/busybox\n")
+    failed(pusher.push(), "the build failed in the Dockerfile", "unknown instruction: FORM")
+
+
+def test_exit_at_start_is_told_at_once(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(
+        Dockerfile=runs("echo starting; sleep 1; echo no database >&2; cut -d ' ' -f 1 /proc/uptime >&2; exit 3")
+    )
+    process = pusher.start_push()
+    said, _ = process.communicate(timeout=30)
+    told = float(Path("/proc/uptime").read_text().split()[0])
+    lines = [line.removeprefix("remote: ").rstrip() for line in said.splitlines()]
+    pushed = Pushed(process.returncode, lines, 0)
+    failed(pushed, f"{pusher.app} v2 web.1 exited with status 3 before it answered on port 8080")
+    at = lines.index("       starting")
+    assert lines[at + 1] == "       no database"
+    assert told - float(lines[at + 2]) < 2
+
+
+def test_command_that_is_not_there(pusher: Pusher) -> None:
+    pusher.commit(Dockerfile='FROM nap/busybox\nEXPOSE 8080\nCMD ["no-such-program"]\n')
+    pushed = pusher.push()
+    failed(pushed, "exited with status 127")
+    assert "no-such-program" in pushed.text
+
+
+def test_never_listens(pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=runs("echo I am up but deaf; exec sleep 1000"))
+    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "2")
+    pushed = pusher.push()
+    failed(pushed, "did not answer on port 8080 within 2 s", "listens on 0.0.0.0 (not 127.0.0.1)")
+    assert "       I am up but deaf" in pushed.lines
+
+
+def test_listens_on_its_own_loopback_only(pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=runs("exec httpd -f -p 127.0.0.1:8080 -h /etc"))
+    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "2")
+    failed(pusher.push(), "did not answer on port 8080 within 2 s")
+
+
+def test_healthcheck_never_passes(pusher: Pusher) -> None:
+    dockerfile = HTTPD.replace("CMD", "HEALTHCHECK --interval=1s CMD false\nCMD")
+    pusher.commit(Dockerfile=dockerfile)
+    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "3")
+    failed(pusher.push(), "its HEALTHCHECK did not pass within 3 s")
+
+
+def test_timeout_that_is_no_number(pusher: Pusher) -> None:
+    pusher.commit(index_html="two")
+    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "soon")
+    pushed = pusher.push()
+    failed(pushed, 'nap.timeout: expected a whole number of seconds, got "soon"')
+    assert "building" not in pushed.text
+
+
+@contextmanager
+def stopped(nap: Nap, program: str) -> Iterator[None]:
+    """One of nap's own programs is away for the block."""
+    nap.supervisor.call("stopProcess", program)
+    try:
+        yield
+    finally:
+        nap.supervisor.call("startProcess", program)
+        eventually(lambda: nap.answers(program), 20, f"{program} is back")
+
+
+def test_registry_is_away(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(index_html="two")
+    with stopped(nap, "registry"):
+        failed(pusher.push(), "the registry at", "nap status")
+
+
+def test_etcd_is_away(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(index_html="two")
+    with stopped(nap, "etcd"):
+        pushed = pusher.push()
+    failed(pushed, "etcd at", "nap up")
+    assert "building" not in pushed.text
+    eventually(pusher.announcements, 20, "announced again")
+
+
+def test_etcd_is_frozen(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(index_html="two")
+    etcd = nap.process("etcd")
+    os.kill(etcd, signal.SIGSTOP)
+    try:
+        pushed = pusher.push()
+    finally:
+        os.kill(etcd, signal.SIGCONT)
+    failed(pushed, "etcd at", "nap up")
+    assert pushed.seconds < 15
+    eventually(pusher.announcements, 30, "announced again")
+
+
+def test_scheduler_is_away(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(index_html="two")
+    nowhere = pusher.folder / "nowhere"
+    known = {"NAP_STATE": str(nowhere), "NAP_ETCD_ADDRESS": nap.settings.etcd.address}
+    known |= {"NAP_REGISTRY_ADDRESS": nap.settings.registry.address, "NAP_ENGINE_URL": nap.engine_url}
+    (nowhere / "units").mkdir(parents=True)
+    pushed = push_to_hook(nap, pusher, pusher.folder / f"{pusher.app}.git", known)
+    assert "the local scheduler does not answer" in "\n".join(pushed.trouble), pushed.text
+    assert not list((nowhere / "units").iterdir())
+
+
+def push_to_hook(nap: Nap, pusher: Pusher, bare: Path, variables: dict[str, str]) -> Pushed:
+    """Push into a plain repository with nap's hook, run under these settings."""
+    bare.parent.mkdir(parents=True, exist_ok=True)
+    pusher.git("init", "--quiet", "--bare", str(bare))
+    (bare / "hooks" / "post-receive").unlink(missing_ok=True)
+    (bare / "hooks" / "post-receive").symlink_to(ROOT / "hooks" / "post-receive")
+    done = subprocess.run(
+        ["git", "push", str(bare), "HEAD:refs/heads/master"],
+        cwd=pusher.repository,
+        env=nap.environment | variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=60,
+    )
+    return Pushed(done.returncode, [line.removeprefix("remote: ").rstrip() for line in done.stdout.splitlines()], 0)
+
+
+@pytest.mark.parametrize(
+    ("variables", "what"),
+    [
+        ({"NAP_ENGINE_URL": "unix:///no/such/engine.sock"}, "the Docker Engine at unix:///no/such/engine.sock"),
+        ({"NAP_REGISTRY_ADDRESS": "127.0.0.1:1"}, "the registry at 127.0.0.1:1 did not take it"),
+        ({"NAP_LOCAL_HOST": "192.0.2.1"}, "could not start"),
+        ({"NAP_DEPLOY_DRAIN": "soon"}, "environment: NAP_DEPLOY_DRAIN: expected a whole number of seconds"),
+    ],
+    ids=["engine away", "registry away", "address taken or not there", "setting wrong"],
+)
+def test_under_settings(nap: Nap, pusher: Pusher, variables: dict[str, str], what: str) -> None:
+    pusher.commit(index_html="two")
+    pushed = push_to_hook(nap, pusher, pusher.folder / f"{pusher.app}.git", variables)
+    assert pushed.status == 0, "git ignores how a plain hook ends"
+    assert what in "\n".join(pushed.trouble), pushed.text
+    assert "nap itself failed" not in pushed.text
+
+
+def test_a_name_that_cannot_be_an_apps(nap: Nap, pusher: Pusher) -> None:
+    address = nap.settings.ssh.address
+    pushed = pusher.push(f"ssh://{address}/Not_An_App", "HEAD:refs/heads/master")
+    assert pushed.status != 0
+    assert "cannot be an app's name: only a to z, 0 to 9 and single dashes" in pushed.text
+    assert not (nap.state.repositories / "Not_An_App.git").exists()
+
+
+def test_killed_deploy_leaves_the_next_push_nothing_to_mend(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile="FROM nap/busybox\nRUN echo building; sleep 60\n")
+    process = pusher.start_push()
+    assert process.stdout
+    for line in process.stdout:
+        if "sleep 60" in line:
+            break
+    ((_, lock),) = nap.keys(f"/nap/apps/{pusher.app}/lock").items()
+    assert lock
+    for hook in hooks_of(pusher):
+        os.kill(hook, signal.SIGKILL)
+    said, _ = process.communicate(timeout=20)
+    assert "the deploy was killed" in said
+    assert process.returncode == 1
+    pusher.commit(Dockerfile="FROM nap/busybox\nRUN exit 5\n")
+    pushed = pusher.push()
+    failed(pushed, "it exited with status 5")
+    assert pushed.seconds < 15, "a dead deploy's lock is in the way for at most 10 s"
+
+
+def test_stopped_deploy_takes_its_instance_away(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=runs("exec sleep 1000"))
+    process = pusher.start_push()
+    eventually(lambda: len(nap.containers(pusher.app)) == 2, 20, "the new instance runs")
+    (hook,) = hooks_of(pusher)
+    os.kill(hook, signal.SIGTERM)
+    said, _ = process.communicate(timeout=30)
+    assert "the deploy was stopped from outside" in said
+    assert process.returncode == 1
+
+
+def hooks_of(pusher: Pusher) -> list[int]:
+    """The processes that deploy this app now."""
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"nap_receiver.hook" in words and (process / "cwd").resolve() == pusher.bare.resolve():
+                found.append(int(process.name))
+        except (OSError, ValueError):
+            continue
+    return found
