@@ -3,7 +3,8 @@
 #
 # usage: demo.sh [down]
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+export LC_ALL=C.UTF-8
+cd -P "$(dirname "${BASH_SOURCE[0]}")/.."
 examples=$PWD/examples
 demo=$PWD/.demo
 nap=$PWD/.venv/bin/nap
@@ -17,11 +18,12 @@ fail() {
     exit 1
 }
 
-# The state directory holds unix sockets, whose paths are bounded: where the checkout lies deep, it is a link to /tmp.
+# nap bounds the length of its state directory's path, which holds unix sockets, and the characters in it. A checkout
+# that lies too deep or has other characters gets a link to a directory below /tmp.
 make_state() {
     mkdir -p "$demo"
     if [ -L "$demo/nap" ] && [ ! -d "$demo/nap" ]; then rm "$demo/nap"; fi
-    if [ ! -e "$demo/nap" ] && [ "$(printf %s "$demo/nap" | wc -c)" -gt 63 ]; then
+    if [ ! -e "$demo/nap" ] && [[ ${#demo} -gt 59 || $demo =~ [^A-Za-z0-9/._-] ]]; then
         ln -s "$(mktemp -d /tmp/nap-demo-XXXXXX)" "$demo/nap"
     fi
     mkdir -p "$demo/nap"
@@ -147,13 +149,17 @@ down() {
     state=$(cd "$demo/nap" && pwd -P)
     engine=$("$nap" settings --state "$state" | awk '$1 == "engine.url" && $2 != "\"\"" { print $2 }')
     "$nap" down --state "$state" || fail 'nap did not go down.'
+    # Where its file system is mounted in an unusual way, the engine leaves the mount that it made of its own directory.
+    if mountpoint --quiet "$state/engine"; then umount "$state/engine"; fi
     left=$(grep -alF -f <(echo "$state/") /proc/[0-9]*/cmdline 2>/dev/null | cut -d / -f 3 | tr '\n' ' ') || true
     [ -z "$left" ] || fail "These processes of the demo still run: $left"
     # Where the engine is not the demo's own, it still runs, and nap's containers on it end in the state directory's name.
     containers=$(DOCKER_HOST=${engine:-unix:///var/run/docker.sock} docker ps --all --format '{{.Names}}' \
         --filter "name=\.$(printf %s "$state" | sha256sum | cut -c 1-8)\$" 2>/dev/null) || true
     [ -z "$containers" ] || fail "These containers of the demo are still there: $containers"
-    echo 'Nothing of the demo runs any more. Its state is kept: `make demo` goes on with it, `rm -r .demo` forgets it.'
+    [ "$state" = "$demo/nap" ] && state=
+    echo "Nothing of the demo runs any more. Its state is kept: \`make demo\` goes on with it; this forgets it:"
+    echo "    rm -r .demo${state:+ $state}"
 }
 
 case ${1:-up} in
