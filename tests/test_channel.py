@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from nap_receiver import channel as channel_module
 from nap_receiver.channel import Channel, plain, tell
+from nap_receiver.deadline import deadline
 from nap_receiver.errors import NapError
 
 
@@ -64,9 +65,11 @@ def said(*story: Callable[[Channel], None]) -> list[str]:
 
 @contextmanager
 def pipe_nobody_reads() -> Iterator[tuple[int, int]]:
+    """A pipe's two ends; a test that writes into it for ever fails."""
     reading, writing = os.pipe()
     try:
-        yield reading, writing
+        with deadline(10, "writing", ""):
+            yield reading, writing
     finally:
         os.close(reading)
         os.close(writing)

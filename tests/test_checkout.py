@@ -194,11 +194,11 @@ def test_what_is_no_commit_is_refused(repository: Repository) -> None:
         checked_out(repository, "1" * 40)
 
 
-def damaged(repository: Repository, how: str) -> Checkout:
-    """A checkout with one blob of three that git cannot read."""
-    commit = repository.commit(DOCKERFILE | {"a": "first", "b": "x" * 3_000_000, "c": "last"})
+def damaged(repository: Repository, how: str, name: str) -> Checkout:
+    """A checkout with one blob that git cannot read."""
+    commit = repository.commit(DOCKERFILE | {"a": "a", "m": "m", name: "0123456789" * 300_000})
     checkout = checked_out(repository, commit)
-    blob = repository.object_file(repository.git("rev-parse", f"{commit}:b").decode())
+    blob = repository.object_file(repository.git("rev-parse", f"{commit}:{name}").decode())
     content = blob.read_bytes()
     blob.unlink()
     if how == "cut":
@@ -209,8 +209,9 @@ def damaged(repository: Repository, how: str) -> Checkout:
 
 
 @pytest.mark.parametrize("how", ["missing", "cut", "overwritten"])
-def test_an_object_that_cannot_be_read_breaks_the_stream_off(repository: Repository, how: str) -> None:
-    stream = damaged(repository, how).tar()
+@pytest.mark.parametrize("name", ["b", "z"], ids=["among others", "last"])
+def test_an_object_that_cannot_be_read_breaks_the_stream_off(repository: Repository, how: str, name: str) -> None:
+    stream = damaged(repository, how, name).tar()
     received = b""
     with pytest.raises(NapError):
         for piece in stream:
