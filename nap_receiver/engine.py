@@ -60,7 +60,11 @@ def _answers_elsewhere(url: str) -> bool:
 
 def own_command(state: State) -> list[str]:
     """The command of an engine of nap's own: its data, sockets and network apart from any other engine's."""
+    # After a kill, dockerd's containerd dies with it, but a pid file is left behind. Where its number is still, or
+    # again, a process's, dockerd takes that for its containerd and waits 16 s for it to answer.
+    forget_containerd = ["/bin/sh", "-c", 'rm -f "$0"; exec "$@"', f"{state.run / 'engine/containerd/containerd.pid'}"]
     return [
+        *forget_containerd,
         _dockerd(),
         f"--host={own_url(state)}",
         f"--data-root={state.root / 'engine'}",

@@ -66,7 +66,7 @@ class Engine:
 
     def build(self, checkout: Checkout, app: str, tag: str, labels: dict[str, str], channel: Channel) -> None:
         """Build `tag` from the checkout, its output going to the channel. Raises `NapError`; then there is no image."""
-        step = ""
+        step, disk_full = "", False
         lines = _Lines()
         try:
             with self._answering(), channel.waiting("building"):
@@ -82,12 +82,14 @@ class Engine:
                     said = lines.of(_text(item)) if "error" not in item else lines.rest()
                     for line in said:
                         step = line if line.startswith("Step ") else step
+                        disk_full = bool(_DISK_FULL.search(line)) or (disk_full and line != step)
                         if not _HOUSEKEEPING.match(line):
                             channel.detail(line)
                     if "error" in item:
-                        raise _build_failed(app, step, item.get("errorDetail", {}).get("message") or item["error"])
+                        reason = item.get("errorDetail", {}).get("message") or item["error"]
+                        raise _build_failed(app, step, reason, disk_full)
         except APIError as error:
-            raise _build_failed(app, step, error.explanation or str(error)) from error
+            raise _build_failed(app, step, error.explanation or str(error), disk_full) from error
 
     def push(self, tag: str, app: str, channel: Channel) -> Image:
         """Push `tag`, and say what went. Raises `NapError` when the registry refuses or is away."""
@@ -115,10 +117,10 @@ class Engine:
         return Image(f"{repository}@{digest}", tag, _ports(about["Config"]), bool(about["Config"].get("Healthcheck")))
 
 
-def _build_failed(app: str, step: str, reason: str) -> NapError:
+def _build_failed(app: str, step: str, reason: str, disk_full: bool) -> NapError:
     reason = plain(reason.replace("\n", " "))
     at = f" at {step[0].lower()}{step[1:]}" if step else ""
-    if _DISK_FULL.search(reason):
+    if disk_full or _DISK_FULL.search(reason):
         return NapError(
             f"{app}: the build ran out of disk space{at}: {reason}",
             advice="Ask the operator to free space where the engine keeps images (docker system df); then push again.",

@@ -43,8 +43,9 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
             if current and (serving := all_announced(current, asked.commit, etcd, settings)):
                 show(f"{current.app} {current.name} already runs {asked.commit[:7]}", serving, channel)
                 return
-            image = build_and_push(asked, ledger.next_number(), engine, settings, channel)
-            release = ledger.write(asked.commit, image, {"web": 1}, asked.pusher, f"Deploy {asked.commit[:7]}")
+            number = ledger.next_number(scheduler.running(asked.app))
+            image = build_and_push(asked, number, engine, settings, channel)
+            release = ledger.write(number, asked.commit, image, {"web": 1}, asked.pusher, f"Deploy {asked.commit[:7]}")
             units = [render(instance, settings, scheduler.machine, engine.url) for instance in release.instances]
             channel.step(f"Starting {release.name}: {', '.join(instance.label for instance in release.instances)}")
             with taken_away_on_failure(release, scheduler, ledger):

@@ -8,7 +8,9 @@ Below `<prefix>/apps/<app>/`:
     lock                          who deploys now (leased)
 """
 
+import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -78,17 +80,22 @@ class Ledger:
         self._app = app
         self.root = f"{prefix}/apps/{app}"
 
-    def next_number(self) -> int:
-        """The number that the next release gets while the deploy lock is held."""
-        entries = self._etcd.below(f"{self.root}/releases/").entries
-        return int(entries[-1].key.rpartition("/")[2]) + 1 if entries else 1
+    def next_number(self, units: Iterable[str]) -> int:
+        """The number that the next release gets while the deploy lock is held.
 
-    def write(self, commit: str, image: Image, formation: dict[str, int], by: str, why: str) -> Release:
-        """Write the next release down; two receivers never get the same number."""
+        It is above that of every release in etcd and of every one of the `units`, which are what still runs should
+        etcd ever lose its data: no name is used twice.
+        """
+        written = [entry.key.rpartition("/")[2] for entry in self._etcd.below(f"{self.root}/releases/").entries]
+        running = [match[1] for match in map(re.compile(rf"{self._app}\.v(\d+)\.").match, units) if match]
+        return max(map(int, [*written, *running]), default=0) + 1
+
+    def write(self, number: int, commit: str, image: Image, formation: dict[str, int], by: str, why: str) -> Release:
+        """Write a release down, as `number` or, where that was given out meanwhile, as the next that is free."""
         while True:
             release = Release(
                 app=self._app,
-                number=self.next_number(),
+                number=number,
                 commit=commit,
                 image=image.digest,
                 ports=image.ports,
@@ -98,8 +105,9 @@ class Ledger:
                 at=time.time(),
                 why=why,
             )
-            if self._etcd.create(self._release_key(release.number), release):
+            if self._etcd.create(self._release_key(number), release):
                 return release
+            number += 1
 
     def current(self) -> Release | None:
         """The release that serves, or None before the first."""

@@ -65,9 +65,8 @@ def test_wrong_dockerfile(pusher: Pusher) -> None:
 
 
 def test_exit_at_start_is_told_at_once(nap: Nap, pusher: Pusher) -> None:
-    pusher.commit(
-        Dockerfile=runs("echo starting; sleep 1; echo no database >&2; cut -d ' ' -f 1 /proc/uptime >&2; exit 3")
-    )
+    start = "echo starting; sleep 1; echo no database >&2; cut -d ' ' -f 1 /proc/uptime >&2; exit 3"
+    pusher.commit(Dockerfile=runs(start))
     process = pusher.start_push()
     said, _ = process.communicate(timeout=30)
     told = float(Path("/proc/uptime").read_text().split()[0])

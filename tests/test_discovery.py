@@ -1,0 +1,113 @@
+"""Announcements: there while the instance answers, gone when it does not, written again whatever etcd loses."""
+
+import shutil
+import subprocess
+
+import pytest
+
+from tests.machine import HTTPD, Nap, Pusher, answer, eventually, runs
+
+pytestmark = pytest.mark.machine
+
+
+def container(nap: Nap, pusher: Pusher) -> str:
+    (name,) = nap.containers(pusher.app)
+    return name
+
+
+def url(pusher: Pusher) -> str:
+    (value,) = pusher.announcements().values()
+    assert isinstance(value, dict)
+    return f"http://{value['host']}:{value['port']}"
+
+
+def test_killed_instance_is_withdrawn_and_comes_back(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="back")
+    assert pusher.push().status == 0
+    for _ in range(3):
+        nap.docker("kill", container(nap, pusher))
+        eventually(lambda: not pusher.announcements(), 2, "withdrawn after the container died")
+        eventually(pusher.announcements, 10, "announced again")
+        assert answer(url(pusher)) == "back"
+
+
+def test_crashing_instance_is_not_announced_before_it_answers(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=runs("sleep 2; exec httpd -f -p 8080 -h /etc"))
+    process = pusher.start_push()
+    eventually(lambda: nap.containers(pusher.app), 20, "the instance runs")
+    assert not pusher.announcements(), "it does not listen yet"
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, said
+    assert pusher.announcements()
+
+
+def test_healthcheck_decides_where_the_image_has_one(nap: Nap, pusher: Pusher) -> None:
+    check = "HEALTHCHECK --interval=1s --timeout=1s --retries=1 CMD test -e /healthy\nCMD"
+    start = "(sleep 1; touch /healthy) & exec httpd -f -p 8080 -h /etc"
+    pusher.commit(Dockerfile=runs(start).replace("CMD", check))
+    assert pusher.push().status == 0
+    name = container(nap, pusher)
+    nap.docker("exec", name, "rm", "/healthy")
+    eventually(lambda: not pusher.announcements(), 5, "withdrawn when unhealthy")
+    nap.docker("exec", name, "touch", "/healthy")
+    eventually(pusher.announcements, 5, "announced again when healthy")
+
+
+def test_keys_that_etcd_lost_are_written_again(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD)
+    assert pusher.push().status == 0
+    before = pusher.announcements()
+    etcd = nap.etcd()
+    etcd.delete(next(iter(before)))
+    assert not pusher.announcements()
+    etcd.close()
+    eventually(lambda: pusher.announcements() == before, 10, "announced again")
+
+
+def test_leases_that_etcd_lost_are_granted_again(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD)
+    assert pusher.push().status == 0
+    before = pusher.announcements()
+    etcd = nap.etcd()
+    _, about = etcd._client.get(next(iter(before)))
+    etcd._client.revoke_lease(about.lease_id)
+    etcd.close()
+    eventually(lambda: pusher.announcements() == before, 15, "announced again")
+
+
+def test_etcd_that_lost_all_its_data_has_the_announcements_again(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="still here")
+    assert pusher.push().status == 0
+    before = pusher.announcements()
+    nap.supervisor.call("stopProcess", "etcd")
+    shutil.rmtree(nap.state.root / "etcd" / "data")
+    nap.supervisor.call("startProcess", "etcd")
+    eventually(lambda: nap.answers("etcd"), 20, "etcd is back")
+    eventually(lambda: pusher.announcements() == before, 20, "announced again")
+    assert answer(url(pusher)) == "still here"
+    pusher.commit(index_html="and deploys")
+    pushed = pusher.push()
+    assert pushed.status == 0, pushed.text
+    assert answer(pushed.url) == "and deploys"
+
+
+def test_stopped_discovery_has_withdrawn_when_it_ends(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD)
+    assert pusher.push().status == 0
+    unit = f"{pusher.app}.v1.web.1-discovery"
+    for _ in range(15):
+        eventually(pusher.announcements, 10, "announced")
+        nap.scheduler.call("stopProcess", unit, True)
+        assert not pusher.announcements()
+        nap.scheduler.call("startProcess", unit, False)
+
+
+def test_discovery_leaves_no_process_behind(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD)
+    assert pusher.push().status == 0
+    unit = f"{pusher.app}.v1.web.1-discovery"
+    group = nap.scheduler.call("getProcessInfo", unit)["pid"]
+    nap.scheduler.call("stopProcess", unit, True)
+    listed = subprocess.run(["ps", "-e", "-o", "pgid=,stat=,args="], text=True, capture_output=True, check=True).stdout
+    left = [line for line in listed.splitlines() if line.split()[0] == str(group) and "Z" not in line.split()[1]]
+    assert left == []

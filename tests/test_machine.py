@@ -1,0 +1,207 @@
+"""`nap up`, `nap down` and `nap status`: the single machine, as its operator sees it."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import fresh_nap
+from tests.machine import HTTPD, Nap, Pusher, answer, eventually
+
+pytestmark = pytest.mark.machine
+
+
+@pytest.fixture
+def own(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[Nap]:
+    """A nap of the test's own, that shares no engine; not up yet."""
+    folder = short_folder / request.node.originalname.removeprefix("test_")[:8]
+    nap = fresh_nap(folder, NAP_ENGINE_URL=f"unix://{folder}/run/docker.sock")
+    yield nap
+    nap.run("down", ok=False)
+
+
+def processes_of(nap: Nap) -> list[str]:
+    """Command lines that name this nap's state directory, of processes that are alive."""
+    listed = subprocess.run(["ps", "-e", "-ww", "-o", "stat=,pid=,args="], text=True, capture_output=True, check=True)
+    return [line for line in listed.stdout.splitlines() if str(nap.folder) in line and not line.startswith("Z")]
+
+
+def answered(pusher: Pusher) -> str:
+    """What the app answers where it is announced now; nothing where it is not, or does not."""
+    for value in pusher.announcements().values():
+        assert isinstance(value, dict)
+        try:
+            return answer(f"http://{value['host']}:{value['port']}")
+        except OSError:
+            return ""
+    return ""
+
+
+def test_up_prints_what_to_do_next_and_status_agrees(nap: Nap) -> None:
+    again = nap.run("up")
+    for program in ("etcd", "registry", "gate", "scheduler"):
+        assert nap.answers(program)
+    assert f"{nap.settings.ssh.address.port}/APP" in again.stdout
+    assert "git push nap master" in again.stdout
+    assert nap.run("status").returncode == 0
+
+
+def test_each_program_is_back_within_10_seconds(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="here")
+    assert pusher.push().status == 0
+    programs = [process["name"] for process in nap.supervisor.call("getAllProcessInfo")]
+    assert {"etcd", "registry", "gate", "scheduler"} <= set(programs)
+    for program in programs:
+        before = nap.process(program)
+        os.kill(before, signal.SIGKILL)
+        eventually(lambda p=program, b=before: nap.process(p) not in (0, b), 10, f"{program} runs")  # type: ignore[misc]
+        eventually(lambda p=program: nap.answers(p), 10, f"{program} answers")  # type: ignore[misc]
+
+    eventually(lambda: answered(pusher) == "here", 30, "the app is back and announced")
+    eventually(lambda: len(nap.containers(pusher.app)) == 1, 10, "and runs once")
+    pusher.commit(index_html="deploys")
+    pushed = pusher.push()
+    assert pushed.status == 0, pushed.text
+    assert answer(pushed.url) == "deploys"
+
+
+def test_down_leaves_nothing_running_and_up_brings_the_apps_back(own: Nap, tmp_path: Path) -> None:
+    own.run("up")
+    own.import_busybox()
+    pusher = Pusher(own, "hello", tmp_path)
+    pusher.commit(Dockerfile=HTTPD, index_html="here")
+    assert pusher.push().status == 0
+    assert processes_of(own)
+    own.run("down")
+    assert processes_of(own) == []
+    assert not Path("/sys/class/net", f"nap{own.state.name}").exists()
+    assert own.run("status", ok=False).returncode == 1
+    assert own.run("down").stdout == "nap was not up.\n"
+    own.run("up")
+    eventually(lambda: answered(pusher) == "here", 20, "the app answers where it is announced")
+
+
+def test_apps_come_back_after_the_machine_died(own: Nap, tmp_path: Path) -> None:
+    own.run("up")
+    own.import_busybox()
+    pusher = Pusher(own, "hello", tmp_path)
+    pusher.commit(Dockerfile=HTTPD, index_html="here")
+    assert pusher.push().status == 0
+    os.kill(int(own.supervisor.call("getPID")), signal.SIGKILL)
+    eventually(lambda: not own.supervisor.answers(), 5, "the supervisor is gone")
+    eventually(lambda: not [p for p in processes_of(own) if "containerd" not in p], 60, "and all that it ran")
+    own.run("up")
+    eventually(lambda: answered(pusher) == "here", 30, "the app answers where it is announced")
+
+
+def test_two_naps_side_by_side_do_not_meet(nap: Nap, own: Nap, pusher: Pusher, tmp_path: Path) -> None:
+    other = fresh_nap(own.folder, NAP_ENGINE_URL=nap.engine_url)  # the hard case: they share the engine
+    other.run("up")
+    (tmp_path / "other").mkdir()
+    theirs = Pusher(other, pusher.app, tmp_path / "other")
+    pusher.commit(Dockerfile=HTTPD, index_html="mine")
+    theirs.commit(Dockerfile=HTTPD, index_html="theirs")
+    mine_pushed, theirs_pushed = pusher.push(), theirs.push()
+    assert answer(mine_pushed.url) == "mine"
+    assert answer(theirs_pushed.url) == "theirs"
+    other.run("down")
+    assert other.containers(pusher.app) == []
+    assert answer(mine_pushed.url) == "mine"
+
+
+def test_taken_port_is_named(own: Nap) -> None:
+    host, _, port = own.variables["NAP_REGISTRY_ADDRESS"].partition(":")
+    with socket.create_server((host, int(port))):
+        done = own.run("up", ok=False)
+    assert done.returncode == 1
+    assert f"registry.address: registry cannot listen on {host}:{port}: Address already in use" in done.stderr
+    assert "NAP_REGISTRY_ADDRESS=" in done.stderr
+    assert processes_of(own) == []
+
+
+def test_program_that_does_not_come_up_is_named_with_its_log(own: Nap) -> None:
+    data = own.folder / "etcd" / "data"
+    data.parent.mkdir(parents=True)
+    data.write_text("no directory")
+    done = own.run("up", ok=False)
+    assert done.returncode == 1
+    assert " !     etcd does not stay up" in done.stderr
+    assert "etcd.log" in done.stderr
+    assert any("data" in line for line in done.stderr.splitlines() if line.startswith("       ")), "its own words"
+    assert processes_of(own) == []
+
+
+def test_settings_are_shown_with_their_source(own: Nap) -> None:
+    own.folder.mkdir(exist_ok=True)
+    own.state.settings_file.write_text("[deploy]\nanswer_timeout = 7\n")
+    shown = {line.split()[0]: line for line in own.run("settings").stdout.splitlines()}
+    assert str(own.state.settings_file) in shown["deploy.answer_timeout"]
+    assert shown["deploy.answer_timeout"].split()[1] == "7"
+    assert "environment: NAP_ETCD_ADDRESS" in shown["etcd.address"]
+    assert shown["deploy.build_timeout"].endswith("default")
+    own.state.settings_file.write_text('[deploy]\nanswer_timeout = "two"\n')
+    done = own.run("settings", ok=False)
+    assert done.returncode == 1
+    assert f"{own.state.settings_file}: deploy.answer_timeout: expected a whole number" in done.stderr
+    assert 'got "two"' in done.stderr
+
+
+def test_disk_full_while_building(own: Nap, tmp_path: Path) -> None:
+    small = own.folder / "engine"
+    small.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "nap-test", str(small)], check=True)
+    try:
+        own.run("up")
+        own.import_busybox()
+        pusher = Pusher(own, "hello", tmp_path)
+        pusher.commit(Dockerfile=HTTPD, index_html="one")
+        first = pusher.push()
+        assert first.status == 0, first.text
+        pusher.commit(Dockerfile=HTTPD.replace("EXPOSE", "RUN dd if=/dev/zero of=/filled bs=1M count=100\nEXPOSE"))
+        pushed = pusher.push()
+        assert pushed.status == 1
+        assert "ran out of disk space" in "\n".join(pushed.trouble), pushed.text
+        assert answer(first.url) == "one"
+        assert own.leftovers("hello", 2) == []
+    finally:
+        own.run("down", ok=False)
+        subprocess.run(["umount", "--lazy", str(small)], check=True)
+
+
+def test_keys_let_in_and_out(nap: Nap, pusher: Pusher) -> None:
+    user = pusher.app[-30:].strip("-")
+    assert user in nap.run("keys").stdout
+    nap.run("keys:remove", user)
+    pusher.commit(Dockerfile=HTTPD)
+    pushed = pusher.push()
+    assert pushed.status != 0
+    assert "Permission denied" in pushed.text
+    for bad, reason in {
+        "": "expected one public key",
+        "ssh-ed25519 AAAA": "ssh-keygen cannot read that key",
+        'command="sh" ssh-ed25519 AAAA': "no OpenSSH public key",
+        "-----BEGIN OPENSSH PRIVATE KEY-----\n": "that is a private key",
+    }.items():
+        done = nap.run("keys:add", "mallory", stdin=bad, ok=False)
+        assert done.returncode == 1
+        assert reason in done.stderr
+
+
+def test_gate_has_no_shell(nap: Nap, pusher: Pusher) -> None:
+    address = nap.settings.ssh.address
+    ssh = [*pusher.ssh.split(), "-p", str(address.port), address.host]
+    for command in (
+        "sh",
+        "cat /etc/passwd",
+        "git-receive-pack",
+        "git-receive-pack 'a' 'b'",
+        "git-upload-pack ../../x; id",
+    ):
+        done = subprocess.run([*ssh, command], text=True, capture_output=True, timeout=20)
+        assert done.returncode == 1, command
+        assert done.stderr.startswith(" !     "), done.stderr
+        assert done.stdout == ""
