@@ -8,12 +8,15 @@ commit"). dulwich's own `archive.tar_stream` breaks symlinks, odd names and subm
 import stat
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from docker.utils.build import PatternMatcher
+from dulwich.errors import ChecksumMismatch, FileFormatException
 from dulwich.objects import Blob, Commit, Tag, Tree
 from dulwich.repo import Repo
 
@@ -92,7 +95,7 @@ class Checkout:
 
 def check_out(path: Path, commit: str, app: str) -> Checkout:
     """The commit's tree, ready to be streamed. Raises `NapError` when it is no commit, or has no Dockerfile."""
-    with Repo(str(path)) as repository:
+    with Repo(str(path)) as repository, _readable(path):
         found = _commit(repository, commit)
         tree = repository[found.tree]
         assert isinstance(tree, Tree)
@@ -110,6 +113,22 @@ def check_out(path: Path, commit: str, app: str) -> Checkout:
         leaves = list(_walk(repository, tree, b"", ignored))
         subject = found.message.split(b"\n", 1)[0].decode("utf-8", "replace")
         return Checkout(path, found.id.decode(), subject, found.commit_time, leaves, [])
+
+
+@contextmanager
+def _readable(repository: Path) -> Iterator[None]:
+    """Turn whatever dulwich raises over a missing or damaged object into a sentence."""
+    try:
+        yield
+    except (KeyError, FileFormatException, ChecksumMismatch, zlib.error) as error:
+        raise _unreadable(f"an object ({error})", repository) from error
+
+
+def _unreadable(what: str, repository: Path) -> NapError:
+    return NapError(
+        f"{what} cannot be read from {repository}",
+        advice="Ask the operator to run `git fsck` there; nothing was built.",
+    )
 
 
 def _commit(repository: Repo, name: str) -> Commit:
@@ -214,10 +233,7 @@ class _Blobs:
         """The size in bytes of the object that comes next, which must be the one named."""
         answer = self._answers.readline().split()
         if len(answer) != 3 or answer[0] != object_name.encode() or answer[1] != b"blob":
-            raise NapError(
-                f"object {object_name[:12]} cannot be read from {self._repository}",
-                advice="Ask the operator to run `git fsck` there; nothing was built.",
-            )
+            raise _unreadable(f"object {object_name[:12]}", self._repository)
         return int(answer[2])
 
     def content(self, size: int) -> Iterator[bytes]:

@@ -219,6 +219,19 @@ def test_an_object_that_cannot_be_read_breaks_the_stream_off(repository: Reposit
     assert not received.endswith(bytes(1024))  # the end of an archive
 
 
+@pytest.mark.parametrize("left", [None, 0, 20])
+def test_a_tree_that_cannot_be_read_is_told_before_anything_is_sent(repository: Repository, left: int | None) -> None:
+    commit = repository.commit(DOCKERFILE | {"d/a": "b", "d/c": "e"})
+    tree = repository.object_file(repository.git("rev-parse", f"{commit}:d").decode())
+    content = tree.read_bytes()
+    tree.unlink()
+    if left is not None:
+        tree.write_bytes(content[:left])
+    with pytest.raises(NapError, match="cannot be read from") as error:
+        checked_out(repository, commit)
+    assert error.value.advice
+
+
 def test_a_stream_that_is_given_up_leaves_no_process(repository: Repository) -> None:
     commit = repository.commit(DOCKERFILE | {"a": "x" * 3_000_000})
     stream = checked_out(repository, commit).tar()
@@ -233,7 +246,7 @@ def children() -> set[str]:
 
 
 def test_a_large_file_is_streamed_in_small_memory(repository: Repository, tmp_path: Path) -> None:
-    size = 120_000_000
+    size = 60_000_000
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(size)

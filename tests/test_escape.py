@@ -142,7 +142,7 @@ esac
     assert (same.stdout, same.stderr) == (before.stdout, "")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(many_at_once(many_at_once(supervised, max_size=4), min_size=1, max_size=6))
 def test_supervisord_runs_the_words_that_were_written(commands: list[list[str]]) -> None:
     supervisor_round_trip(commands)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -55,10 +56,12 @@ def local_units(instance: Instance = WEB, settings: Settings = LOCAL, engine: st
     return units.render(instance, settings, SHARED_ENGINE, engine)
 
 
+@cache
 def fleet_app() -> Read:
     return systemd_reads(STUBS | fleet_files(), "team-shop.v3.web.1.service")
 
 
+@cache
 def fleet_discovery() -> Read:
     return systemd_reads(STUBS | fleet_files(), "team-shop.v3.web.1-discovery.service")
 
@@ -260,7 +263,7 @@ hostile = st.lists(
 
 
 # Without shrinking: an example takes four processes.
-@hypothesis_settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@hypothesis_settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(hostile, hostile, hostile, hostile, hostile)
 def test_hostile_values_stay_inside_their_words(
     tmp_path_factory: pytest.TempPathFactory, commit: str, image: str, prefix: str, host: str, engine: str
