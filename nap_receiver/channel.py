@@ -56,26 +56,20 @@ class Channel:
         self._log: TextIO | None = None
         self._log_path: Path | None = None
         self._before_log: list[str] = []
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._held_back = b""
         self._lost_lines = 0
         self._pusher = "here"
         self._last_line = time.monotonic()
-        self._waiting_for = "working"
-        self._closed = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> "Channel":
         self._was_blocking = os.get_blocking(self._descriptor)
         os.set_blocking(self._descriptor, False)
-        self._heart.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._closed.set()
-        self._heart.join()
         with self._lock:
             if self._pusher == "stalled":
                 self._pusher = "here"  # one last wait: the end matters most
@@ -132,16 +126,20 @@ class Channel:
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
         """Say `what` is still going on whenever nothing else is said for `SILENCE` seconds."""
-        before, self._waiting_for = self._waiting_for, what
+        over = threading.Event()
+        heart = threading.Thread(target=self._beat, args=(what, over), daemon=True)
+        heart.start()
         try:
             yield
         finally:
-            self._waiting_for = before
+            over.set()
+            heart.join()
 
-    def _beat(self) -> None:
-        while not self._closed.wait(max(0.0, self._last_line + SILENCE - time.monotonic())):
-            if time.monotonic() - self._last_line >= SILENCE:
-                self.detail(f"still {self._waiting_for}")
+    def _beat(self, what: str, over: threading.Event) -> None:
+        while not over.wait(max(0.0, self._last_line + SILENCE - time.monotonic())):
+            with self._lock:
+                if time.monotonic() - self._last_line >= SILENCE:
+                    self.detail(f"still {what}")
 
     def _line(self, text: str) -> None:
         line = plain(text.replace("\n", " "))

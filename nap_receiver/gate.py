@@ -48,8 +48,9 @@ def _let_through(asked: str, state: State, user: str, channel: Channel) -> int:
         if not repository.is_dir():
             raise NapError(f"there is no app {path} here", advice="A first `git push` creates it.")
         return subprocess.run([program, str(repository)], check=False).returncode
-    app_name(repository, state, {})
+    app = app_name(repository, state, {})
     if not repository.is_dir():
+        _refuse_second_repository(app, repository, state)
         _create(repository)
     return _receive_pack(repository, state, user, channel)
 
@@ -76,6 +77,14 @@ def _repository(path: str, state: State) -> Path:
     if relative.is_absolute() or any(not p or p.startswith((".", "-")) or not p.isprintable() for p in parts):
         raise NapError(f"{path[:80]!a} is no name of an app", advice="Push to ssh://…/APP or ssh://…/TEAM/APP.")
     return state.repositories.joinpath(*parts[:-1], f"{parts[-1]}.git")
+
+
+def _refuse_second_repository(app: str, repository: Path, state: State) -> None:
+    """`team/shop` and `team-shop` would be one app; the second is refused."""
+    for other in state.repositories.rglob("*.git"):
+        if app_name(other, state, {}) == app:
+            shown = other.relative_to(state.repositories).with_suffix("")
+            raise NapError(f"the app {app} is that of {shown} already", advice="Push there, or choose another name.")
 
 
 def _create(repository: Path) -> None:

@@ -104,9 +104,10 @@ def retire_all_but(release: Release, scheduler: Scheduler, channel: Channel) -> 
     """Withdraw and stop every other instance of the app. A failure here is told, but the new release is live."""
     new = {instance.unit for instance in release.instances}
     try:
-        old = [unit for unit in scheduler.running(release.app) if unit not in new]
-        scheduler.withdraw(old)
-        scheduler.stop(old)
+        with channel.waiting("retiring the release before"):
+            old = [unit for unit in scheduler.running(release.app) if unit not in new]
+            scheduler.withdraw(old)
+            scheduler.stop(old)
     except NapError as error:
         channel.trouble(f"{release.app}: the release before could not be retired: {error}; the next deploy tries again")
 

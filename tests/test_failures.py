@@ -187,10 +187,11 @@ def push_to_hook(nap: Nap, pusher: Pusher, bare: Path, variables: dict[str, str]
     [
         ({"NAP_ENGINE_URL": "unix:///no/such/engine.sock"}, "the Docker Engine at unix:///no/such/engine.sock"),
         ({"NAP_REGISTRY_ADDRESS": "127.0.0.1:1"}, "the registry at 127.0.0.1:1 did not take it"),
-        ({"NAP_LOCAL_HOST": "192.0.2.1"}, "could not start"),
+        ({"NAP_LOCAL_HOST": "192.0.2.1"}, "cannot assign requested address"),
+        ({"NAP_LOCAL_HOST": "256.0.0.1"}, "invalid IP address: 256.0.0.1"),
         ({"NAP_DEPLOY_DRAIN": "soon"}, "environment: NAP_DEPLOY_DRAIN: expected a whole number of seconds"),
     ],
-    ids=["engine away", "registry away", "address taken or not there", "setting wrong"],
+    ids=["engine away", "registry away", "address not there", "no address", "setting wrong"],
 )
 def test_under_settings(nap: Nap, pusher: Pusher, variables: dict[str, str], what: str) -> None:
     pusher.commit(index_html="two")
@@ -206,6 +207,14 @@ def test_a_name_that_cannot_be_an_apps(nap: Nap, pusher: Pusher) -> None:
     assert pushed.status != 0
     assert "cannot be an app's name: only a to z, 0 to 9 and single dashes" in pushed.text
     assert not (nap.state.repositories / "Not_An_App.git").exists()
+
+
+def test_a_second_repository_of_the_same_app(nap: Nap, pusher: Pusher) -> None:
+    team, _, name = pusher.app.partition("-")
+    pushed = pusher.push(f"ssh://{nap.settings.ssh.address}/{team}/{name}", "HEAD:refs/heads/master")
+    assert pushed.status != 0
+    assert f"the app {pusher.app} is that of {pusher.app} already" in pushed.text
+    assert not (nap.state.repositories / team).exists()
 
 
 def test_killed_deploy_leaves_the_next_push_nothing_to_mend(nap: Nap, pusher: Pusher) -> None:

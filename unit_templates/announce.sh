@@ -20,20 +20,18 @@ host() {
     curl --silent --max-time 3 --output /dev/null --write-out '%{local_ip}' "${ETCDCTL_ENDPOINTS%%,*}/health"
 }
 
-# The container's ports as members of a JSON object: "8080/tcp": 32768, "9090/tcp": 32769
-ports() {
-    all=$(docker inspect --format '{{range $port, $at := .NetworkSettings.Ports}}{{range $i, $a := $at}}{{if not $i}}"{{$port}}": {{$a.HostPort}}, {{end}}{{end}}{{end}}' "$1") || return
-    echo "${all%, }"
-}
-
-port() {
-    docker inspect --format "{{(index (index .NetworkSettings.Ports \"$NAP_PORT\") 0).HostPort}}" "$1"
+# What the engine says of the container: the port to announce, all its ports as members of a JSON object
+# ("8080/tcp":32768,"9090/tcp":32769,) and its address.
+about() {
+    port="{{(index (index .NetworkSettings.Ports \"$NAP_PORT\") 0).HostPort}}"
+    ports='{{range $port, $at := .NetworkSettings.Ports}}{{range $i, $a := $at}}{{if not $i}}"{{$port}}":{{$a.HostPort}},{{end}}{{end}}{{end}}'
+    docker inspect --format "$port $ports {{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}" "$1"
 }
 
 # Asked at the container's own address, because the engine's proxy accepts on a published port before the app listens.
+# curl stays connected until its time is up, and then says whether it was.
 listening() {
-    address=$(docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}' "$1") || return
-    connects=$(curl --silent --max-time 0.1 --write-out '%{num_connects}' "telnet://${address%% *}:${NAP_PORT%/*}" </dev/null)
+    connects=$(curl --silent --max-time 0.05 --write-out '%{num_connects}' "telnet://$1:${NAP_PORT%/*}" </dev/null)
     [ "${connects:-0}" -gt 0 ]
 }
 
@@ -56,12 +54,16 @@ announce() {
     lease= keeper=
     trap "trap '' TERM; exit" TERM
     trap withdraw EXIT
-    if [ "$2" != healthy ]; then
-        until listening "$1"; do
+    health=$2
+    # shellcheck disable=SC2046 # three words
+    set -- $(about "$1")
+    [ $# -ge 3 ] || exit
+    if [ "$health" != healthy ]; then
+        until listening "$3"; do
             sleep 0.1 & wait $!
         done
     fi
-    value="{\"host\": \"$(host)\", \"port\": $(port "$1"), \"ports\": {$(ports "$1")}, $NAP_FACTS}"
+    value="{\"host\": \"$(host)\", \"port\": $1, \"ports\": {${2%,}}, $NAP_FACTS}"
     while :; do
         if granted=$(etcd lease grant "$NAP_LEASE"); then
             granted=${granted#lease }
@@ -118,6 +120,10 @@ follow() {
 
 # One SIGTERM, to this shell alone, is passed on to the whole process group, once: a second one would end the etcdctl
 # that revokes the lease, because a Go program does not inherit that SIGTERM is ignored.
-trap "trap '' TERM; kill 0" TERM
-events | follow &
-ended $!
+main() {
+    trap "trap '' TERM; kill 0" TERM
+    events | follow &
+    ended $!
+}
+
+main; exit # on one line: a shell reads on in its script while it runs, and this file may be replaced meanwhile

@@ -4,8 +4,8 @@
 #
 # usage: instance.sh <arguments of docker create, without --name>
 # On SIGTERM it lets NAP_DRAIN seconds pass, in which requests already on their way arrive, and then gives the
-# container NAP_GRACE seconds to end; on SIGUSR1 before that, no time at all. Everything after its creation goes by the container's id, never by its name: a
-# successor of this program may already own the name.
+# container NAP_GRACE seconds to end; after SIGUSR1, no time at all. Once created, the container goes by its id, never by
+# its name: a successor of this program may already own the name.
 set -u
 programs=$(dirname "$0")/..
 stopping= id=
@@ -20,18 +20,25 @@ stop() {
 trap stop TERM
 trap 'NAP_DRAIN=0 NAP_GRACE=0' USR1
 
-docker rm --force "$NAP_CONTAINER" >/dev/null 2>&1
-if id=$(docker create --name "$NAP_CONTAINER" "$@") && [ -z "$stopping" ]; then
-    docker start --attach "$id" &
-    run=$!
-    while kill -0 "$run" 2>/dev/null; do # a signal ends wait, but not what it waits for
-        wait "$run"
+main() {
+    docker rm --force "$NAP_CONTAINER" >/dev/null 2>&1
+    if said=$(docker create --name "$NAP_CONTAINER" "$@" 2>&1) && [ -z "$stopping" ]; then
+        id=$(echo "$said" | tail -n 1)
+        docker start --attach "$id" &
+        run=$!
+        while kill -0 "$run" 2>/dev/null; do # a signal ends wait, but not what it waits for
+            wait "$run"
+            status=$?
+        done
+    else
         status=$?
-    done
-else
-    status=$?
-fi
-id=${id:-$NAP_CONTAINER}
-[ "$stopping" ] || NAP_CONTAINER=$id NAP_STATUS=$status /bin/sh "$programs/report_exit.sh"
-docker rm --force "$id" >/dev/null 2>&1
-exit "$status"
+        id=$NAP_CONTAINER
+        echo "$said"
+        export NAP_ERROR="$said"
+    fi
+    [ "$stopping" ] || NAP_CONTAINER=$id NAP_STATUS=$status /bin/sh "$programs/report_exit.sh"
+    docker rm --force "$id" >/dev/null 2>&1
+    exit "$status"
+}
+
+main "$@"; exit # on one line: a shell reads on in its script while it runs, and this file may be replaced meanwhile
