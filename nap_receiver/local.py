@@ -84,7 +84,9 @@ class Local:
         """Have supervisord start what is new in the units' folder, and forget what is gone and stopped."""
         [[added, _changed, removed]] = self._supervisor.call("reloadConfig")
         for group in removed:
-            self._supervisor.unless((_NO_SUCH_GROUP, _STILL_RUNNING), "removeProcessGroup", group)
+            if self._supervisor.unless((_NO_SUCH_GROUP, _STILL_RUNNING), "removeProcessGroup", group):
+                for log in (self._state.program_logs / "apps").glob(f"{group}.log*"):
+                    log.unlink(missing_ok=True)
         for group in added:
             self._supervisor.call("addProcessGroup", group)
 
@@ -103,13 +105,15 @@ class Supervisor:
             with proxy:
                 return getattr(proxy.supervisor, method)(*arguments)
 
-    def unless(self, faults: Sequence[int], method: str, *arguments: object) -> None:
-        """`call`, where these faults mean that there is nothing to do."""
+    def unless(self, faults: Sequence[int], method: str, *arguments: object) -> bool:
+        """`call`, where these faults mean that there is nothing to do; whether something was done."""
         try:
             self.call(method, *arguments)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode not in faults:
                 raise
+            return False
+        return True
 
     def answers(self) -> bool:
         try:

@@ -6,13 +6,10 @@ etcd, a registry, the ssh gate, the local scheduler and, where none answers, a D
 import getpass
 import os
 import select
-import shutil
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,40 +18,15 @@ import sh
 from nap_receiver import engine
 from nap_receiver.errors import NapError
 from nap_receiver.local import Supervisor
+from nap_receiver.programs import Program, programs_of, require_installed, write_configuration
 from nap_receiver.settings import Settings, load, read_environment, settings_variables, write_environment
 from nap_receiver.state import State
-from nap_receiver.units import TEMPLATES, environment
 
 UP_SECONDS = 60
 """How long all programs together may take to answer."""
 
 _LOOK_AGAIN_SECONDS = 0.05
 _LAST_WORDS = 15
-_PACKAGES = {
-    "etcd": "etcd-server",
-    "etcdctl": "etcd-client",
-    "docker-registry": "docker-registry",
-    "sshd": "openssh-server",
-    "ssh-keygen": "openssh-client",
-    "docker": "docker.io",
-    "git": "git",
-    "curl": "curl",
-    "ip": "iproute2",
-    "setpriv": "util-linux",
-}
-
-
-@dataclass(frozen=True)
-class Program:
-    """One of nap's own programs: how it is run, where it answers, and how to tell that it does."""
-
-    name: str
-    command: list[str]
-    address: str
-    setting: str
-    answers: Callable[[], bool]
-    order: int
-    stop_seconds: int = 20
 
 
 @dataclass(frozen=True)
@@ -71,7 +43,7 @@ class Standing:
 def up(state: State) -> Settings:
     """Start what does not run and return when everything answers. Raises `NapError` with the log of what does not."""
     state.require_room_for_sockets()
-    _require_programs()
+    require_installed()
     supervisor = _supervisor(state)
     was_up = supervisor.answers()
     variables = (read_environment(state) if was_up else {}) | settings_variables()
@@ -81,10 +53,10 @@ def up(state: State) -> Settings:
         if found != engine.USUAL:
             variables["NAP_ENGINE_URL"] = found or engine.own_url(state)
         settings = load(state, variables, started={}).settings
-    programs = _programs(state, settings)
+    programs = programs_of(state, settings)
     _require_free_ports(programs, _running(supervisor) if was_up else set())
     write_environment(state, variables)
-    rewritten = _write_configuration(state, settings, programs)
+    rewritten = write_configuration(state, settings, programs)
     if settings.engine.url == engine.own_url(state):
         engine.make_bridge(state)
     if was_up:
@@ -132,7 +104,7 @@ def status(state: State) -> list[Standing]:
     if not supervisor.answers():
         return []
     known = {process["name"]: process for process in supervisor.call("getAllProcessInfo")}
-    programs = _programs(state, load(state).settings)
+    programs = programs_of(state, load(state).settings)
     return [
         Standing(p.name, known[p.name]["statename"].lower(), known[p.name]["pid"], p.address, p.answers())
         for p in programs
@@ -145,112 +117,6 @@ def remote_url(settings: Settings, app: str) -> str:
     host = settings.ssh.address.host
     shown = socket.getfqdn() if host in {"0.0.0.0", "[::]"} else host
     return f"ssh://{getpass.getuser()}@{shown}:{settings.ssh.address.port}/{app}"
-
-
-def _programs(state: State, settings: Settings) -> list[Program]:
-    etcd, registry, ssh = settings.etcd.address, settings.registry.address, settings.ssh.address
-    scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
-    drained = settings.deploy.drain + settings.deploy.grace + 30
-    programs = [
-        Program("etcd", _etcd_command(state, etcd), etcd, "etcd.address", lambda: _serves(f"http://{etcd}/health"), 20),
-        Program(
-            "registry",
-            [_path_of("docker-registry"), "serve", str(state.run / "registry.yml")],
-            registry,
-            "registry.address",
-            lambda: _serves(f"http://{registry}/v2/"),
-            30,
-        ),
-        Program(
-            "gate",
-            [_path_of("sshd"), "-D", "-e", "-f", str(state.run / "sshd_config")],
-            ssh,
-            "ssh.address",
-            lambda: _greets(ssh.host, ssh.port, b"SSH-"),
-            40,
-        ),
-        Program(
-            "scheduler",
-            [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(state.run / "scheduler.conf")],
-            str(state.run / "scheduler.sock"),
-            "",
-            scheduler.answers,
-            50,
-            drained,
-        ),
-    ]
-    own = engine.own_url(state)
-    if settings.engine.url == own:
-        programs.insert(0, Program("engine", engine.own_command(state), own, "", lambda: engine.answers(own), 10))
-    return programs
-
-
-def _etcd_command(state: State, address: str) -> list[str]:
-    # The one member talks to no other, and needs no port for it: its peer address is a socket below its directory.
-    peer = "unix://etcd-peer:0"
-    return [
-        "/usr/bin/env",
-        f"--chdir={state.root / 'etcd'}",
-        _path_of("etcd"),
-        "--data-dir=data",
-        f"--listen-client-urls=http://{address}",
-        f"--advertise-client-urls=http://{address}",
-        f"--listen-peer-urls={peer}",
-        f"--initial-advertise-peer-urls={peer}",
-        f"--initial-cluster=default={peer}",
-        "--auto-compaction-retention=1h",
-        "--logger=zap",
-        "--log-level=warn",
-    ]
-
-
-def _write_configuration(state: State, settings: Settings, programs: Sequence[Program]) -> set[str]:
-    """Write every program's files; the names of those whose files changed."""
-    for folder in (
-        state.run,
-        state.units,
-        state.repositories,
-        state.program_logs / "apps",
-        state.ssh,
-        state.root / "etcd",
-    ):
-        folder.mkdir(parents=True, exist_ok=True)
-    for private in (state.ssh, state.run, state.root / "etcd"):
-        private.chmod(0o700)
-    host_key = state.ssh / "host_key"
-    if not host_key.exists():
-        sh.Command("ssh-keygen")("-q", "-t", "ed25519", "-N", "", "-C", "nap", "-f", str(host_key))
-    (state.ssh / "authorized_keys").touch(mode=0o600)
-    values = {
-        "root": str(state.root),
-        "run": str(state.run),
-        "logs": str(state.program_logs),
-        "units": str(state.units),
-        "settings": settings,
-        "programs": programs,
-        "account": getpass.getuser(),
-        "account_is_locked": _account_is_locked(),
-    }
-    templates = environment(TEMPLATES / "machine")
-    changed = set()
-    owners = {"supervisord.conf": "", "scheduler.conf": "scheduler", "registry.yml": "registry", "sshd_config": "gate"}
-    for name, owner in owners.items():
-        path, text = state.run / name, templates.get_template(f"{name}.j2").render(values)
-        if not path.exists() or path.read_text() != text:
-            path.write_text(text)
-            changed.add(owner)
-    return changed - {""}
-
-
-def _account_is_locked() -> bool:
-    """Whether sshd without PAM would refuse this account: its password field starts with `!` (sshd(8), shadow(5))."""
-    if os.geteuid() != 0:
-        return False
-    for line in Path("/etc/shadow").read_text().splitlines():
-        name, password = line.split(":")[:2]
-        if name == getpass.getuser():
-            return password.startswith("!")
-    return False
 
 
 def _start_supervisor(state: State) -> None:
@@ -305,15 +171,6 @@ def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Prog
         raise NapError(f"the Docker Engine at {url} does not answer", advice="Start it, or set engine.url.")
 
 
-def _require_programs() -> None:
-    missing = sorted({package for program, package in _PACKAGES.items() if not _found(program)})
-    if missing:
-        raise NapError(
-            "some of the programs that nap runs are not installed",
-            advice=f"Install them: {'' if os.geteuid() == 0 else 'sudo '}apt-get install {' '.join(missing)}",
-        )
-
-
 def _require_free_ports(programs: Sequence[Program], running: set[str]) -> None:
     for program in programs:
         if not program.setting or program.name in running:
@@ -342,32 +199,8 @@ def _supervisor(state: State) -> Supervisor:
     return Supervisor(state.run / "supervisor.sock", "nap's supervisor")
 
 
-def _serves(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError, ValueError):
-        return False
-
-
-def _greets(host: str, port: int, greeting: bytes) -> bool:
-    try:
-        with socket.create_connection((host.strip("[]"), port), timeout=2) as connection:
-            return connection.recv(len(greeting)) == greeting
-    except OSError:
-        return False
-
-
 def _last_lines(path: Path) -> list[str]:
     try:
         return path.read_text("utf-8", "replace").splitlines()[-_LAST_WORDS:]
     except FileNotFoundError:
         return []
-
-
-def _found(program: str) -> str | None:
-    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-
-
-def _path_of(program: str) -> str:
-    return _found(program) or program

@@ -52,7 +52,7 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
                 before = etcd.revision()
                 scheduler.start(units)
                 addresses = await_announcements(etcd, settings.etcd, release, before, timeout, channel)
-            ledger.make_current(release)
+                ledger.make_current(release)
             retire_all_but(release, scheduler, channel)
     show(f"{release.app} {release.name} is live ({time.monotonic() - started:.1f} s)", addresses, channel)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nap_receiver.machine import _account_is_locked, _path_of
+from nap_receiver.programs import account_is_locked, path_of
 from tests.conftest import free_address, fresh_nap
 from tests.machine import HTTPD, Nap, Pusher, answer
 
@@ -114,11 +114,11 @@ def plain_ssh(pusher: Pusher, folder: Path) -> Iterator[str]:
         "PidFile": "none",
         "StrictModes": "no",
         "UseDNS": "no",
-        "UsePAM": "yes" if _account_is_locked() else "no",
+        "UsePAM": "yes" if account_is_locked() else "no",
     }
     words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
     server = subprocess.Popen(
-        [_path_of("sshd"), "-D", "-f", "/dev/null", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [path_of("sshd"), "-D", "-f", "/dev/null", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         yield f"ssh://{getpass.getuser()}@{address}{bare}"

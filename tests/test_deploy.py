@@ -100,6 +100,8 @@ def test_redeploys_leave_no_moment_without_an_answer(nap: Nap, pusher: Pusher) -
     eventually(lambda: len(nap.containers(pusher.app)) == 1, 10, "only the new instance is left")
     for old in range(1, 5):
         eventually(lambda old=old: nap.leftovers(pusher.app, old) == [], 10, f"v{old} is gone")  # type: ignore[misc]
+    logs = {path.name for path in (nap.state.program_logs / "apps").glob(f"{pusher.app}.*.log")}
+    assert not {name for name in logs if f"{pusher.app}.v1." in name or f"{pusher.app}.v2." in name}
 
 
 def test_pushing_what_runs_prints_its_address(pusher: Pusher) -> None:

@@ -1,0 +1,189 @@
+"""The programs of a single-machine nap: how each is run and configured, and how to tell that it answers."""
+
+import getpass
+import os
+import shutil
+import socket
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sh
+
+from nap_receiver import engine
+from nap_receiver.errors import NapError
+from nap_receiver.local import Supervisor
+from nap_receiver.settings import Settings
+from nap_receiver.state import State
+from nap_receiver.units import TEMPLATES, environment
+
+_PACKAGES = {
+    "etcd": "etcd-server",
+    "etcdctl": "etcd-client",
+    "docker-registry": "docker-registry",
+    "sshd": "openssh-server",
+    "ssh-keygen": "openssh-client",
+    "docker": "docker.io",
+    "git": "git",
+    "curl": "curl",
+    "ip": "iproute2",
+    "setpriv": "util-linux",
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """One of nap's own programs: how it is run, where it answers, and how to tell that it does."""
+
+    name: str
+    command: list[str]
+    address: str
+    setting: str
+    answers: Callable[[], bool]
+    order: int
+    stop_seconds: int = 20
+
+
+def require_installed() -> None:
+    """Raise `NapError` with the Debian packages to install where a program is missing."""
+    missing = sorted({package for program, package in _PACKAGES.items() if not _found(program)})
+    if missing:
+        raise NapError(
+            "some of the programs that nap runs are not installed",
+            advice=f"Install them: {'' if os.geteuid() == 0 else 'sudo '}apt-get install {' '.join(missing)}",
+        )
+
+
+def programs_of(state: State, settings: Settings) -> list[Program]:
+    """All of them, the ones that others need first."""
+    etcd, registry, ssh = settings.etcd.address, settings.registry.address, settings.ssh.address
+    scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
+    drained = settings.deploy.drain + settings.deploy.grace + 30
+    programs = [
+        Program("etcd", _etcd_command(state, etcd), etcd, "etcd.address", lambda: _serves(f"http://{etcd}/health"), 20),
+        Program(
+            "registry",
+            [path_of("docker-registry"), "serve", str(state.run / "registry.yml")],
+            registry,
+            "registry.address",
+            lambda: _serves(f"http://{registry}/v2/"),
+            30,
+        ),
+        Program(
+            "gate",
+            [path_of("sshd"), "-D", "-e", "-f", str(state.run / "sshd_config")],
+            ssh,
+            "ssh.address",
+            lambda: _greets(ssh.host, ssh.port, b"SSH-"),
+            40,
+        ),
+        Program(
+            "scheduler",
+            [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(state.run / "scheduler.conf")],
+            str(state.run / "scheduler.sock"),
+            "",
+            scheduler.answers,
+            50,
+            drained,
+        ),
+    ]
+    own = engine.own_url(state)
+    if settings.engine.url == own:
+        programs.insert(0, Program("engine", engine.own_command(state), own, "", lambda: engine.answers(own), 10))
+    return programs
+
+
+def _etcd_command(state: State, address: str) -> list[str]:
+    # The one member talks to no other, and needs no port for it: its peer address is a socket below its directory.
+    peer = "unix://etcd-peer:0"
+    return [
+        "/usr/bin/env",
+        f"--chdir={state.root / 'etcd'}",
+        path_of("etcd"),
+        "--data-dir=data",
+        f"--listen-client-urls=http://{address}",
+        f"--advertise-client-urls=http://{address}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=default={peer}",
+        "--auto-compaction-retention=1h",
+        "--logger=zap",
+        "--log-level=warn",
+    ]
+
+
+def write_configuration(state: State, settings: Settings, programs: Sequence[Program]) -> set[str]:
+    """Write every program's files; the names of those whose files changed."""
+    for folder in (
+        state.run,
+        state.units,
+        state.repositories,
+        state.program_logs / "apps",
+        state.ssh,
+        state.root / "etcd",
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+    for private in (state.ssh, state.run, state.root / "etcd"):
+        private.chmod(0o700)
+    host_key = state.ssh / "host_key"
+    if not host_key.exists():
+        sh.Command("ssh-keygen")("-q", "-t", "ed25519", "-N", "", "-C", "nap", "-f", str(host_key))
+    (state.ssh / "authorized_keys").touch(mode=0o600)
+    values = {
+        "root": str(state.root),
+        "run": str(state.run),
+        "logs": str(state.program_logs),
+        "units": str(state.units),
+        "settings": settings,
+        "programs": programs,
+        "account": getpass.getuser(),
+        "account_is_locked": account_is_locked(),
+    }
+    templates = environment(TEMPLATES / "machine")
+    changed = set()
+    owners = {"supervisord.conf": "", "scheduler.conf": "scheduler", "registry.yml": "registry", "sshd_config": "gate"}
+    for name, owner in owners.items():
+        path, text = state.run / name, templates.get_template(f"{name}.j2").render(values)
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            changed.add(owner)
+    return changed - {""}
+
+
+def account_is_locked() -> bool:
+    """Whether sshd without PAM would refuse this account: its password field starts with `!` (sshd(8), shadow(5))."""
+    if os.geteuid() != 0:
+        return False
+    for line in Path("/etc/shadow").read_text().splitlines():
+        name, password = line.split(":")[:2]
+        if name == getpass.getuser():
+            return password.startswith("!")
+    return False
+
+
+def _serves(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+def _greets(host: str, port: int, greeting: bytes) -> bool:
+    try:
+        with socket.create_connection((host.strip("[]"), port), timeout=2) as connection:
+            return connection.recv(len(greeting)) == greeting
+    except OSError:
+        return False
+
+
+def _found(program: str) -> str | None:
+    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+
+
+def path_of(program: str) -> str:
+    """The path of an installed program."""
+    return _found(program) or program
