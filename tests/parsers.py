@@ -101,6 +101,7 @@ def supervisor_reads(units: Mapping[str, str], folder: Path) -> dict[str, Subpro
     """The programs that a supervisord knows which includes these files."""
     for file, text in units.items():
         (folder / file).write_bytes(text.encode("utf-8", "surrogateescape"))
+    (folder.parent / "programs" / "apps").mkdir(parents=True, exist_ok=True)  # where units keep their logs
     configuration = folder / "supervisord.conf"
     configuration.write_text(f"[supervisord]\n[include]\nfiles = {' '.join(units)}\n")
     options = ServerOptions()
