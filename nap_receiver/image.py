@@ -23,7 +23,9 @@ _LONGEST_LINE = 65536  # characters that a build may print without a line's end
 _ENGINE_IDLE_SECONDS = 600  # between two bytes; a RUN step may be silent for long
 
 # What the classic builder says about itself.
-_HOUSEKEEPING = re.compile(r" ---> |Removing intermediate container |Successfully (built|tagged) ")
+_HOUSEKEEPING = re.compile(
+    r" ---> |Removing intermediate container |Successfully (built|tagged) |Step \d+/\d+ : LABEL nap\."
+)
 _EXITED = re.compile(r"returned a non-zero code: (\d+)$")
 _DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
 

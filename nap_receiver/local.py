@@ -15,7 +15,7 @@ from typing import Any
 
 from nap_receiver.errors import NapError
 from nap_receiver.state import State
-from nap_receiver.units import InstanceUnits
+from nap_receiver.units import InstanceUnits, Unit
 
 CALL_SECONDS = 15
 """How long one call may take; a discovery unit is given 10 s to withdraw."""
@@ -36,10 +36,7 @@ class Local:
 
     def start(self, units: Sequence[InstanceUnits]) -> None:
         for unit in (unit for pair in units for unit in (pair.app, pair.discovery)):
-            path = self._file(unit.name)
-            draft = path.with_suffix(".draft")
-            draft.write_text(unit.text, encoding="utf-8", errors="surrogateescape")
-            draft.rename(path)
+            self._write(unit)
         self._reread()
 
     def withdraw(self, instances: Sequence[str]) -> None:
@@ -66,6 +63,29 @@ class Local:
         known |= {path.stem for path in self._state.units.glob("*.conf")}
         return sorted(name for name in known if name.startswith(f"{app}.") and not name.endswith("-discovery"))
 
+    def apps(self) -> list[str]:
+        """The apps that this scheduler was given units of."""
+        return sorted({path.name.partition(".")[0] for path in self._state.units.glob("*.conf")})
+
+    def renew(self, units: Sequence[InstanceUnits], seconds: float) -> None:
+        """Put these units in the place of their namesakes, and restart those whose text is another one now.
+
+        An instance may take `seconds` to stop.
+        """
+        known = [unit for pair in units for unit in (pair.discovery, pair.app) if self._file(unit.name).exists()]
+        changed = [unit for unit in known if self._text(unit.name) != unit.text]
+        for unit in changed:
+            self._write(unit)
+        if not changed:
+            return
+        self._supervisor.call("reloadConfig")
+        patient = Supervisor(self._supervisor.path, "the local scheduler", seconds)
+        for unit in changed:
+            patient.unless((_NO_SUCH_GROUP,), "stopProcessGroup", unit.name)
+            patient.unless((_NO_SUCH_GROUP,), "removeProcessGroup", unit.name)
+        for unit in changed:
+            patient.call("addProcessGroup", unit.name)
+
     def last_words(self, instance: str) -> list[str]:
         try:
             said = self._supervisor.call("readProcessStdoutLog", instance, -_LAST_WORDS_BYTES, 0)
@@ -75,6 +95,15 @@ class Local:
 
     def _file(self, unit: str) -> Path:
         return self._state.units / f"{unit}.conf"
+
+    def _text(self, unit: str) -> str:
+        return self._file(unit).read_text(encoding="utf-8", errors="surrogateescape")
+
+    def _write(self, unit: Unit) -> None:
+        path = self._file(unit.name)
+        draft = path.with_suffix(".draft")
+        draft.write_text(unit.text, encoding="utf-8", errors="surrogateescape")
+        draft.rename(path)
 
     def _remove_files(self, units: Iterable[str]) -> None:
         for unit in units:
@@ -94,14 +123,15 @@ class Local:
 class Supervisor:
     """A supervisord behind its unix socket."""
 
-    def __init__(self, path: Path, what: str) -> None:
-        self._path = path
+    def __init__(self, path: Path, what: str, seconds: float = CALL_SECONDS) -> None:
+        self.path = path
         self._what = what
+        self._seconds = seconds
 
     def call(self, method: str, *arguments: object) -> Any:
         """What `supervisor.<method>` returns. Raises `NapError` when supervisord does not answer, else its `Fault`."""
         with self._answering():
-            proxy = xmlrpc.client.ServerProxy("http://supervisor", transport=_UnixTransport(self._path))
+            proxy = xmlrpc.client.ServerProxy("http://supervisor", transport=_UnixTransport(self.path, self._seconds))
             with proxy:
                 return getattr(proxy.supervisor, method)(*arguments)
 
@@ -135,13 +165,14 @@ class Supervisor:
 class _UnixTransport(xmlrpc.client.Transport):
     """XML-RPC over a unix socket; supervisor's own transport costs a tenth of a second to import."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, seconds: float) -> None:
         super().__init__()
         self._path = path
+        self._seconds = seconds
 
     def make_connection(self, host: object) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("localhost", timeout=CALL_SECONDS)
+        connection = http.client.HTTPConnection("localhost", timeout=self._seconds)
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(CALL_SECONDS)
+        connection.sock.settimeout(self._seconds)
         connection.sock.connect(str(self._path))
         return connection

@@ -17,10 +17,11 @@ import sh
 
 from nap_receiver import engine
 from nap_receiver.errors import NapError
-from nap_receiver.local import Supervisor
+from nap_receiver.local import Local, Supervisor
 from nap_receiver.programs import Program, programs_of, require_installed, write_configuration
 from nap_receiver.settings import Settings, load, read_environment, settings_variables, write_environment
 from nap_receiver.state import State
+from nap_receiver.units import render
 
 UP_SECONDS = 60
 """How long all programs together may take to answer."""
@@ -46,6 +47,7 @@ def up(state: State) -> Settings:
     require_installed()
     supervisor = _supervisor(state)
     was_up = supervisor.answers()
+    before = programs_of(state, load(state).settings) if was_up else []
     variables = (read_environment(state) if was_up else {}) | settings_variables()
     settings = load(state, {**os.environ, **variables}, started={}).settings
     if not settings.engine.url:
@@ -54,7 +56,7 @@ def up(state: State) -> Settings:
             variables["NAP_ENGINE_URL"] = found or engine.own_url(state)
         settings = load(state, variables, started={}).settings
     programs = programs_of(state, settings)
-    _require_free_ports(programs, _running(supervisor) if was_up else set())
+    _require_free_ports(programs, {program.address for program in before})
     write_environment(state, variables)
     rewritten = write_configuration(state, settings, programs)
     if settings.engine.url == engine.own_url(state):
@@ -69,6 +71,7 @@ def up(state: State) -> Settings:
         if not was_up:
             down(state)
         raise
+    _renew_units(state, settings)
     return settings
 
 
@@ -104,18 +107,22 @@ def status(state: State) -> list[Standing]:
     if not supervisor.answers():
         return []
     known = {process["name"]: process for process in supervisor.call("getAllProcessInfo")}
-    programs = programs_of(state, load(state).settings)
-    return [
-        Standing(p.name, known[p.name]["statename"].lower(), known[p.name]["pid"], p.address, p.answers())
-        for p in programs
-        if p.name in known
-    ]
+    settings = load(state).settings
+    standings = []
+    if "engine" not in known:
+        url = settings.engine.url or engine.USUAL
+        standings.append(Standing("engine", "not nap's", 0, url, engine.answers(url)))
+    for program in programs_of(state, settings):
+        answers, process = program.answers(), known[program.name]
+        word = "running" if answers else process["statename"].lower()  # supervisord waits a second before it says so
+        standings.append(Standing(program.name, word, process["pid"], program.address, answers))
+    return standings
 
 
 def remote_url(settings: Settings, app: str) -> str:
     """What to give `git remote add`."""
     host = settings.ssh.address.host
-    shown = socket.getfqdn() if host in {"0.0.0.0", "[::]"} else host
+    shown = socket.gethostname() if host in {"0.0.0.0", "[::]"} else host
     return f"ssh://{getpass.getuser()}@{shown}:{settings.ssh.address.port}/{app}"
 
 
@@ -171,9 +178,22 @@ def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Prog
         raise NapError(f"the Docker Engine at {url} does not answer", advice="Start it, or set engine.url.")
 
 
-def _require_free_ports(programs: Sequence[Program], running: set[str]) -> None:
+def _renew_units(state: State, settings: Settings) -> None:
+    """Write the units of what runs anew, for the settings and templates as they are now."""
+    from nap_receiver.etcd import connect
+    from nap_receiver.release import Ledger  # and what it needs of docker and etcd: only where there are apps
+
+    scheduler = Local(state)
+    with connect(settings.etcd) as etcd:
+        for app in scheduler.apps():
+            if release := Ledger(etcd, settings.etcd.prefix, app).current():
+                units = [render(i, settings, scheduler.machine, settings.engine.url) for i in release.instances]
+                scheduler.renew(units, settings.deploy.drain + settings.deploy.grace + 20)
+
+
+def _require_free_ports(programs: Sequence[Program], own: set[str]) -> None:
     for program in programs:
-        if not program.setting or program.name in running:
+        if not program.setting or program.address in own:
             continue
         host, _, port = program.address.rpartition(":")
         try:
@@ -189,10 +209,6 @@ def _require_free_ports(programs: Sequence[Program], running: set[str]) -> None:
 
 def _family(host: str) -> int:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _running(supervisor: Supervisor) -> set[str]:
-    return {process["name"] for process in supervisor.call("getAllProcessInfo") if process["pid"]}
 
 
 def _supervisor(state: State) -> Supervisor:

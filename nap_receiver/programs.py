@@ -34,6 +34,10 @@ _PACKAGES = {
 }
 
 
+SCHEDULER_STOP_SECONDS = 3600
+"""How long the scheduler may take to stop all apps: above any drain and grace, and the same whatever they are."""
+
+
 @dataclass(frozen=True)
 class Program:
     """One of nap's own programs: how it is run, where it answers, and how to tell that it does."""
@@ -61,15 +65,14 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
     """All of them, the ones that others need first."""
     etcd, registry, ssh = settings.etcd.address, settings.registry.address, settings.ssh.address
     scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
-    drained = settings.deploy.drain + settings.deploy.grace + 30
     programs = [
-        Program("etcd", _etcd_command(state, etcd), etcd, "etcd.address", lambda: _serves(f"http://{etcd}/health"), 20),
+        Program("etcd", _etcd_command(state, etcd), etcd, "etcd.address", lambda: serves(f"http://{etcd}/health"), 20),
         Program(
             "registry",
             [path_of("docker-registry"), "serve", str(state.run / "registry.yml")],
             registry,
             "registry.address",
-            lambda: _serves(f"http://{registry}/v2/"),
+            lambda: serves(f"http://{registry}/v2/"),
             30,
         ),
         Program(
@@ -87,7 +90,7 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
             "",
             scheduler.answers,
             50,
-            drained,
+            SCHEDULER_STOP_SECONDS,
         ),
     ]
     own = engine.own_url(state)
@@ -164,7 +167,8 @@ def account_is_locked() -> bool:
     return False
 
 
-def _serves(url: str) -> bool:
+def serves(url: str) -> bool:
+    """Whether a GET of `url` is answered well within 2 s."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
             return bool(response.status == 200)

@@ -5,6 +5,7 @@ Later sources win: the defaults here, `settings.toml`, the environment that `nap
 """
 
 import functools
+import ipaddress
 import os
 import re
 import tomllib
@@ -19,6 +20,7 @@ from nap_receiver.state import State
 
 _HOST_PORT = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_OTHER_VARIABLES = {"NAP_STATE", "NAP_USER", "NAP_VERDICT"}  # of the state directory, and between gate and hook
 _ENGINE = re.compile(r"(unix:///|tcp://|http://|https://|ssh://)\S+")
 
 
@@ -63,6 +65,18 @@ class EngineUrl(str):
     @classmethod
     def parse(cls, text: str) -> "EngineUrl":
         if text and not _ENGINE.fullmatch(text):
+            raise ValueError(cls.expected)
+        return cls(text)
+
+
+class HostAddress(str):
+    """An address of this machine, on which something can be published and reached."""
+
+    expected = 'an IPv4 address of this machine, such as "127.0.0.1"'
+
+    @classmethod
+    def parse(cls, text: str) -> "HostAddress":
+        if ipaddress.IPv4Address(text).is_unspecified:
             raise ValueError(cls.expected)
         return cls(text)
 
@@ -114,8 +128,8 @@ class LocalSettings(_Section, frozen=True):
     """The scheduler of a single machine."""
 
     host: Annotated[
-        str, msgspec.Meta(description="The address on which apps' ports are published, and which is announced.")
-    ] = "127.0.0.1"
+        HostAddress, msgspec.Meta(description="The address on which apps' ports are published, and which is announced.")
+    ] = HostAddress("127.0.0.1")
 
 
 class DeploySettings(_Section, frozen=True):
@@ -140,7 +154,7 @@ class DeploySettings(_Section, frozen=True):
 
 
 class Settings(_Section, frozen=True):
-    """All of nap's settings."""
+    """What runs the units."""
 
     scheduler: Annotated[
         Literal["local"],
@@ -283,13 +297,12 @@ def _variable_values(
     environ: Mapping[str, str], label: str, known: Mapping[str, Field]
 ) -> Iterator[tuple[str, dict[str, object]]]:
     variables = {field.variable: field for field in known.values()}
-    sections = tuple({f"NAP_{key.partition('.')[0].upper()}_" for key in known if "." in key})
     for name, text in environ.items():
         if field := variables.get(name):
             number = re.fullmatch(r"\d+", text) and field.expected.startswith("a whole number")
             yield label + name, {field.key: int(text) if number else text}
-        elif name.startswith(sections):
-            raise UnknownSetting(f"environment: {name}: no such setting; there are {', '.join(variables)}")
+        elif name.startswith("NAP_") and name not in _OTHER_VARIABLES:
+            raise UnknownSetting(f"{label}{name}: no such setting; there are {', '.join(variables)}")
 
 
 def _checked(field: Field, value: object, source: str) -> object:

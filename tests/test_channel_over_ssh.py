@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -44,6 +45,17 @@ def test_pusher_who_stops_reading_does_not_block_the_deploy(nap: Nap, pusher: Pu
         os.killpg(process.pid, signal.SIGCONT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said[-2000:]
+
+
+def test_silent_build_is_not_silence(pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD.replace("EXPOSE", "RUN sleep 13\nEXPOSE"))
+    process = pusher.start_push()
+    assert process.stdout
+    last, longest = time.monotonic(), 0.0
+    for _ in process.stdout:
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    assert process.wait(timeout=10) == 0
+    assert 9 < longest < 12
 
 
 def test_nothing_a_build_prints_reaches_the_terminal_as_control(pusher: Pusher) -> None:

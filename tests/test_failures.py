@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from nap_receiver.programs import serves
+from tests.conftest import free_address
 from tests.machine import HTTPD, ROOT, Nap, Pushed, Pusher, answer, eventually, runs
 
 pytestmark = pytest.mark.machine
@@ -188,7 +190,10 @@ def push_to_hook(nap: Nap, pusher: Pusher, bare: Path, variables: dict[str, str]
         ({"NAP_ENGINE_URL": "unix:///no/such/engine.sock"}, "the Docker Engine at unix:///no/such/engine.sock"),
         ({"NAP_REGISTRY_ADDRESS": "127.0.0.1:1"}, "the registry at 127.0.0.1:1 did not take it"),
         ({"NAP_LOCAL_HOST": "192.0.2.1"}, "cannot assign requested address"),
-        ({"NAP_LOCAL_HOST": "256.0.0.1"}, "invalid IP address: 256.0.0.1"),
+        (
+            {"NAP_LOCAL_HOST": "256.0.0.1"},
+            'NAP_LOCAL_HOST: expected an IPv4 address of this machine, such as "127.0.0.1"',
+        ),
         ({"NAP_DEPLOY_DRAIN": "soon"}, "environment: NAP_DEPLOY_DRAIN: expected a whole number of seconds"),
     ],
     ids=["engine away", "registry away", "address not there", "no address", "setting wrong"],
@@ -199,6 +204,51 @@ def test_under_settings(nap: Nap, pusher: Pusher, variables: dict[str, str], wha
     assert pushed.status == 0, "git ignores how a plain hook ends"
     assert what in "\n".join(pushed.trouble), pushed.text
     assert "nap itself failed" not in pushed.text
+
+
+def test_registry_refuses(nap: Nap, pusher: Pusher, tmp_path: Path) -> None:
+    address = free_address()
+    configuration = tmp_path / "registry.yml"
+    configuration.write_text(
+        "version: 0.1\n"
+        "storage:\n"
+        f"  filesystem:\n    rootdirectory: {tmp_path}\n"
+        "  maintenance:\n    readonly:\n      enabled: true\n"
+        f"http:\n  addr: {address}\n"
+    )
+    registry = subprocess.Popen(
+        ["docker-registry", "serve", str(configuration)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        eventually(lambda: serves(f"http://{address}/v2/"), 10, "the registry answers")
+        pusher.commit(index_html="two")
+        bare = pusher.folder / f"{pusher.app}.git"
+        pushed = push_to_hook(nap, pusher, bare, {"NAP_REGISTRY_ADDRESS": address})
+    finally:
+        registry.terminate()
+        registry.wait()
+    assert f"the registry at {address} did not take it" in pushed.trouble[0], pushed.text
+    assert "405" in pushed.trouble[0]
+
+
+def test_damaged_repository_yields_no_image(nap: Nap, pusher: Pusher) -> None:
+    commit = pusher.commit(index_html="two", zzz="the last file of the context")
+    bare = pusher.folder / f"{pusher.app}.git"
+    pusher.git("clone", "--quiet", "--bare", "--no-hardlinks", str(pusher.repository), str(bare))
+    blob = pusher.git("rev-parse", "HEAD:zzz")
+    (bare / "objects" / blob[:2] / blob[2:]).unlink()
+    hook = subprocess.run(
+        [str(ROOT / "hooks" / "post-receive")],
+        cwd=bare,
+        env=nap.environment | {"GIT_DIR": "."},
+        input=f"{'0' * 40} {commit} refs/heads/master\n",
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert hook.returncode == 1
+    assert f"object {blob[:12]} cannot be read" in hook.stdout
+    assert commit not in nap.docker("images", "--format", "{{.Repository}}:{{.Tag}}")
 
 
 def test_a_name_that_cannot_be_an_apps(nap: Nap, pusher: Pusher) -> None:

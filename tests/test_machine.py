@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import fresh_nap
+from tests.conftest import free_address, fresh_nap
 from tests.machine import HTTPD, Nap, Pusher, answer, eventually
 
 pytestmark = pytest.mark.machine
@@ -133,6 +133,20 @@ def test_program_that_does_not_come_up_is_named_with_its_log(own: Nap) -> None:
     assert "etcd.log" in done.stderr
     assert any("data" in line for line in done.stderr.splitlines() if line.startswith("       ")), "its own words"
     assert processes_of(own) == []
+
+
+def test_changed_settings_reach_the_apps_that_run(own: Nap, tmp_path: Path) -> None:
+    own.run("up")
+    own.import_busybox()
+    pusher = Pusher(own, "hello", tmp_path)
+    pusher.commit(Dockerfile=HTTPD, index_html="here")
+    assert pusher.push().status == 0
+    own.variables["NAP_ETCD_ADDRESS"] = free_address()
+    own.variables["NAP_DEPLOY_GRACE"] = "4"
+    own.run("up")
+    assert own.settings.etcd.address == own.variables["NAP_ETCD_ADDRESS"]
+    eventually(lambda: answered(pusher) == "here", 20, "announced in the etcd that listens elsewhere now")
+    assert pusher.push().status == 0
 
 
 def test_settings_are_shown_with_their_source(own: Nap) -> None:

@@ -17,7 +17,7 @@ from nap_receiver import units
 from nap_receiver.errors import NapError
 from nap_receiver.escape import FLEET_LINE_BYTES
 from nap_receiver.release import Instance, Release
-from nap_receiver.settings import Address, DeploySettings, EtcdSettings, KeyPrefix, LocalSettings, Settings
+from nap_receiver.settings import Address, DeploySettings, EtcdSettings, HostAddress, KeyPrefix, LocalSettings, Settings
 from nap_receiver.units import InstanceUnits
 from tests.parsers import Read, supervisor_reads, supervisor_runs, systemd_reads
 
@@ -218,7 +218,7 @@ def test_the_local_app_unit_publishes_on_loopback_only(tmp_path: Path) -> None:
         "--publish=127.0.0.1::8080/tcp",
         "--publish=127.0.0.1::9090/tcp",
     ]
-    settings = msgspec.structs.replace(LOCAL, local=LocalSettings("10.0.0.9"))
+    settings = msgspec.structs.replace(LOCAL, local=LocalSettings(HostAddress("10.0.0.9")))
     app, discovery = local_commands(local_units(settings=settings), tmp_path)
     assert "--publish=10.0.0.9::8080/tcp" in app
     assert environment_of(discovery)["NAP_HOST"] == "10.0.0.9"
@@ -283,7 +283,7 @@ def test_hostile_values_stay_inside_their_words(
     assert app.environment["NAP_EXIT_KEY"] == f"/b{prefix}/apps/team-shop/exits/v3.web.1"
     assert app.environment["ETCDCTL_ENDPOINTS"] == f"http://{host}"
 
-    settings = msgspec.structs.replace(LOCAL, etcd=etcd, local=LocalSettings(host))
+    settings = msgspec.structs.replace(LOCAL, etcd=etcd, local=LocalSettings(HostAddress(host)))
     runs, announces = local_commands(
         local_units(instance, settings, f"e{engine}"), tmp_path_factory.mktemp("supervisor")
     )

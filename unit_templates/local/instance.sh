@@ -20,15 +20,33 @@ stop() {
 trap stop TERM
 trap 'NAP_DRAIN=0 NAP_GRACE=0' USR1
 
+# The engine picks the host's ports, and knows only of its own; where another engine's are in the way it finds some in
+# the end, because it never picks the same again.
+port_was_taken() {
+    case $(docker inspect --format '{{.State.Error}}' "$id") in
+        *'address already in use'* | *'port is already allocated'*) return 0 ;;
+    esac
+    return 1
+}
+
+run() {
+    docker start --attach "$id" &
+    run=$!
+    while kill -0 "$run" 2>/dev/null; do # a signal ends wait, but not what it waits for
+        wait "$run"
+        status=$?
+    done
+}
+
 main() {
     docker rm --force "$NAP_CONTAINER" >/dev/null 2>&1
     if said=$(docker create --name "$NAP_CONTAINER" "$@" 2>&1) && [ -z "$stopping" ]; then
         id=$(echo "$said" | tail -n 1)
-        docker start --attach "$id" &
-        run=$!
-        while kill -0 "$run" 2>/dev/null; do # a signal ends wait, but not what it waits for
-            wait "$run"
-            status=$?
+        run
+        tries=1
+        while [ "$tries" -lt 30 ] && [ -z "$stopping" ] && port_was_taken; do
+            tries=$((tries + 1))
+            run
         done
     else
         status=$?
