@@ -91,6 +91,7 @@ SECONDS = "expected a whole number of seconds, 0 or more, got"
 ADDRESS = 'expected an address and a port, such as "127.0.0.1:2222", got'
 PREFIX = 'expected a key prefix, such as "/services", got'
 ENGINE = 'expected an engine\'s URL, such as "unix:///var/run/docker.sock", got'
+HOST = 'expected an IPv4 address of this machine, such as "127.0.0.1", got'
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,8 @@ ENGINE = 'expected an engine\'s URL, such as "unix:///var/run/docker.sock", got'
         ('[etcd]\nprefix = "/"', f'settings.toml: etcd.prefix: {PREFIX} "/"'),
         ('[etcd]\nprefix = "/n\\nap"', f'settings.toml: etcd.prefix: {PREFIX} "/n\\nap"'),
         ('[engine]\nurl = "/var/run/docker.sock"', f'settings.toml: engine.url: {ENGINE} "/var/run/docker.sock"'),
-        ("[local]\nhost = 1", "settings.toml: local.host: expected an IPv4 address of this machine, such as "127.0.0.1", got 1"),
+        ("[local]\nhost = 1", f"settings.toml: local.host: {HOST} 1"),
+        ('[local]\nhost = "0.0.0.0"', f'settings.toml: local.host: {HOST} "0.0.0.0"'),
     ],
 )
 def test_a_wrong_value_is_told_with_file_key_and_what_was_expected(state: State, toml: str, said: str) -> None:
