@@ -48,7 +48,6 @@ class Checkout:
 
     repository: Path
     commit: str
-    subject: str
     time: int
     leaves: list[Leaf]
     lfs_pointers: list[str]
@@ -111,8 +110,7 @@ def check_out(path: Path, commit: str, app: str) -> Checkout:
             )
         ignored = _ignored(repository, top)
         leaves = list(_walk(repository, tree, b"", ignored))
-        subject = found.message.split(b"\n", 1)[0].decode("utf-8", "replace")
-        return Checkout(path, found.id.decode(), subject, found.commit_time, leaves, [])
+        return Checkout(path, found.id.decode(), found.commit_time, leaves, [])
 
 
 @contextmanager

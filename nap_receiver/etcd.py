@@ -6,7 +6,7 @@ its locks raise under contention (shared/libraries.md, finding 5), so both are d
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -133,24 +133,17 @@ class Etcd:
             stream.cancel()
 
     @contextmanager
-    def lease(self, seconds: int, on_loss: Callable[[], None] = lambda: None) -> Iterator[Any]:
-        """A lease that is kept alive for the block and revoked after it; it dies with this process.
-
-        `on_loss` is called, from another thread, when etcd no longer knows the lease.
-        """
+    def lease(self, seconds: int) -> Iterator[Any]:
+        """A lease that is kept alive for the block and revoked after it; it dies with this process."""
         with self._answering():
             lease = self._client.lease(seconds)
         done = threading.Event()
 
         def refresh() -> None:
             while not done.wait(seconds / 3):
-                try:
-                    alive = lease.refresh()
-                except (grpc.RpcError, etcd3.exceptions.Etcd3Exception):
-                    continue  # etcd may be back before the lease ends; the next refresh that is answered tells
-                if not alive or alive[0].TTL == 0:
-                    on_loss()
-                    return
+                # Away now, etcd may be back before the lease ends; a lease that it forgot stays forgotten.
+                with suppress(grpc.RpcError, etcd3.exceptions.Etcd3Exception):
+                    lease.refresh()
 
         thread = threading.Thread(target=refresh, daemon=True)
         thread.start()

@@ -81,10 +81,14 @@ def _repository(path: str, state: State) -> Path:
 
 def _refuse_second_repository(app: str, repository: Path, state: State) -> None:
     """`team/shop` and `team-shop` would be one app; the second is refused."""
-    for other in state.repositories.rglob("*.git"):
-        if app_name(other, state, {}) == app:
-            shown = other.relative_to(state.repositories).with_suffix("")
-            raise NapError(f"the app {app} is that of {shown} already", advice="Push there, or choose another name.")
+    for folder, below, _ in os.walk(state.repositories):
+        for other in [Path(folder, name) for name in below if name.endswith(".git")]:
+            if app_name(other, state, {}) == app:
+                shown = other.relative_to(state.repositories).with_suffix("")
+                raise NapError(
+                    f"the app {app} is that of {shown} already", advice="Push there, or choose another name."
+                )
+        below[:] = [name for name in below if not name.endswith(".git")]
 
 
 def _create(repository: Path) -> None:

@@ -25,7 +25,10 @@ def main() -> int:
 
     def story(channel: Channel) -> None:
         push = Push(app_name(repository, state, os.environ), repository, updates, _pusher())
-        if asked := deploying(push, channel):
+        asked, fates_of_others = deploying(push)
+        for fate in fates_of_others:
+            channel.detail(fate)
+        if asked:
             deploy(asked, state, channel)
 
     good = tell(1, story)

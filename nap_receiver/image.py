@@ -83,8 +83,10 @@ class Engine:
                 ):
                     said = lines.of(_text(item)) if "error" not in item else lines.rest()
                     for line in said:
-                        step = line if line.startswith("Step ") else step
-                        disk_full = bool(_DISK_FULL.search(line)) or (disk_full and line != step)
+                        if line.startswith("Step "):
+                            step, disk_full = line, False
+                        elif _DISK_FULL.search(line):
+                            disk_full = True
                         if not _HOUSEKEEPING.match(line):
                             channel.detail(line)
                     if "error" in item:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from dulwich.refs import Ref
 from dulwich.repo import Repo
@@ -63,14 +62,6 @@ class Deployment:
     pusher: str
 
 
-class Says(Protocol):
-    """The part of the channel that talks of refs."""
-
-    def step(self, text: str) -> None: ...
-
-    def detail(self, text: str) -> None: ...
-
-
 def read_updates(lines: Iterable[bytes]) -> list[RefUpdate]:
     """Post-receive's input, a line per updated ref."""
     return [
@@ -80,24 +71,21 @@ def read_updates(lines: Iterable[bytes]) -> list[RefUpdate]:
     ]
 
 
-def deploying(push: Push, says: Says) -> Deployment | None:
-    """The one update that deploys, if any; what happens to each of the others is said."""
+def deploying(push: Push) -> tuple[Deployment | None, list[str]]:
+    """The one update that deploys, if any, and what happens to the others, a sentence each."""
     with Repo(str(push.repository)) as repository:
         branch = deploy_branch(repository, push.updates)
     chosen = None
     others = []
     for update in push.updates:
         if update.branch == branch and not update.deletes:
-            chosen = update
+            chosen = Deployment(push.app, push.repository, branch, update.new, push.pusher)
         else:
             others.append(update)
-    for update in others[:_SHOWN_REFS]:
-        says.detail(_fate(update, branch, push.app))
+    fates = [_fate(update, branch, push.app) for update in others[:_SHOWN_REFS]]
     if len(others) > _SHOWN_REFS:
-        says.detail(f"{len(others) - _SHOWN_REFS} more refs: kept as pushed, not deployed")
-    if chosen is None:
-        return None
-    return Deployment(push.app, push.repository, branch, chosen.new, push.pusher)
+        fates.append(f"{len(others) - _SHOWN_REFS} more refs: kept as pushed, not deployed")
+    return chosen, fates
 
 
 def deploy_branch(repository: Repo, updates: Iterable[RefUpdate] = ()) -> str:

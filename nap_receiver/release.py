@@ -19,7 +19,7 @@ from nap_receiver.etcd import Etcd
 from nap_receiver.image import Image
 
 
-class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+class Release(msgspec.Struct, frozen=True):
     """What one deploy runs. `at` is in seconds since the epoch; `formation` is instances by process type."""
 
     app: str

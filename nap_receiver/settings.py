@@ -9,22 +9,41 @@ import ipaddress
 import os
 import re
 import tomllib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from nap_receiver.errors import NapError, UnknownSetting
 from nap_receiver.state import State
 
-_HOST_PORT = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
+_HOST_PORT = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
 _PREFIX = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _OTHER_VARIABLES = {"NAP_STATE", "NAP_USER", "NAP_VERDICT"}  # of the state directory, and between gate and hook
 _ENGINE = re.compile(r"(unix:///|tcp://|http://|https://|ssh://)\S+")
 
 
-class Address(str):
+class _Checked(ABC, str):
+    """Text of a certain form; `expected` says which, in words."""
+
+    expected: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def fits(cls, text: str) -> bool:
+        """Whether `text` has it."""
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Raises `ValueError` unless `text` has that form."""
+        if not isinstance(text, str) or not cls.fits(text):
+            raise ValueError(cls.expected)
+        return cls(text)
+
+
+class Address(_Checked):
     """`host:port`, where something listens and is reached."""
 
     expected = 'an address and a port, such as "127.0.0.1:2222"'
@@ -38,47 +57,38 @@ class Address(str):
         return int(self.rpartition(":")[2])
 
     @classmethod
-    def parse(cls, text: str) -> "Address":
-        match = _HOST_PORT.fullmatch(text)
-        if not match or not 0 < int(match["port"]) < 65536:
-            raise ValueError(cls.expected)
-        return cls(text)
+    def fits(cls, text: str) -> bool:
+        return bool(_HOST_PORT.fullmatch(text)) and 0 < int(text.rpartition(":")[2]) < 65536
 
 
-class KeyPrefix(str):
+class KeyPrefix(_Checked):
     """The beginning of etcd keys: starts with a slash, ends without one."""
 
     expected = 'a key prefix, such as "/services"'
 
     @classmethod
-    def parse(cls, text: str) -> "KeyPrefix":
-        if not _PREFIX.fullmatch(text):
-            raise ValueError(cls.expected)
-        return cls(text)
+    def fits(cls, text: str) -> bool:
+        return bool(_PREFIX.fullmatch(text))
 
 
-class EngineUrl(str):
+class EngineUrl(_Checked):
     """Where a Docker Engine listens; empty for the usual places."""
 
     expected = 'an engine\'s URL, such as "unix:///var/run/docker.sock"'
 
     @classmethod
-    def parse(cls, text: str) -> "EngineUrl":
-        if text and not _ENGINE.fullmatch(text):
-            raise ValueError(cls.expected)
-        return cls(text)
+    def fits(cls, text: str) -> bool:
+        return not text or bool(_ENGINE.fullmatch(text))
 
 
-class HostAddress(str):
+class HostAddress(_Checked):
     """An address of this machine, on which something can be published and reached."""
 
     expected = 'an IPv4 address of this machine, such as "127.0.0.1"'
 
     @classmethod
-    def parse(cls, text: str) -> "HostAddress":
-        if ipaddress.IPv4Address(text).is_unspecified:
-            raise ValueError(cls.expected)
-        return cls(text)
+    def fits(cls, text: str) -> bool:
+        return not ipaddress.IPv4Address(text).is_unspecified
 
 
 Seconds = Annotated[int, msgspec.Meta(ge=0)]
@@ -306,13 +316,8 @@ def _variable_values(
 
 
 def _checked(field: Field, value: object, source: str) -> object:
-    def parsed(kind: type, text: object) -> object:
-        if not isinstance(text, str):
-            raise ValueError
-        return kind.parse(text)  # type: ignore[attr-defined]
-
     try:
-        return msgspec.convert(value, field.type, dec_hook=parsed)
+        return msgspec.convert(value, field.type, dec_hook=lambda kind, text: kind.parse(text))
     except (msgspec.ValidationError, ValueError) as error:
         place = source if source.startswith("environment") else f"{source}: {field.key}"
         raise NapError(f"{place}: expected {field.expected}, got {_shown(value)}") from error

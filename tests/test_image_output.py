@@ -18,7 +18,7 @@ from nap_receiver.image import Engine, Image, _count, _Lines, _ports, _size, _te
 
 Item = dict[str, Any]
 
-CHECKOUT = Checkout(Path("/nowhere"), "1" * 40, "A commit", 0, [], [])
+CHECKOUT = Checkout(Path("/nowhere"), "1" * 40, 0, [], [])
 DIGEST = "sha256:" + "ab" * 32
 ABOUT: Item = {"Size": 2_140_000, "Config": {"ExposedPorts": {"8080/tcp": {}}, "Env": ["PATH=/bin"]}}
 

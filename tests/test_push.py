@@ -17,27 +17,13 @@ NONE = "0" * 40
 DOCKERFILE: dict[str | bytes, bytes | str] = {"Dockerfile": "FROM scratch\n"}
 
 
-class Said:
-    """A channel that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def step(self, text: str) -> None:
-        self.lines.append(f"-----> {text}")
-
-    def detail(self, text: str) -> None:
-        self.lines.append(text)
-
-
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     return Repository(tmp_path / "hello.git")
 
 
 def pushed(repository: Repository, *updates: RefUpdate) -> tuple[Deployment | None, list[str]]:
-    said = Said()
-    return deploying(Push("hello", repository.path, list(updates), "ann"), said), said.lines
+    return deploying(Push("hello", repository.path, list(updates), "ann"))
 
 
 def branch_of(repository: Repository, *updates: RefUpdate) -> str:
