@@ -9,7 +9,6 @@ import ipaddress
 import os
 import re
 import tomllib
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
@@ -19,21 +18,19 @@ import msgspec
 from nap_receiver.errors import NapError, UnknownSetting
 from nap_receiver.state import State
 
-_HOST_PORT = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
-_PREFIX = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _OTHER_VARIABLES = {"NAP_STATE", "NAP_USER", "NAP_VERDICT"}  # of the state directory, and between gate and hook
-_ENGINE = re.compile(r"(unix:///|tcp://|http://|https://|ssh://)\S+")
 
 
-class _Checked(ABC, str):
+class _Checked(str):
     """Text of a certain form; `expected` says which, in words."""
 
     expected: ClassVar[str]
+    form: ClassVar[re.Pattern[str]]
 
     @classmethod
-    @abstractmethod
     def fits(cls, text: str) -> bool:
         """Whether `text` has it."""
+        return bool(cls.form.fullmatch(text))
 
     @classmethod
     def parse(cls, text: object) -> Self:
@@ -47,6 +44,7 @@ class Address(_Checked):
     """`host:port`, where something listens and is reached."""
 
     expected = 'an address and a port, such as "127.0.0.1:2222"'
+    form = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
 
     @property
     def host(self) -> str:
@@ -58,37 +56,32 @@ class Address(_Checked):
 
     @classmethod
     def fits(cls, text: str) -> bool:
-        return bool(_HOST_PORT.fullmatch(text)) and 0 < int(text.rpartition(":")[2]) < 65536
+        return super().fits(text) and 0 < cls(text).port < 65536
 
 
 class KeyPrefix(_Checked):
     """The beginning of etcd keys: starts with a slash, ends without one."""
 
     expected = 'a key prefix, such as "/services"'
-
-    @classmethod
-    def fits(cls, text: str) -> bool:
-        return bool(_PREFIX.fullmatch(text))
+    form = re.compile(r"(/[A-Za-z0-9._-]+)+")
 
 
 class EngineUrl(_Checked):
     """Where a Docker Engine listens; empty for the usual places."""
 
     expected = 'an engine\'s URL, such as "unix:///var/run/docker.sock"'
-
-    @classmethod
-    def fits(cls, text: str) -> bool:
-        return not text or bool(_ENGINE.fullmatch(text))
+    form = re.compile(r"|(unix:///|tcp://|http://|https://|ssh://)\S+")
 
 
 class HostAddress(_Checked):
     """An address of this machine, on which something can be published and reached."""
 
     expected = 'an IPv4 address of this machine, such as "127.0.0.1"'
+    form = re.compile(r"[0-9.]+")
 
     @classmethod
     def fits(cls, text: str) -> bool:
-        return not ipaddress.IPv4Address(text).is_unspecified
+        return super().fits(text) and not ipaddress.IPv4Address(text).is_unspecified
 
 
 Seconds = Annotated[int, msgspec.Meta(ge=0)]
