@@ -71,6 +71,7 @@ def own_command(state: State) -> list[str]:
         f"--exec-root={state.run / 'engine'}",
         f"--pidfile={state.run / 'docker.pid'}",
         f"--bridge={bridge(state)}",
+        "--live-restore",  # apps outlive a crash of the engine
         "--log-opt=max-size=10m",
         "--log-opt=max-file=2",
     ]
@@ -96,10 +97,30 @@ def make_bridge(state: State) -> None:
     sh.ip("link", "set", bridge(state), "up")
 
 
-def remove_bridge(state: State) -> None:
-    """Remove that interface, if it is there."""
+def stop_containers(url: str) -> None:
+    """Stop what still runs on an engine of nap's own: with `--live-restore` it would run on without one."""
+    docker = sh.Command("docker").bake("--host", url, _tty_out=False)
+    if answers(url) and (running := str(docker("ps", "--quiet")).split()):
+        docker("stop", *running)
+
+
+def clean_up(state: State) -> None:
+    """Remove what an engine of nap's own leaves behind when it is killed: that interface, and mounts."""
+    for path in reversed(_mounts(state)):
+        sh.umount("--lazy", path)
     if Path("/sys/class/net", bridge(state)).exists():
         sh.ip("link", "delete", bridge(state))
+
+
+def _mounts(state: State) -> list[str]:
+    """Where the engine has mounted something (proc(5), mountinfo); a disk that somebody mounted for it is not its."""
+    data, sockets = f"{state.root}/engine", f"{state.run}/engine"
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        root, path = line.split()[3:5]
+        if path.startswith((f"{data}/", f"{sockets}/")) or (path == data and root != "/"):
+            found.append(path)
+    return found
 
 
 def _dockerd() -> str:

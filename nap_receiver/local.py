@@ -23,7 +23,7 @@ CALL_SECONDS = 15
 _LAST_WORDS_BYTES = 4000
 _NO_SUCH_GROUP = 10  # supervisor.xmlrpc.Faults.BAD_NAME
 _STILL_RUNNING = 91
-_NOT_RUNNING = 70
+NOT_RUNNING = 70
 
 
 class Local:
@@ -42,20 +42,20 @@ class Local:
     def withdraw(self, instances: Sequence[str]) -> None:
         self._remove_files(f"{instance}-discovery" for instance in instances)
         for instance in instances:
-            self._supervisor.unless((_NO_SUCH_GROUP, _NOT_RUNNING), "stopProcess", f"{instance}-discovery", True)
+            self._supervisor.unless((_NO_SUCH_GROUP, NOT_RUNNING), "stopProcess", f"{instance}-discovery", True)
         self._reread()
 
     def stop(self, instances: Sequence[str]) -> None:
         self._remove_files(instances)
         for instance in instances:
-            self._supervisor.unless((_NO_SUCH_GROUP, _NOT_RUNNING), "stopProcess", instance, False)
+            self._supervisor.unless((_NO_SUCH_GROUP, NOT_RUNNING), "stopProcess", instance, False)
 
     def discard(self, instances: Sequence[str]) -> None:
         self._remove_files(instances)  # first, so that nothing of them starts again whatever fails below
         self.withdraw(instances)
         for instance in instances:
-            self._supervisor.unless((_NO_SUCH_GROUP, _NOT_RUNNING), "signalProcess", instance, "USR1")
-            self._supervisor.unless((_NO_SUCH_GROUP, _NOT_RUNNING), "stopProcess", instance, True)
+            self._supervisor.unless((_NO_SUCH_GROUP, NOT_RUNNING), "signalProcess", instance, "USR1")
+            self._supervisor.unless((_NO_SUCH_GROUP, NOT_RUNNING), "stopProcess", instance, True)
         self._reread()
 
     def running(self, app: str) -> list[str]:

@@ -17,7 +17,7 @@ import sh
 
 from nap_receiver import engine
 from nap_receiver.errors import NapError
-from nap_receiver.local import Local, Supervisor
+from nap_receiver.local import NOT_RUNNING, Local, Supervisor
 from nap_receiver.programs import Program, programs_of, require_installed, write_configuration
 from nap_receiver.settings import Settings, load, read_environment, settings_variables, write_environment
 from nap_receiver.state import State
@@ -79,15 +79,18 @@ def down(state: State) -> bool:
     """Stop all of it, the apps first; whether anything ran. Returns when the last process has ended."""
     supervisor = _supervisor(state)
     if not supervisor.answers():
-        engine.remove_bridge(state)
+        engine.clean_up(state)
         return False
     settings = load(state).settings
+    seconds = settings.deploy.drain + settings.deploy.grace + UP_SECONDS
     scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
     if scheduler.answers():
         scheduler.call("stopAllProcesses", False)  # all at once; a supervisord that shuts down does it one by one
+    Supervisor(supervisor.path, "nap's supervisor", seconds).unless((NOT_RUNNING,), "stopProcess", "scheduler", True)
+    if settings.engine.url == engine.own_url(state):
+        engine.stop_containers(settings.engine.url)
     process = os.pidfd_open(int(supervisor.call("getPID")))
     supervisor.call("shutdown")
-    seconds = settings.deploy.drain + settings.deploy.grace + UP_SECONDS
     poller = select.poll()
     poller.register(process, select.POLLIN)
     ended = poller.poll(seconds * 1000)
@@ -97,7 +100,7 @@ def down(state: State) -> bool:
             f"nap did not stop within {seconds} s",
             advice=f"See {state.program_logs / 'supervisor.log'} for what still runs.",
         )
-    engine.remove_bridge(state)
+    engine.clean_up(state)
     return True
 
 

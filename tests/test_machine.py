@@ -53,6 +53,8 @@ def test_up_prints_what_to_do_next_and_status_agrees(nap: Nap) -> None:
 def test_each_program_is_back_within_10_seconds(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(Dockerfile=HTTPD, index_html="here")
     assert pusher.push().status == 0
+    (container,) = nap.containers(pusher.app)
+    same = nap.docker("inspect", "--format", "{{.Id}}", container)
     programs = [process["name"] for process in nap.supervisor.call("getAllProcessInfo")]
     assert {"etcd", "registry", "gate", "scheduler"} <= set(programs)
     for program in programs:
@@ -62,11 +64,25 @@ def test_each_program_is_back_within_10_seconds(nap: Nap, pusher: Pusher) -> Non
         eventually(lambda p=program: nap.answers(p), 10, f"{program} answers")  # type: ignore[misc]
 
     eventually(lambda: answered(pusher) == "here", 30, "the app is back and announced")
-    eventually(lambda: len(nap.containers(pusher.app)) == 1, 10, "and runs once")
+    assert nap.docker("inspect", "--format", "{{.Id}}", container) == same, "it never stopped"
+    assert len(nap.containers(pusher.app)) == 1
     pusher.commit(index_html="deploys")
     pushed = pusher.push()
     assert pushed.status == 0, pushed.text
     assert answer(pushed.url) == "deploys"
+
+
+def test_scheduler_that_dies_while_a_release_retires_leaves_nothing_of_it(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    assert pusher.push().status == 0
+    pusher.commit(index_html="two")
+    pushed = pusher.push()
+    assert len(nap.containers(pusher.app)) == 2, "the old one is drained"
+    os.kill(nap.process("scheduler"), signal.SIGKILL)
+    eventually(lambda: len(nap.containers(pusher.app)) == 1, 15, "the old one is gone")
+    eventually(lambda: answered(pusher) == "two", 15, "the new one is announced")
+    assert answer(pushed.url) == "two", "and never stopped"
+    assert nap.leftovers(pusher.app, 1) == []
 
 
 def test_down_leaves_nothing_running_and_up_brings_the_apps_back(own: Nap, tmp_path: Path) -> None:
@@ -96,6 +112,9 @@ def test_apps_come_back_after_the_machine_died(own: Nap, tmp_path: Path) -> None
     eventually(lambda: not [p for p in processes_of(own) if "containerd" not in p], 60, "and all that it ran")
     own.run("up")
     eventually(lambda: answered(pusher) == "here", 30, "the app answers where it is announced")
+    os.kill(own.process("engine"), signal.SIGKILL)
+    own.run("down")
+    assert str(own.folder) not in Path("/proc/self/mountinfo").read_text(), "no mount is left"
 
 
 def test_two_naps_side_by_side_do_not_meet(nap: Nap, own: Nap, pusher: Pusher, tmp_path: Path) -> None:

@@ -3,58 +3,91 @@
 # ExecStartPre=, ExecStart=, ExecStop= and ExecStopPost=.
 #
 # usage: instance.sh <arguments of docker create, without --name>
-# On SIGTERM it lets NAP_DRAIN seconds pass, in which requests already on their way arrive, and then gives the
-# container NAP_GRACE seconds to end; after SIGUSR1, no time at all. Once created, the container goes by its id, never by
-# its name: a successor of this program may already own the name.
+# A container of that name, made with the same arguments, that runs already is taken over: apps outlive a crash of the
+# engine or of the supervisor. On SIGTERM NAP_DRAIN seconds pass, in which requests already on their way arrive, and then
+# the container has NAP_GRACE seconds to end; after SIGUSR1, no time at all. Once there, the container goes by its id,
+# never by its name: a successor of this program may already own the name.
 set -u
 programs=$(dirname "$0")/..
 stopping= id=
 
+# In a process of its own, which goes on when the supervisor dies and this shell with it: nobody else would do it then.
 stop() {
     stopping=yes
     trap '' TERM
     [ -z "$id" ] && return
-    sleep "$NAP_DRAIN"
-    docker stop --time "$NAP_GRACE" "$id" >/dev/null
+    {
+        sleep "$NAP_DRAIN"
+        docker stop --time "$NAP_GRACE" "$id"
+        docker rm --force "$id"
+    } >/dev/null 2>&1 &
+    stopper=$!
+    while kill -0 "$stopper" 2>/dev/null; do wait "$stopper"; done
 }
 trap stop TERM
 trap 'NAP_DRAIN=0 NAP_GRACE=0' USR1
 
+state() {
+    docker inspect --format "$1" "${id:-$NAP_CONTAINER}" 2>/dev/null
+}
+
 # The engine picks the host's ports, and knows only of its own; where another engine's are in the way it finds some in
 # the end, because it never picks the same again.
 port_was_taken() {
-    case $(docker inspect --format '{{.State.Error}}' "$id") in
+    case $(state '{{.State.Error}}') in
         *'address already in use'* | *'port is already allocated'*) return 0 ;;
     esac
     return 1
 }
 
-run() {
-    docker start --attach "$id" &
-    run=$!
-    while kill -0 "$run" 2>/dev/null; do # a signal ends wait, but not what it waits for
-        wait "$run"
+follow() {
+    "$@" &
+    follower=$!
+    while kill -0 "$follower" 2>/dev/null; do # a signal ends wait, but not what it waits for
+        wait "$follower"
         status=$?
     done
 }
 
-main() {
+# Nothing runs, and $1 says why.
+fail() {
+    echo "$1"
+    NAP_ERROR="$1" report 125
+    exit 125
+}
+
+report() {
+    NAP_CONTAINER=${id:-$NAP_CONTAINER} NAP_STATUS=$1 NAP_ERROR=${NAP_ERROR:-} /bin/sh "$programs/report_exit.sh"
+}
+
+start() {
     docker rm --force "$NAP_CONTAINER" >/dev/null 2>&1
-    if said=$(docker create --name "$NAP_CONTAINER" "$@" 2>&1) && [ -z "$stopping" ]; then
-        id=$(echo "$said" | tail -n 1)
-        run
-        tries=1
-        while [ "$tries" -lt 30 ] && [ -z "$stopping" ] && port_was_taken; do
-            tries=$((tries + 1))
-            run
-        done
+    said=$(docker create --name "$NAP_CONTAINER" --label "nap.arguments=$arguments" "$@" 2>&1) || fail "$said"
+    id=$(echo "$said" | tail -n 1)
+    tries=0
+    while [ "$tries" -lt 30 ] && [ -z "$stopping" ]; do
+        follow docker start --attach "$id"
+        port_was_taken || break
+        tries=$((tries + 1))
+    done
+}
+
+main() {
+    arguments=$(echo "$*" | cksum)
+    status=1
+    said=$(docker version 2>&1) || fail "$(echo "$said" | tail -n 1)"
+    if [ "$(state '{{.State.Running}} {{index .Config.Labels "nap.arguments"}}')" = "true $arguments" ]; then
+        id=$(state '{{.Id}}')
+        follow docker attach --no-stdin --sig-proxy=false "$id"
     else
-        status=$?
-        id=$NAP_CONTAINER
-        echo "$said"
-        export NAP_ERROR="$said"
+        start "$@"
     fi
-    [ "$stopping" ] || NAP_CONTAINER=$id NAP_STATUS=$status /bin/sh "$programs/report_exit.sh"
+    if [ -z "$stopping" ]; then
+        case $(state '{{.State.Running}}') in
+            false) report "$status" ;;
+            *) exit "$status" ;; # it is lost from sight, or the engine is away; this program's next run takes it over
+        esac
+    fi
     docker rm --force "$id" >/dev/null 2>&1
     exit "$status"
 }
