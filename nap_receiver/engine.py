@@ -89,7 +89,10 @@ def make_bridge(state: State) -> None:
         return
     routes = [route["dst"] for route in json.loads(str(sh.ip("-json", "route"))) if route["dst"] != "default"]
     taken = [ipaddress.ip_network(route, strict=False) for route in routes]
-    free = next((n for n in _NETWORKS.subnets(new_prefix=24) if not any(n.overlaps(t) for t in taken)), None)
+    networks = list(_NETWORKS.subnets(new_prefix=24))
+    first = int(state.name, 16) % len(networks)  # two that start at once do not begin with the same
+    ordered = networks[first:] + networks[:first]
+    free = next((network for network in ordered if not any(network.overlaps(t) for t in taken)), None)
     if free is None:
         raise NapError(f"no network of {_NETWORKS} is free for the engine", advice="Start a Docker Engine of your own.")
     sh.ip("link", "add", bridge(state), "type", "bridge")
