@@ -17,7 +17,7 @@ from nap_receiver.state import State
 USUAL = "unix:///var/run/docker.sock"
 
 # A private range (RFC 1918) that Docker's own default pools leave alone, for one small network a nap.
-_NETWORKS = ipaddress.ip_network("10.213.0.0/16")
+_NETWORKS = ipaddress.IPv4Network("10.213.0.0/16")
 _ANSWER_SECONDS = 3
 
 
@@ -88,7 +88,7 @@ def make_bridge(state: State) -> None:
     if bridge(state) in links:
         return
     routes = [route["dst"] for route in json.loads(str(sh.ip("-json", "route"))) if route["dst"] != "default"]
-    taken = [ipaddress.ip_network(route, strict=False) for route in routes]
+    taken = [ipaddress.IPv4Network(route, strict=False) for route in routes]
     networks = list(_NETWORKS.subnets(new_prefix=24))
     first = int(state.name, 16) % len(networks)  # two that start at once do not begin with the same
     ordered = networks[first:] + networks[:first]
