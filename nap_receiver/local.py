@@ -5,25 +5,16 @@ before a reboot runs after it. A unit whose file is gone is stopped and then for
 between starts without it.
 """
 
-import http.client
-import socket
-import xmlrpc.client
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from nap_receiver.errors import NapError
 from nap_receiver.state import State
+from nap_receiver.supervision import Fault, Refused, Supervisor
 from nap_receiver.units import InstanceUnits, Unit
 
-CALL_SECONDS = 15
-"""How long one call may take; a discovery unit is given 10 s to withdraw."""
-
 _LAST_WORDS_BYTES = 4000
-_NO_SUCH_GROUP = 10  # supervisor.xmlrpc.Faults.BAD_NAME
-_STILL_RUNNING = 91
-NOT_RUNNING = 70
+_GONE = (Fault.BAD_NAME, Fault.NOT_RUNNING)
+_THERE = (Fault.BAD_NAME, Fault.ALREADY_ADDED)  # another deploy reads the folder too, and may be quicker
 
 
 class Local:
@@ -42,20 +33,20 @@ class Local:
     def withdraw(self, instances: Sequence[str]) -> None:
         self._remove_files(f"{instance}-discovery" for instance in instances)
         for instance in instances:
-            self._supervisor.unless((_NO_SUCH_GROUP, NOT_RUNNING), "stopProcess", f"{instance}-discovery", True)
+            self._supervisor.unless(_GONE, "stopProcess", f"{instance}-discovery", True)
         self._reread()
 
     def stop(self, instances: Sequence[str]) -> None:
         self._remove_files(instances)
         for instance in instances:
-            self._supervisor.unless((_NO_SUCH_GROUP, NOT_RUNNING), "stopProcess", instance, False)
+            self._supervisor.unless(_GONE, "stopProcess", instance, False)
 
     def discard(self, instances: Sequence[str]) -> None:
         self._remove_files(instances)  # first, so that nothing of them starts again whatever fails below
         self.withdraw(instances)
         for instance in instances:
-            self._supervisor.unless((_NO_SUCH_GROUP, NOT_RUNNING), "signalProcess", instance, "USR1")
-            self._supervisor.unless((_NO_SUCH_GROUP, NOT_RUNNING), "stopProcess", instance, True)
+            self._supervisor.unless(_GONE, "signalProcess", instance, "USR1")
+            self._supervisor.unless(_GONE, "stopProcess", instance, True)
         self._reread()
 
     def running(self, app: str) -> list[str]:
@@ -81,15 +72,15 @@ class Local:
         self._supervisor.call("reloadConfig")
         patient = Supervisor(self._supervisor.path, "the local scheduler", seconds)
         for unit in changed:
-            patient.unless((_NO_SUCH_GROUP,), "stopProcessGroup", unit.name)
-            patient.unless((_NO_SUCH_GROUP,), "removeProcessGroup", unit.name)
+            patient.unless(_GONE, "stopProcessGroup", unit.name)
+            patient.unless(_GONE, "removeProcessGroup", unit.name)
         for unit in changed:
-            patient.call("addProcessGroup", unit.name)
+            patient.unless(_THERE, "addProcessGroup", unit.name)
 
     def last_words(self, instance: str) -> list[str]:
         try:
             said = self._supervisor.call("readProcessStdoutLog", instance, -_LAST_WORDS_BYTES, 0)
-        except xmlrpc.client.Fault:
+        except Refused:
             return []
         return str(said).splitlines()[-20:]
 
@@ -113,66 +104,8 @@ class Local:
         """Have supervisord start what is new in the units' folder, and forget what is gone and stopped."""
         [[added, _changed, removed]] = self._supervisor.call("reloadConfig")
         for group in removed:
-            if self._supervisor.unless((_NO_SUCH_GROUP, _STILL_RUNNING), "removeProcessGroup", group):
+            if self._supervisor.unless((Fault.BAD_NAME, Fault.STILL_RUNNING), "removeProcessGroup", group):
                 for log in (self._state.program_logs / "apps").glob(f"{group}.log*"):
                     log.unlink(missing_ok=True)
         for group in added:
-            self._supervisor.call("addProcessGroup", group)
-
-
-class Supervisor:
-    """A supervisord behind its unix socket."""
-
-    def __init__(self, path: Path, what: str, seconds: float = CALL_SECONDS) -> None:
-        self.path = path
-        self._what = what
-        self._seconds = seconds
-
-    def call(self, method: str, *arguments: object) -> Any:
-        """What `supervisor.<method>` returns. Raises `NapError` when supervisord does not answer, else its `Fault`."""
-        with self._answering():
-            proxy = xmlrpc.client.ServerProxy("http://supervisor", transport=_UnixTransport(self.path, self._seconds))
-            with proxy:
-                return getattr(proxy.supervisor, method)(*arguments)
-
-    def unless(self, faults: Sequence[int], method: str, *arguments: object) -> bool:
-        """`call`, where these faults mean that there is nothing to do; whether something was done."""
-        try:
-            self.call(method, *arguments)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode not in faults:
-                raise
-            return False
-        return True
-
-    def answers(self) -> bool:
-        try:
-            self.call("getState")
-        except NapError:
-            return False
-        return True
-
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, http.client.HTTPException) as error:
-            raise NapError(
-                f"{self._what} does not answer ({error})", advice="`nap up` starts it; `nap status` shows what runs."
-            ) from error
-
-
-class _UnixTransport(xmlrpc.client.Transport):
-    """XML-RPC over a unix socket; supervisor's own transport costs a tenth of a second to import."""
-
-    def __init__(self, path: Path, seconds: float) -> None:
-        super().__init__()
-        self._path = path
-        self._seconds = seconds
-
-    def make_connection(self, host: object) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("localhost", timeout=self._seconds)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(self._seconds)
-        connection.sock.connect(str(self._path))
-        return connection
+            self._supervisor.unless(_THERE, "addProcessGroup", group)

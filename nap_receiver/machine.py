@@ -17,10 +17,11 @@ import sh
 
 from nap_receiver import engine
 from nap_receiver.errors import NapError
-from nap_receiver.local import NOT_RUNNING, Local, Supervisor
+from nap_receiver.local import Local
 from nap_receiver.programs import Program, programs_of, require_installed, write_configuration
 from nap_receiver.settings import Settings, load, read_environment, settings_variables, write_environment
 from nap_receiver.state import State
+from nap_receiver.supervision import Fault, Supervisor
 from nap_receiver.units import render
 
 UP_SECONDS = 60
@@ -86,7 +87,8 @@ def down(state: State) -> bool:
     scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
     if scheduler.answers():
         scheduler.call("stopAllProcesses", False)  # all at once; a supervisord that shuts down does it one by one
-    Supervisor(supervisor.path, "nap's supervisor", seconds).unless((NOT_RUNNING,), "stopProcess", "scheduler", True)
+    patient = Supervisor(supervisor.path, "nap's supervisor", seconds)
+    patient.unless((Fault.NOT_RUNNING,), "stopProcess", "scheduler", True)
     if settings.engine.url == engine.own_url(state):
         engine.stop_containers(settings.engine.url)
     process = os.pidfd_open(int(supervisor.call("getPID")))
@@ -150,13 +152,13 @@ def _start_supervisor(state: State) -> None:
 def _take_up_changes(supervisor: Supervisor, rewritten: set[str]) -> None:
     [[added, changed, removed]] = supervisor.call("reloadConfig")
     for name in {*changed, *removed, *(rewritten - set(added))}:
-        supervisor.unless((10,), "stopProcessGroup", name)
-        supervisor.unless((10,), "removeProcessGroup", name)
+        supervisor.unless((Fault.BAD_NAME, Fault.NOT_RUNNING), "stopProcessGroup", name)
+        supervisor.unless((Fault.BAD_NAME, Fault.NOT_RUNNING), "removeProcessGroup", name)
     for name in {*added, *changed, *(rewritten - set(removed))}:
-        supervisor.unless((90,), "addProcessGroup", name)
+        supervisor.unless((Fault.ALREADY_ADDED,), "addProcessGroup", name)
     for process in supervisor.call("getAllProcessInfo"):
         if process["statename"] in {"STOPPED", "EXITED", "FATAL"}:
-            supervisor.unless((60,), "startProcess", process["name"], False)
+            supervisor.unless((Fault.ALREADY_STARTED,), "startProcess", process["name"], False)
 
 
 def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Program], settings: Settings) -> None:

@@ -15,9 +15,9 @@ import sh
 
 from nap_receiver import engine
 from nap_receiver.errors import NapError
-from nap_receiver.local import Supervisor
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
+from nap_receiver.supervision import Supervisor
 from nap_receiver.units import TEMPLATES, environment
 
 _PACKAGES = {

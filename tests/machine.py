@@ -11,9 +11,9 @@ from pathlib import Path
 
 from nap_receiver.engine import USUAL
 from nap_receiver.etcd import Etcd
-from nap_receiver.local import Supervisor
 from nap_receiver.settings import Settings, load
 from nap_receiver.state import State, state_at
+from nap_receiver.supervision import Supervisor
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = ROOT / ".venv" / "bin" / "nap"

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 import urllib.error
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +120,41 @@ def test_pushing_again_after_a_failure_deploys_again(nap: Nap, pusher: Pusher) -
     again = pusher.push()
     assert again.status == 1
     assert "it exited with status 7" in again.text
+
+
+def test_second_push_waits_and_is_told_for_whom(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD.replace("EXPOSE", "RUN echo slow; sleep 4\nEXPOSE"), index_html="one")
+    first = pusher.start_push()
+    eventually(lambda: nap.keys(f"/nap/apps/{pusher.app}/lock"), 10, "the first push holds the lock")
+    commit = pusher.git("rev-parse", "--short=7", "HEAD")
+    pusher.commit(index_html="two")
+    second = pusher.push()
+    said, _ = first.communicate(timeout=30)
+    assert first.returncode == 0, said
+    assert second.status == 0, second.text
+    assert f"has been deploying {commit} since" in second.lines[0]
+    assert answer(second.url) == "two"
+    assert sorted(nap.keys(f"/nap/apps/{pusher.app}/releases/")) == [
+        f"/nap/apps/{pusher.app}/releases/0000000{number}" for number in (1, 2)
+    ]
+
+
+def test_different_apps_deploy_side_by_side(nap: Nap, pusher: Pusher, tmp_path: Path) -> None:
+    others = []
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        others.append(Pusher(nap, f"side-by-side-{number}", tmp_path / str(number)))
+    everyone = [pusher, *others]
+    for each in everyone:
+        each.commit(Dockerfile=HTTPD, index_html=each.app)
+    pushes = [each.start_push() for each in everyone]
+    for each, process in zip(everyone, pushes, strict=True):
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        assert "waiting" not in said
+        (value,) = each.announcements().values()
+        assert isinstance(value, dict)
+        assert answer(f"http://{value['host']}:{value['port']}") == each.app
 
 
 def test_other_refs_are_kept_and_said(nap: Nap, pusher: Pusher) -> None:

@@ -251,6 +251,13 @@ def test_damaged_repository_yields_no_image(nap: Nap, pusher: Pusher) -> None:
     assert commit not in nap.docker("images", "--format", "{{.Repository}}:{{.Tag}}")
 
 
+def test_build_takes_too_long(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile="FROM nap/busybox\nRUN echo endless; sleep 600\n")
+    pushed = push_to_hook(nap, pusher, pusher.folder / f"{pusher.app}.git", {"NAP_DEPLOY_BUILD_TIMEOUT": "2"})
+    assert "building and pushing the image took longer than 2 s and was stopped" in pushed.trouble[0], pushed.text
+    eventually(lambda: "sleep 600" not in nap.docker("ps", "--no-trunc"), 5, "the step is stopped too")
+
+
 def test_a_name_that_cannot_be_an_apps(nap: Nap, pusher: Pusher) -> None:
     address = nap.settings.ssh.address
     pushed = pusher.push(f"ssh://{address}/Not_An_App", "HEAD:refs/heads/master")
