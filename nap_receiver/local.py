@@ -31,23 +31,22 @@ class Local:
         self._reread()
 
     def withdraw(self, instances: Sequence[str]) -> None:
-        self._remove_files(f"{instance}-discovery" for instance in instances)
-        for instance in instances:
-            self._supervisor.unless(_GONE, "stopProcess", f"{instance}-discovery", True)
-        self._reread()
+        units = [f"{instance}-discovery" for instance in instances]
+        self._remove_files(units)
+        for unit in units:
+            self._end(unit, wait=True)
 
     def stop(self, instances: Sequence[str]) -> None:
         self._remove_files(instances)
         for instance in instances:
-            self._supervisor.unless(_GONE, "stopProcess", instance, False)
+            self._end(instance, wait=False)
 
     def discard(self, instances: Sequence[str]) -> None:
         self._remove_files(instances)  # first, so that nothing of them starts again whatever fails below
         self.withdraw(instances)
         for instance in instances:
             self._supervisor.unless(_GONE, "signalProcess", instance, "USR1")
-            self._supervisor.unless(_GONE, "stopProcess", instance, True)
-        self._reread()
+            self._end(instance, wait=True)
 
     def running(self, app: str) -> list[str]:
         known = {process["name"] for process in self._supervisor.call("getAllProcessInfo")}
@@ -100,12 +99,31 @@ class Local:
         for unit in units:
             self._file(unit).unlink(missing_ok=True)
 
+    def _end(self, unit: str, *, wait: bool) -> None:
+        """Stop a unit whose file is gone, for good; unless told to wait for its end, it is forgotten later.
+
+        What has just exited by itself cannot be stopped, and supervisord may start it again before it is told to
+        forget it; then it can be stopped.
+        """
+        while True:
+            stopping = self._supervisor.unless(_GONE, "stopProcess", unit, wait)
+            if (stopping and not wait) or self._forgotten(unit):
+                return
+
+    def _forgotten(self, unit: str) -> bool:
+        """Whether supervisord knows nothing of `unit` any more; its log goes too."""
+        try:
+            self._supervisor.call("removeProcessGroup", unit)
+        except Refused as refused:
+            return refused.fault == Fault.BAD_NAME
+        for log in (self._state.program_logs / "apps").glob(f"{unit}.log*"):
+            log.unlink(missing_ok=True)
+        return True
+
     def _reread(self) -> None:
         """Have supervisord start what is new in the units' folder, and forget what is gone and stopped."""
         [[added, _changed, removed]] = self._supervisor.call("reloadConfig")
         for group in removed:
-            if self._supervisor.unless((Fault.BAD_NAME, Fault.STILL_RUNNING), "removeProcessGroup", group):
-                for log in (self._state.program_logs / "apps").glob(f"{group}.log*"):
-                    log.unlink(missing_ok=True)
+            self._forgotten(group)
         for group in added:
             self._supervisor.unless(_THERE, "addProcessGroup", group)

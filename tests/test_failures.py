@@ -80,6 +80,15 @@ def test_exit_at_start_is_told_at_once(nap: Nap, pusher: Pusher) -> None:
     assert told - float(lines[at + 2]) < 2
 
 
+def test_instance_that_exits_again_and_again_is_taken_away(nap: Nap, pusher: Pusher) -> None:
+    # It lives long enough for the supervisor to take each end for one of a program that had started: the moment after
+    # it, the program can neither be stopped nor forgotten.
+    for number in range(2, 5):
+        pusher.commit(Dockerfile=runs(f"sleep 1.{number}; exit {number}"))
+        failed(pusher.push(), f"exited with status {number}")
+        assert nap.leftovers(pusher.app, number) == []
+
+
 def test_command_that_is_not_there(pusher: Pusher) -> None:
     pusher.commit(Dockerfile='FROM nap/busybox\nEXPOSE 8080\nCMD ["no-such-program"]\n')
     pushed = pusher.push()

@@ -231,8 +231,8 @@ def test_the_local_app_unit_runs_the_image_by_digest_with_an_init(tmp_path: Path
     assert run[1] == "--init"
     assert run[-1] == RELEASE.image
     assert {"--env=PORT=8080", "--expose=8080/tcp", "--label=nap.app=team-shop", "--env=NAP_RELEASE=v3"} <= set(run)
-    assert app[:3] == ["/usr/bin/setpriv", "--pdeathsig", "TERM"]  # nothing outlives a supervisor that was killed
-    assert discovery[:3] == app[:3]
+    assert app[:3] == ["/usr/bin/setpriv", "--pdeathsig", "KILL"]  # nothing outlives a supervisor that was killed
+    assert discovery[:3] == [*app[:2], "TERM"]
     assert Path(discovery[-1]).is_file()
 
 
