@@ -19,7 +19,7 @@ Each setting has a default. These sources can change it, and a later one wins:
 3. the environment of the one command.
 
 A setting `section.name` is the environment variable `NAP_SECTION_NAME`. An unknown name in the file, an unknown
-variable of a known section, and a value that does not fit are refused, with the place where they stand.
+variable that begins with NAP_, and a value that does not fit are refused, with the place where they stand.
 
 `nap settings` shows what is in force, and where each value came from. After a change, run `nap up` again: it restarts
 what the change concerns ([operating.md](operating.md#changing-settings)).
