@@ -61,7 +61,6 @@ report() {
 }
 
 start() {
-    docker rm --force "$NAP_CONTAINER" >/dev/null 2>&1
     said=$(docker create --name "$NAP_CONTAINER" --label "nap.arguments=$arguments" "$@" 2>&1) || fail "$said"
     id=$(echo "$said" | tail -n 1)
     tries=0
@@ -75,13 +74,19 @@ start() {
 main() {
     arguments=$(echo "$*" | cksum)
     status=1
-    said=$(docker version 2>&1) || fail "$(echo "$said" | tail -n 1)"
-    if [ "$(state '{{.State.Running}} {{index .Config.Labels "nap.arguments"}}')" = "true $arguments" ]; then
-        id=$(state '{{.Id}}')
-        follow docker attach --no-stdin --sig-proxy=false "$id"
-    else
-        start "$@"
-    fi
+    said=$(docker inspect --format '{{.State.Running}} {{index .Config.Labels "nap.arguments"}}' "$NAP_CONTAINER" 2>&1)
+    case $said in
+        "true $arguments")
+            id=$(state '{{.Id}}')
+            follow docker attach --no-stdin --sig-proxy=false "$id"
+            ;;
+        *'No such '*) start "$@" ;;
+        true* | false*)
+            docker rm --force "$NAP_CONTAINER" >/dev/null 2>&1
+            start "$@"
+            ;;
+        *) fail "$said" ;; # the engine is away
+    esac
     if [ -z "$stopping" ]; then
         case $(state '{{.State.Running}}') in
             false) report "$status" ;;
