@@ -36,8 +36,6 @@ class Image:
 
     digest: str
     """`registry/app@sha256:…`"""
-    tag: str
-    """`registry/app:<commit>`"""
     ports: list[str]
     """`8080/tcp`, …, the one that PORT names first."""
     has_healthcheck: bool
@@ -118,7 +116,7 @@ class Engine:
         channel.step(
             f"Image {repository}@{digest[:19]}… ({_size(about['Size'])}, {new} of {_count(len(layers), 'layer')} new)"
         )
-        return Image(f"{repository}@{digest}", tag, _ports(about["Config"]), bool(about["Config"].get("Healthcheck")))
+        return Image(f"{repository}@{digest}", _ports(about["Config"]), bool(about["Config"].get("Healthcheck")))
 
 
 def _build_failed(app: str, step: str, reason: str, disk_full: bool) -> NapError:

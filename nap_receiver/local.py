@@ -71,8 +71,7 @@ class Local:
         self._supervisor.call("reloadConfig")
         patient = Supervisor(self._supervisor.path, "the local scheduler", seconds)
         for unit in changed:
-            patient.unless(_GONE, "stopProcessGroup", unit.name)
-            patient.unless(_GONE, "removeProcessGroup", unit.name)
+            patient.remove(unit.name)
         for unit in changed:
             patient.unless(_THERE, "addProcessGroup", unit.name)
 

@@ -132,11 +132,8 @@ def remote_url(settings: Settings, app: str) -> str:
 
 
 def _start_supervisor(state: State) -> None:
-    for left_over in (
-        "docker.pid",
-        "supervisor.pid",
-        "scheduler.pid",
-    ):  # of before a reboot; their numbers mean nothing now
+    # Of before a reboot, their numbers mean nothing now.
+    for left_over in ("docker.pid", "supervisor.pid", "scheduler.pid"):
         (state.run / left_over).unlink(missing_ok=True)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own, compiled in; Debian makes it at boot
@@ -152,8 +149,7 @@ def _start_supervisor(state: State) -> None:
 def _take_up_changes(supervisor: Supervisor, rewritten: set[str]) -> None:
     [[added, changed, removed]] = supervisor.call("reloadConfig")
     for name in {*changed, *removed, *(rewritten - set(added))}:
-        supervisor.unless((Fault.BAD_NAME, Fault.NOT_RUNNING), "stopProcessGroup", name)
-        supervisor.unless((Fault.BAD_NAME, Fault.NOT_RUNNING), "removeProcessGroup", name)
+        supervisor.remove(name)
     for name in {*added, *changed, *(rewritten - set(removed))}:
         supervisor.unless((Fault.ALREADY_ADDED,), "addProcessGroup", name)
     for process in supervisor.call("getAllProcessInfo"):
@@ -185,12 +181,15 @@ def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Prog
 
 def _renew_units(state: State, settings: Settings) -> None:
     """Write the units of what runs anew, for the settings and templates as they are now."""
-    from nap_receiver.etcd import connect
-    from nap_receiver.release import Ledger  # and what it needs of docker and etcd: only where there are apps
-
     scheduler = Local(state)
+    apps = scheduler.apps()
+    if not apps:
+        return
+    from nap_receiver.etcd import connect  # a tenth of a second, needed only where there are apps
+    from nap_receiver.release import Ledger
+
     with connect(settings.etcd) as etcd:
-        for app in scheduler.apps():
+        for app in apps:
             if release := Ledger(etcd, settings.etcd.prefix, app).current():
                 units = [render(i, settings, scheduler.machine, settings.engine.url) for i in release.instances]
                 scheduler.renew(units, settings.deploy.drain + settings.deploy.grace + 20)

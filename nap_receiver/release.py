@@ -12,11 +12,13 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from nap_receiver.etcd import Etcd
-from nap_receiver.image import Image
+if TYPE_CHECKING:  # etcd's and docker's libraries are for those who call them
+    from nap_receiver.etcd import Etcd
+    from nap_receiver.image import Image
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -75,7 +77,7 @@ class Instance:
 class Ledger:
     """One app's releases."""
 
-    def __init__(self, etcd: Etcd, prefix: str, app: str) -> None:
+    def __init__(self, etcd: "Etcd", prefix: str, app: str) -> None:
         self._etcd = etcd
         self._app = app
         self.root = f"{prefix}/apps/{app}"
@@ -90,7 +92,7 @@ class Ledger:
         running = [match[1] for match in map(re.compile(rf"{self._app}\.v(\d+)\.").match, units) if match]
         return max(map(int, [*written, *running]), default=0) + 1
 
-    def write(self, number: int, commit: str, image: Image, formation: dict[str, int], by: str, why: str) -> Release:
+    def write(self, number: int, commit: str, image: "Image", formation: dict[str, int], by: str, why: str) -> Release:
         """Write a release down, as `number` or, where that was given out meanwhile, as the next that is free."""
         while True:
             release = Release(

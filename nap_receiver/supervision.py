@@ -62,6 +62,11 @@ class Supervisor:
             return False
         return True
 
+    def remove(self, group: str) -> None:
+        """Stop a group and forget it; nothing where there is none."""
+        for method in ("stopProcessGroup", "removeProcessGroup"):
+            self.unless((Fault.BAD_NAME, Fault.NOT_RUNNING), method, group)
+
     def answers(self) -> bool:
         """Whether supervisord answers."""
         try:

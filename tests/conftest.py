@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -67,6 +66,3 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("NAP_", "GIT_", "GL_")):
             monkeypatch.delenv(name)
-
-
-__all__ = ["Nap", "Pusher", "fresh_nap", "subprocess"]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -16,13 +17,19 @@ LOUD = HTTPD.replace(
 )
 
 
-def test_pusher_who_disconnects_does_not_block_the_deploy(nap: Nap, pusher: Pusher) -> None:
+def loud_push(pusher: Pusher) -> "subprocess.Popen[str]":
+    """A push whose build has just begun to be loud."""
     pusher.commit(Dockerfile=LOUD)
     process = pusher.start_push()
     assert process.stdout
     for line in process.stdout:
         if "begin" in line and "RUN" not in line:
             break
+    return process
+
+
+def test_pusher_who_disconnects_does_not_block_the_deploy(nap: Nap, pusher: Pusher) -> None:
+    process = loud_push(pusher)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=10)
     eventually(pusher.announcements, 60, "deployed all the same")
@@ -32,12 +39,7 @@ def test_pusher_who_disconnects_does_not_block_the_deploy(nap: Nap, pusher: Push
 
 
 def test_pusher_who_stops_reading_does_not_block_the_deploy(nap: Nap, pusher: Pusher) -> None:
-    pusher.commit(Dockerfile=LOUD)
-    process = pusher.start_push()
-    assert process.stdout
-    for line in process.stdout:
-        if "begin" in line and "RUN" not in line:
-            break
+    process = loud_push(pusher)
     os.killpg(process.pid, signal.SIGSTOP)
     try:
         eventually(pusher.announcements, 60, "deployed all the same")

@@ -41,6 +41,16 @@ def answered(pusher: Pusher) -> str:
     return ""
 
 
+def up_with_an_app(own: Nap, folder: Path) -> Pusher:
+    """Bring `own` up; the pusher of `hello`, which answers `here` on it."""
+    own.run("up")
+    own.import_busybox()
+    pusher = Pusher(own, "hello", folder)
+    pusher.commit(Dockerfile=HTTPD, index_html="here")
+    assert pusher.push().status == 0
+    return pusher
+
+
 def test_up_prints_what_to_do_next_and_status_agrees(nap: Nap) -> None:
     again = nap.run("up")
     for program in ("etcd", "registry", "gate", "scheduler"):
@@ -86,11 +96,7 @@ def test_scheduler_that_dies_while_a_release_retires_leaves_nothing_of_it(nap: N
 
 
 def test_down_leaves_nothing_running_and_up_brings_the_apps_back(own: Nap, tmp_path: Path) -> None:
-    own.run("up")
-    own.import_busybox()
-    pusher = Pusher(own, "hello", tmp_path)
-    pusher.commit(Dockerfile=HTTPD, index_html="here")
-    assert pusher.push().status == 0
+    pusher = up_with_an_app(own, tmp_path)
     assert processes_of(own)
     own.run("down")
     assert processes_of(own) == []
@@ -102,11 +108,7 @@ def test_down_leaves_nothing_running_and_up_brings_the_apps_back(own: Nap, tmp_p
 
 
 def test_apps_come_back_after_the_machine_died(own: Nap, tmp_path: Path) -> None:
-    own.run("up")
-    own.import_busybox()
-    pusher = Pusher(own, "hello", tmp_path)
-    pusher.commit(Dockerfile=HTTPD, index_html="here")
-    assert pusher.push().status == 0
+    pusher = up_with_an_app(own, tmp_path)
     os.kill(int(own.supervisor.call("getPID")), signal.SIGKILL)
     eventually(lambda: not own.supervisor.answers(), 5, "the supervisor is gone")
     eventually(lambda: not [p for p in processes_of(own) if "containerd" not in p], 60, "and all that it ran")
@@ -155,11 +157,7 @@ def test_program_that_does_not_come_up_is_named_with_its_log(own: Nap) -> None:
 
 
 def test_changed_settings_reach_the_apps_that_run(own: Nap, tmp_path: Path) -> None:
-    own.run("up")
-    own.import_busybox()
-    pusher = Pusher(own, "hello", tmp_path)
-    pusher.commit(Dockerfile=HTTPD, index_html="here")
-    assert pusher.push().status == 0
+    pusher = up_with_an_app(own, tmp_path)
     own.variables["NAP_ETCD_ADDRESS"] = free_address()
     own.variables["NAP_DEPLOY_GRACE"] = "4"
     own.run("up")
