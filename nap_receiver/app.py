@@ -1,5 +1,6 @@
 """An app's name: what one repository deploys."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,16 @@ def app_name(repository: Path, state: State, environ: Mapping[str, str]) -> str:
     else:
         path = PurePosixPath(repository.parent.name if repository.name == ".git" else repository.name)
     return checked_app_name("-".join([*path.parts[:-1], path.name.removesuffix(".git")]))
+
+
+def repository_of(app: str, state: State) -> Path | None:
+    """The repository of `app` below the repositories, or None."""
+    for folder, below, _ in os.walk(state.repositories):
+        for repository in [Path(folder, name) for name in below if name.endswith(".git")]:
+            if app_name(repository, state, {}) == app:
+                return repository
+        below[:] = [name for name in below if not name.endswith(".git")]
+    return None
 
 
 def checked_app_name(name: str) -> str:

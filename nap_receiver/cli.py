@@ -1,5 +1,7 @@
 """The `nap` command on its host."""
 
+import getpass
+import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -8,9 +10,13 @@ import click
 from tabulate import tabulate
 
 from nap_receiver import keys, machine
+from nap_receiver.app import repository_of
+from nap_receiver.channel import Channel, tell
 from nap_receiver.errors import NapError
 from nap_receiver.settings import fields, load
 from nap_receiver.state import default_root, state_at
+
+_MOST_INSTANCES = 100
 
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
@@ -92,6 +98,28 @@ def remove_key(user: str, root: str | None) -> None:
     click.echo(f"{user}: {keys.remove_keys(state_at(root), user)} removed")
 
 
+@nap.command("ps:scale")
+@click.argument("app")
+@click.argument("counts", nargs=-1, required=True, metavar="PROCESS=COUNT...")
+@_state
+def scale_processes(app: str, counts: tuple[str, ...], root: str | None) -> None:
+    """Run COUNT instances of each PROCESS of APP: nap ps:scale shop web=3"""
+    state = state_at(root)
+    formation = _formation(counts)
+    repository = repository_of(app, state)
+    if repository is None:
+        raise NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
+
+    def story(channel: Channel) -> None:
+        from nap_receiver.receiver import scale  # half a second of libraries
+
+        who = os.environ.get("NAP_USER") or getpass.getuser()
+        scale(app, repository, formation, who, state, load(state).settings, channel)
+
+    if not tell(1, story):
+        sys.exit(1)
+
+
 def main() -> None:
     """Run the command; a failure is told in a few lines on standard error, with exit status 1."""
     try:
@@ -102,6 +130,16 @@ def main() -> None:
         for line in (str(error), *error.advice):
             click.echo(f" !     {line}", err=True)
         sys.exit(1)
+
+
+def _formation(counts: tuple[str, ...]) -> dict[str, int]:
+    formation = {}
+    for count in counts:
+        process, _, number = count.partition("=")
+        if not (process and number.isdecimal() and 1 <= int(number) <= _MOST_INSTANCES):
+            raise NapError(f'expected PROCESS=COUNT with a count from 1 to {_MOST_INSTANCES}, got "{count}"')
+        formation[process] = int(number)
+    return formation
 
 
 def _standings(standings: list[machine.Standing]) -> str:

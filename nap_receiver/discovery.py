@@ -48,6 +48,27 @@ def announced(etcd: Etcd, places: EtcdSettings, release: Release) -> list[Announ
     return [_announcement(entry.key, entry.value) for entry in entries]
 
 
+def await_withdrawn(etcd: Etcd, places: EtcdSettings, app: str, instances: Sequence[str], timeout: float) -> None:
+    """Wait until none of the `instances` (`v3.web.1`) of `app` is announced. Raises `NapError` after `timeout` s."""
+    prefix = f"{places.announcements}/{app}/"
+    listing = etcd.below(prefix)
+    left = {entry.key.removeprefix(prefix) for entry in listing.entries} & set(instances)
+    if left:
+        for change in etcd.changes([prefix], listing.revision, timeout):
+            name = change.key.removeprefix(prefix)
+            left -= {name} if change.value is None else set()
+            left |= {name} & set(instances) if change.value is not None else set()
+            if not left:
+                return
+        raise NapError(f"{app}: {', '.join(sorted(left))} still announced after {timeout:g} s")
+
+
+def last_words(etcd: Etcd, places: EtcdSettings, instance: Instance) -> list[str]:
+    """What a discarded instance printed last, oldest line first; nothing where nothing was told."""
+    told = etcd.get(_exit_key(places, instance))
+    return _lines(told.value["output"]) if told else []
+
+
 def await_announcements(
     etcd: Etcd, places: EtcdSettings, release: Release, since: int, timeout: float, channel: Channel
 ) -> list[Announcement]:
@@ -82,7 +103,7 @@ def _announcement(key: str, value: dict[str, Any]) -> Announcement:
 def _exited(instance: Instance, report: dict[str, Any]) -> InstanceFailed:
     release = instance.release
     error = plain(_decoded(report["error"]).replace("\n", " ").strip())
-    words = [line for line in map(plain, _decoded(report["output"]).split("\n")) if line]
+    words = _lines(report["output"])
     name = f"{release.app} {release.name} {instance.label}"
     if error:
         what = f"{name} could not start: {error}"
@@ -102,6 +123,14 @@ def _silent(instance: Instance, seconds: float) -> Silent:
         what = f"{name} runs, but did not answer on port {release.port} within {seconds:.0f} s"
         advice = [f"See that it listens on 0.0.0.0 (not 127.0.0.1) and on port {release.port}, which PORT names too."]
     return Silent(instance, what, [*advice, "If it needs longer: git config nap.timeout SECONDS in its repository."])
+
+
+def _exit_key(places: EtcdSettings, instance: Instance) -> str:
+    return f"{places.prefix}/apps/{instance.release.app}/exits/{instance.key}"
+
+
+def _lines(encoded: str) -> list[str]:
+    return [line for line in map(plain, _decoded(encoded).split("\n")) if line]
 
 
 def _decoded(text: str) -> str:

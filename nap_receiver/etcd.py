@@ -54,12 +54,24 @@ class Listing:
 
 
 class Etcd:
-    """A connection to etcd. Every call ends within `timeout` seconds, or raises `EtcdAway`."""
+    """A connection to etcd. Every call ends within the settings' `timeout`, or raises `EtcdAway`."""
 
-    def __init__(self, address: str, timeout: float) -> None:
-        host, _, port = address.rpartition(":")
+    def __init__(self, settings: EtcdSettings) -> None:
+        address = settings.address
         self._address = address
-        self._client = etcd3.client(host=host, port=int(port), timeout=timeout, grpc_options=_KEEPALIVE)
+        tls = {"ca_cert": settings.ca, "cert_cert": settings.certificate, "cert_key": settings.key}
+        try:
+            self._client = etcd3.client(
+                host=address.host,
+                port=address.port,
+                timeout=settings.timeout,
+                grpc_options=_KEEPALIVE,
+                **{name: str(path) for name, path in tls.items() if path},
+            )
+        except ValueError as error:
+            raise NapError("etcd.certificate and etcd.key go together, and with etcd.ca") from error
+        except OSError as error:
+            raise NapError(f"{error.filename}: {error.strerror}", advice="See etcd.… in the settings.") from error
 
     def close(self) -> None:
         self._client.close()
@@ -167,14 +179,14 @@ class Etcd:
     def _away(self, reason: str) -> EtcdAway:
         return EtcdAway(
             f"etcd at {self._address} does not answer ({reason})",
-            advice="On a single machine `nap status` tells what is down and `nap up` starts it; then push again.",
+            advice="`nap status` tells what is down, and on a single machine `nap up` starts it; then push again.",
         )
 
 
 @contextmanager
 def connect(settings: EtcdSettings) -> Iterator[Etcd]:
     """An `Etcd` for the block."""
-    etcd = Etcd(settings.address, settings.timeout)
+    etcd = Etcd(settings)
     try:
         yield etcd
     finally:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from nap_receiver.app import app_name
+from nap_receiver.app import app_name, repository_of
 from nap_receiver.channel import Channel, tell
 from nap_receiver.errors import NapError
 from nap_receiver.state import State, state_at
@@ -81,14 +81,9 @@ def _repository(path: str, state: State) -> Path:
 
 def _refuse_second_repository(app: str, repository: Path, state: State) -> None:
     """`team/shop` and `team-shop` would be one app; the second is refused."""
-    for folder, below, _ in os.walk(state.repositories):
-        for other in [Path(folder, name) for name in below if name.endswith(".git")]:
-            if app_name(other, state, {}) == app:
-                shown = other.relative_to(state.repositories).with_suffix("")
-                raise NapError(
-                    f"the app {app} is that of {shown} already", advice="Push there, or choose another name."
-                )
-        below[:] = [name for name in below if not name.endswith(".git")]
+    if other := repository_of(app, state):
+        shown = other.relative_to(state.repositories).with_suffix("")
+        raise NapError(f"the app {app} is that of {shown} already", advice="Push there, or choose another name.")
 
 
 def _create(repository: Path) -> None:

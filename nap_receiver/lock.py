@@ -7,17 +7,16 @@ from contextlib import contextmanager
 from nap_receiver.channel import Channel
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Etcd
-from nap_receiver.push import Deployment
+from nap_receiver.release import Ledger
 
 LEASE_SECONDS = 10
 """How long a lock outlives a holder that was killed."""
 
 
 @contextmanager
-def deploy_lock(etcd: Etcd, root: str, asked: Deployment, patience: float, channel: Channel) -> Iterator[None]:
+def deploy_lock(etcd: Etcd, ledger: Ledger, who: str, what: str, patience: float, channel: Channel) -> Iterator[None]:
     """Hold the app's deploy lock for the block; one who waits is told for whom, for at most `patience` seconds."""
-    app, who, what = asked.app, asked.pusher, asked.commit[:7]
-    key = f"{root}/lock"
+    app, key = ledger.app, f"{ledger.root}/lock"
     give_up = time.monotonic() + patience
     with etcd.lease(LEASE_SECONDS) as lease:
         while not etcd.create(key, {"who": who, "what": what, "since": time.time()}, lease=lease):

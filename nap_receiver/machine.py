@@ -18,7 +18,7 @@ import sh
 from nap_receiver import engine
 from nap_receiver.errors import NapError
 from nap_receiver.local import Local
-from nap_receiver.programs import Program, programs_of, require_installed, write_configuration
+from nap_receiver.programs import Program, foreign, programs_of, require_installed, write_configuration
 from nap_receiver.settings import Settings, load, read_environment, settings_variables, write_environment
 from nap_receiver.state import State
 from nap_receiver.supervision import Fault, Supervisor
@@ -88,7 +88,7 @@ def down(state: State) -> bool:
     if scheduler.answers():
         scheduler.call("stopAllProcesses", False)  # all at once; a supervisord that shuts down does it one by one
     patient = Supervisor(supervisor.path, "nap's supervisor", seconds)
-    patient.unless((Fault.NOT_RUNNING,), "stopProcess", "scheduler", True)
+    patient.unless((Fault.NOT_RUNNING, Fault.BAD_NAME), "stopProcess", "scheduler", True)
     if settings.engine.url == engine.own_url(state):
         engine.stop_containers(settings.engine.url)
     process = os.pidfd_open(int(supervisor.call("getPID")))
@@ -113,10 +113,7 @@ def status(state: State) -> list[Standing]:
         return []
     known = {process["name"]: process for process in supervisor.call("getAllProcessInfo")}
     settings = load(state).settings
-    standings = []
-    if "engine" not in known:
-        url = settings.engine.url or engine.USUAL
-        standings.append(Standing("engine", "not nap's", 0, url, engine.answers(url)))
+    standings = [Standing(each.name, "not nap's", 0, each.address, each.answers()) for each in foreign(state, settings)]
     for program in programs_of(state, settings):
         answers, process = program.answers(), known[program.name]
         word = "running" if answers else process["statename"].lower()  # supervisord waits a second before it says so
@@ -174,15 +171,18 @@ def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Prog
                     advice=f"All of its log: {log}. Mend what it says and run `nap up` again.",
                 )
         time.sleep(_LOOK_AGAIN_SECONDS if waiting else 0)
-    url = settings.engine.url or engine.USUAL
-    if not engine.answers(url):
-        raise NapError(f"the Docker Engine at {url} does not answer", advice="Start it, or set engine.url.")
+    for each in foreign(state, settings):
+        if not each.answers():
+            raise NapError(
+                f"{each.name} at {each.address} does not answer, and nap relies on it",
+                advice="Start it, or say where it is: settings.toml, `nap settings`.",
+            )
 
 
 def _renew_units(state: State, settings: Settings) -> None:
-    """Write the units of what runs anew, for the settings and templates as they are now."""
+    """Write the units of what runs on this machine anew, for the settings and templates as they are now."""
     scheduler = Local(state)
-    apps = scheduler.apps()
+    apps = scheduler.apps() if settings.scheduler == "local" else []
     if not apps:
         return
     from nap_receiver.etcd import connect  # a tenth of a second, needed only where there are apps

@@ -4,6 +4,7 @@ import getpass
 import os
 import shutil
 import socket
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -15,7 +16,7 @@ import sh
 
 from nap_receiver import engine
 from nap_receiver.errors import NapError
-from nap_receiver.settings import Settings
+from nap_receiver.settings import EtcdSettings, Settings
 from nap_receiver.state import State
 from nap_receiver.supervision import Supervisor
 from nap_receiver.units import TEMPLATES, environment
@@ -51,6 +52,15 @@ class Program:
     stop_seconds: int = 20
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """What nap relies on and somebody else runs: where it answers, and how to tell that it does."""
+
+    name: str
+    address: str
+    answers: Callable[[], bool]
+
+
 def require_installed() -> None:
     """Raise `NapError` with the Debian packages to install where a program is missing."""
     missing = sorted({package for program, package in _PACKAGES.items() if not _found(program)})
@@ -61,8 +71,26 @@ def require_installed() -> None:
         )
 
 
+def foreign(state: State, settings: Settings) -> list[Foreign]:
+    """What somebody else runs: an engine that is not nap's and, under fleet, all that belongs to the cluster."""
+    found = []
+    if settings.engine.url != engine.own_url(state):
+        url = settings.engine.url or engine.USUAL
+        found.append(Foreign("engine", url, lambda: engine.answers(url)))
+    if settings.scheduler == "fleet":
+        registry = settings.registry.address
+        found += [
+            Foreign("etcd", settings.etcd.address, lambda: _etcd_answers(settings.etcd)),
+            Foreign("registry", registry, lambda: _greets(registry.host, registry.port, b"")),
+            Foreign("fleet", settings.fleet.endpoint, lambda: _has_machines(settings)),
+        ]
+    return found
+
+
 def programs_of(state: State, settings: Settings) -> list[Program]:
-    """All of them, the ones that others need first."""
+    """All of them, the ones that others need first. Under fleet, the cluster has its own etcd and registry."""
+    if settings.scheduler == "local" and settings.etcd.ca:
+        raise NapError("etcd.ca: the etcd that nap runs itself is on loopback, without TLS", advice="Remove etcd.ca.")
     etcd, registry, ssh = settings.etcd.address, settings.registry.address, settings.ssh.address
     scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
     programs = [
@@ -93,6 +121,8 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
             SCHEDULER_STOP_SECONDS,
         ),
     ]
+    if settings.scheduler == "fleet":
+        programs = [program for program in programs if program.name == "gate"]
     own = engine.own_url(state)
     if settings.engine.url == own:
         programs.insert(0, Program("engine", engine.own_command(state), own, "", lambda: engine.answers(own), 10))
@@ -153,7 +183,7 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             changed.add(owner)
-    return changed - {""}
+    return changed & {program.name for program in programs}
 
 
 def account_is_locked() -> bool:
@@ -167,12 +197,30 @@ def account_is_locked() -> bool:
     return False
 
 
-def serves(url: str) -> bool:
+def serves(url: str, context: ssl.SSLContext | None = None) -> bool:
     """Whether a GET of `url` is answered well within 2 s."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:
+        with urllib.request.urlopen(url, timeout=2, context=context) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError, ValueError):
+        return False
+
+
+def _etcd_answers(settings: EtcdSettings) -> bool:
+    context = None
+    if settings.ca:
+        context = ssl.create_default_context(cafile=settings.ca)
+        if settings.certificate:
+            context.load_cert_chain(settings.certificate, settings.key)
+    return serves(f"{settings.url}/health", context)
+
+
+def _has_machines(settings: Settings) -> bool:
+    from nap_receiver.fleet import Fleet
+
+    try:
+        return bool(Fleet(settings.fleet, 0).machines())
+    except NapError:
         return False
 
 

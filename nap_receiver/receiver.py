@@ -6,6 +6,7 @@ Its first step, which of the pushed refs deploys, is `push.deploying`: most push
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from dulwich.repo import Repo
@@ -13,18 +14,42 @@ from dulwich.repo import Repo
 from nap_receiver.channel import Channel
 from nap_receiver.checkout import check_out
 from nap_receiver.deadline import deadline
-from nap_receiver.discovery import Announcement, Silent, announced, await_announcements
+from nap_receiver.discovery import (
+    Announcement,
+    Silent,
+    announced,
+    await_announcements,
+    await_withdrawn,
+    last_words,
+)
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Etcd, connect
 from nap_receiver.image import Engine, Image, engine_at
 from nap_receiver.local import Local
 from nap_receiver.lock import deploy_lock
+from nap_receiver.placement import Placement
 from nap_receiver.push import Deployment, repository_setting
 from nap_receiver.release import Ledger, Release
 from nap_receiver.scheduler import Scheduler
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
-from nap_receiver.units import render
+from nap_receiver.units import LEASE_SECONDS, render
+
+WITHDRAW_SECONDS = LEASE_SECONDS + 10
+"""How long an announcement may take to go: of a machine that was lost, until its lease ends."""
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """A deploy under way: what it works with while it holds the app's lock."""
+
+    timeout: int
+    """Seconds that the app has to answer."""
+    settings: Settings
+    scheduler: Scheduler
+    etcd: Etcd
+    ledger: Ledger
+    channel: Channel
 
 
 def receive(asked: Deployment, state: State, settings: Settings, channel: Channel) -> None:
@@ -33,35 +58,71 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
     Raises `NapError` when that fails; then the release before still serves, and nothing of the new one is left.
     """
     started = time.monotonic()
-    channel.keep_log(deploy_log(state, asked))
-    timeout = answer_timeout(asked, settings)
-    scheduler: Scheduler = Local(state)
-    with connect(settings.etcd) as etcd, engine_at(settings.engine.url) as engine:
-        ledger = Ledger(etcd, settings.etcd.prefix, asked.app)
-        with deploy_lock(etcd, ledger.root, asked, settings.deploy.build_timeout, channel):
-            current = ledger.current()
-            if current and (serving := all_announced(current, asked.commit, etcd, settings)):
-                show(f"{current.app} {current.name} already runs {asked.commit[:7]}", serving, channel)
-                return
-            number = ledger.next_number(scheduler.running(asked.app))
+    commit, who = asked.commit[:7], asked.pusher
+    with under_way(asked.app, asked.repository, who, commit, state, settings, channel) as deploy:
+        current = deploy.ledger.current()
+        if current and (serving := all_announced(current, asked.commit, deploy)):
+            show(f"{current.app} {current.name} already runs {commit}", serving, channel)
+            return
+        formation = current.formation if current else {"web": 1}
+        placement = deploy.scheduler.place(asked.app, asked.repository, formation)
+        number = deploy.ledger.next_number(deploy.scheduler.running(asked.app))
+        with engine_at(settings.engine.url) as engine:
             image = build_and_push(asked, number, engine, settings, channel)
-            release = ledger.write(number, asked.commit, image, {"web": 1}, asked.pusher, f"Deploy {asked.commit[:7]}")
-            units = [render(instance, settings, scheduler.machine, engine.url) for instance in release.instances]
-            channel.step(f"Starting {release.name}: {', '.join(instance.label for instance in release.instances)}")
-            with taken_away_on_failure(release, scheduler, ledger):
-                before = etcd.revision()
-                scheduler.start(units)
-                addresses = await_announcements(etcd, settings.etcd, release, before, timeout, channel)
-                ledger.make_current(release)
-            retire_all_but(release, scheduler, channel)
+        release = deploy.ledger.write(number, asked.commit, image, formation, who, f"Deploy {commit}")
+        addresses = roll_out(release, placement, deploy)
     show(f"{release.app} {release.name} is live ({time.monotonic() - started:.1f} s)", addresses, channel)
 
 
-def all_announced(release: Release, commit: str, etcd: Etcd, settings: Settings) -> list[Announcement]:
+def scale(
+    app: str, repository: Path, changes: dict[str, int], who: str, state: State, settings: Settings, channel: Channel
+) -> None:
+    """Make a release of what runs now, with these counts of instances. Raises `NapError` as `receive` does."""
+    started = time.monotonic()
+    counts = " ".join(f"{process}={n}" for process, n in changes.items())
+    with under_way(app, repository, who, counts, state, settings, channel) as deploy:
+        current = deploy.ledger.current()
+        if current is None:
+            raise NapError(f"{app} was never deployed", advice="Push it first: git push nap master")
+        if unknown := changes.keys() - current.formation.keys():
+            there = ", ".join(current.formation)
+            raise NapError(f"{app} has no process type {', '.join(sorted(unknown))}; there are: {there}")
+        formation = current.formation | changes
+        placement = deploy.scheduler.place(app, repository, formation)
+        number = deploy.ledger.next_number(deploy.scheduler.running(app))
+        image = Image(current.image, current.ports, current.has_healthcheck)
+        release = deploy.ledger.write(number, current.commit, image, formation, who, f"Scale {counts}")
+        addresses = roll_out(release, placement, deploy)
+    show(f"{release.app} {release.name} is live ({time.monotonic() - started:.1f} s)", addresses, channel)
+
+
+@contextmanager
+def under_way(
+    app: str, repository: Path, who: str, what: str, state: State, settings: Settings, channel: Channel
+) -> Iterator[Deploy]:
+    """Hold the app's deploy lock for the block, and log what is said."""
+    channel.keep_log(deploy_log(state, app, what))
+    timeout, scheduler = answer_timeout(repository, settings), scheduler_of(state, settings)
+    with connect(settings.etcd) as etcd:
+        ledger = Ledger(etcd, settings.etcd.prefix, app)
+        with deploy_lock(etcd, ledger, who, what, settings.deploy.build_timeout, channel):
+            yield Deploy(timeout, settings, scheduler, etcd, ledger, channel)
+
+
+def scheduler_of(state: State, settings: Settings) -> Scheduler:
+    """What runs units under these settings."""
+    if settings.scheduler == "fleet":
+        from nap_receiver.fleet import Fleet  # its library is for those who call it
+
+        return Fleet(settings.fleet, settings.deploy.grace + LEASE_SECONDS)
+    return Local(state)
+
+
+def all_announced(release: Release, commit: str, deploy: Deploy) -> list[Announcement]:
     """Where `release` answers, if it is of `commit` and every one of its instances does; else nothing."""
     if release.commit != commit:
         return []
-    found = announced(etcd, settings.etcd, release)
+    found = announced(deploy.etcd, deploy.settings.etcd, release)
     return found if len(found) == len(release.instances) else []
 
 
@@ -81,17 +142,33 @@ def build_and_push(asked: Deployment, number: int, engine: Engine, settings: Set
         return engine.push(tag, asked.app, channel)
 
 
+def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Announcement]:
+    """Start the release's instances, wait until all of them answer, and retire the release before."""
+    settings, scheduler, etcd = deploy.settings, deploy.scheduler, deploy.etcd
+    units = [render(each, settings, scheduler.machine, settings.engine.url, placement) for each in release.instances]
+    deploy.channel.step(f"Starting {release.name}: {', '.join(instance.label for instance in release.instances)}")
+    with taken_away_on_failure(release, deploy):
+        before = etcd.revision()
+        scheduler.start(units)
+        addresses = await_announcements(etcd, settings.etcd, release, before, deploy.timeout, deploy.channel)
+        deploy.ledger.make_current(release)
+    retire_all_but(release, deploy)
+    return addresses
+
+
 @contextmanager
-def taken_away_on_failure(release: Release, scheduler: Scheduler, ledger: Ledger) -> Iterator[None]:
+def taken_away_on_failure(release: Release, deploy: Deploy) -> Iterator[None]:
     """Whatever ends the block early leaves no unit, container or key of `release`, only its record."""
+    etcd, places = deploy.etcd, deploy.settings.etcd
     try:
         yield
     except BaseException as error:
         try:
+            deploy.scheduler.discard([instance.unit for instance in release.instances])
             if isinstance(error, Silent):
-                error.words = scheduler.last_words(error.instance.unit)
-            scheduler.discard([instance.unit for instance in release.instances])
-            ledger.mark_failed(release, str(error) or type(error).__name__)
+                error.words = last_words(etcd, places, error.instance)
+            await_withdrawn(etcd, places, release.app, [each.key for each in release.instances], WITHDRAW_SECONDS)
+            deploy.ledger.mark_failed(release, str(error) or type(error).__name__)
         except NapError as remains:
             raise NapError(
                 f"{error}; and {release.name} could not be taken away: {remains}",
@@ -100,16 +177,19 @@ def taken_away_on_failure(release: Release, scheduler: Scheduler, ledger: Ledger
         raise
 
 
-def retire_all_but(release: Release, scheduler: Scheduler, channel: Channel) -> None:
+def retire_all_but(release: Release, deploy: Deploy) -> None:
     """Withdraw and stop every other instance of the app. A failure here is told, but the new release is live."""
+    app, scheduler = release.app, deploy.scheduler
     new = {instance.unit for instance in release.instances}
     try:
-        with channel.waiting("retiring the release before"):
-            old = [unit for unit in scheduler.running(release.app) if unit not in new]
+        with deploy.channel.waiting("retiring the release before"):
+            old = [unit for unit in scheduler.running(app) if unit not in new]
             scheduler.withdraw(old)
+            keys = [unit.removeprefix(f"{app}.") for unit in old]
+            await_withdrawn(deploy.etcd, deploy.settings.etcd, app, keys, WITHDRAW_SECONDS)
             scheduler.stop(old)
     except NapError as error:
-        channel.trouble(f"{release.app}: the release before could not be retired: {error}; the next deploy tries again")
+        deploy.channel.trouble(f"{app}: the release before could not be retired: {error}; the next deploy tries again")
 
 
 def show(result: str, addresses: Sequence[Announcement], channel: Channel) -> None:
@@ -119,24 +199,24 @@ def show(result: str, addresses: Sequence[Announcement], channel: Channel) -> No
         channel.detail(announcement.url)
 
 
-def answer_timeout(asked: Deployment, settings: Settings) -> int:
+def answer_timeout(repository: Path, settings: Settings) -> int:
     """Seconds that the app has to answer: `nap.timeout` of its repository's git config, else the settings'."""
-    with Repo(str(asked.repository)) as repository:
-        configured = repository_setting(repository, "timeout")
+    with Repo(str(repository)) as opened:
+        configured = repository_setting(opened, "timeout")
     if configured is None:
         return settings.deploy.answer_timeout
     if not configured.isdecimal():
         raise NapError(
-            f'{asked.repository}/config: nap.timeout: expected a whole number of seconds, got "{configured}"',
+            f'{repository}/config: nap.timeout: expected a whole number of seconds, got "{configured}"',
             advice="Mend it there with: git config nap.timeout SECONDS",
         )
     return int(configured)
 
 
-def deploy_log(state: State, asked: Deployment) -> Path:
+def deploy_log(state: State, app: str, what: str) -> Path:
     """A new file for all that this deploy says."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    return state.deploy_logs / asked.app / f"{stamp}-{asked.commit[:7]}.log"
+    return state.deploy_logs / app / f"{stamp}-{what}.log"
 
 
 def some(names: Sequence[str]) -> str:

@@ -79,7 +79,7 @@ class Ledger:
 
     def __init__(self, etcd: "Etcd", prefix: str, app: str) -> None:
         self._etcd = etcd
-        self._app = app
+        self.app = app
         self.root = f"{prefix}/apps/{app}"
 
     def next_number(self, units: Iterable[str]) -> int:
@@ -89,14 +89,14 @@ class Ledger:
         etcd ever lose its data: no name is used twice.
         """
         written = [entry.key.rpartition("/")[2] for entry in self._etcd.below(f"{self.root}/releases/").entries]
-        running = [match[1] for match in map(re.compile(rf"{self._app}\.v(\d+)\.").match, units) if match]
+        running = [match[1] for match in map(re.compile(rf"{self.app}\.v(\d+)\.").match, units) if match]
         return max(map(int, [*written, *running]), default=0) + 1
 
     def write(self, number: int, commit: str, image: "Image", formation: dict[str, int], by: str, why: str) -> Release:
         """Write a release down, as `number` or, where that was given out meanwhile, as the next that is free."""
         while True:
             release = Release(
-                app=self._app,
+                app=self.app,
                 number=number,
                 commit=commit,
                 image=image.digest,

@@ -1,8 +1,10 @@
 """What runs units, seen from the story: the seam between this machine and a cluster."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
+from nap_receiver.placement import Placement
 from nap_receiver.units import InstanceUnits
 
 
@@ -12,20 +14,23 @@ class Scheduler(Protocol):
     machine: str
     """What makes container names unique where several naps share an engine; empty where none do."""
 
+    def place(self, app: str, repository: Path, formation: dict[str, int]) -> Placement:
+        """Where the app may run, as its repository or the settings say; refused where no machine will do."""
+
     def start(self, units: Sequence[InstanceUnits]) -> None:
         """Have the units run; returns when they were taken, not when they run."""
 
     def withdraw(self, instances: Sequence[str]) -> None:
-        """Stop announcing these instances (by unit name); returns when their announcements are gone."""
+        """Have these instances (by unit name) announced no more; returns when that was taken."""
 
     def stop(self, instances: Sequence[str]) -> None:
         """Have these instances stop, drained, and never start again; returns when that was taken."""
 
     def discard(self, instances: Sequence[str]) -> None:
-        """Take these instances away at once, undrained; returns when nothing of them is left."""
+        """Take these instances away at once, undrained; returns when nothing of them is left.
+
+        What they printed last is then in etcd, where they put it themselves (`discovery.last_words`).
+        """
 
     def running(self, app: str) -> list[str]:
         """The unit names of the app's instances that this scheduler was given, running or not."""
-
-    def last_words(self, instance: str) -> list[str]:
-        """The last lines that an instance printed, oldest first."""

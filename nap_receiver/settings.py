@@ -73,6 +73,34 @@ class EngineUrl(_Checked):
     form = re.compile(r"|(unix:///|tcp://|http://|https://|ssh://)\S+")
 
 
+class FleetEndpoint(_Checked):
+    """Where fleetctl reaches fleet's API, or etcd where that is its driver."""
+
+    expected = 'a fleet endpoint, such as "unix:///var/run/fleet.sock" or "http://10.0.0.11:49153"'
+    form = re.compile(r"(unix:///|http://|https://)\S+")
+
+
+class FilePath(_Checked):
+    """A file's whole path; empty for none."""
+
+    expected = 'the whole path of a file, such as "/etc/nap/ca.pem"'
+    form = re.compile(r"|/[^\x00-\x1f]+")
+
+
+class MachineMetadata(_Checked):
+    """fleet's metadata of machines, as `FLEET_METADATA` takes it; empty for any machine."""
+
+    expected = 'metadata of fleet\'s, such as "region=east,disk=ssd"'
+    form = re.compile(r"|[A-Za-z0-9._/-]+=[A-Za-z0-9._/-]+(,[A-Za-z0-9._/-]+=[A-Za-z0-9._/-]+)*")
+
+
+class MachineId(_Checked):
+    """A machine's machine-id(5); empty for any machine."""
+
+    expected = "a machine's id, as `fleetctl list-machines --full` shows it"
+    form = re.compile(r"|[0-9a-f]{32}")
+
+
 class HostAddress(_Checked):
     """An address of this machine, on which something can be published and reached."""
 
@@ -100,6 +128,22 @@ class EtcdSettings(_Section, frozen=True):
     )
     prefix: Annotated[KeyPrefix, msgspec.Meta(description="Below this, releases and locks.")] = KeyPrefix("/nap")
     timeout: Annotated[Seconds, msgspec.Meta(description="Seconds that one call to etcd may take.")] = 5
+    ca: Annotated[
+        FilePath,
+        msgspec.Meta(
+            description="The certificates that etcd's is checked against. With it etcd is spoken to over TLS, by the "
+            "receiver and by every machine, each of which has this file in this place."
+        ),
+    ] = FilePath("")
+    certificate: Annotated[FilePath, msgspec.Meta(description="A client's certificate for etcd, likewise.")] = FilePath(
+        ""
+    )
+    key: Annotated[FilePath, msgspec.Meta(description="The key of that certificate, likewise.")] = FilePath("")
+
+    @property
+    def url(self) -> str:
+        """`http://10.0.0.2:2379`, or `https://…` where there is a `ca`."""
+        return f"{'https' if self.ca else 'http'}://{self.address}"
 
 
 class RegistrySettings(_Section, frozen=True):
@@ -135,6 +179,49 @@ class LocalSettings(_Section, frozen=True):
     ] = HostAddress("127.0.0.1")
 
 
+class FleetSettings(_Section, frozen=True):
+    """The scheduler of a cluster. The first seven are fleetctl's own options; git config in an app's repository
+    overrides the last three: `nap.metadata`, `nap.machine`, `nap.spread`."""
+
+    endpoint: Annotated[
+        FleetEndpoint,
+        msgspec.Meta(description="Where fleet's API is reached or, with the driver `etcd`, the etcd of fleet."),
+    ] = FleetEndpoint("unix:///var/run/fleet.sock")
+    driver: Annotated[
+        Literal["API", "etcd"], msgspec.Meta(description="What the endpoint is: fleet's `API`, or its `etcd`.")
+    ] = "API"
+    tunnel: Annotated[
+        str,
+        msgspec.Meta(description="A machine through which fleetctl reaches the endpoint, over ssh; empty for none."),
+    ] = ""
+    ca: Annotated[FilePath, msgspec.Meta(description="The certificates that the endpoint's is checked against.")] = (
+        FilePath("")
+    )
+    certificate: Annotated[FilePath, msgspec.Meta(description="A client's certificate for the endpoint.")] = FilePath(
+        ""
+    )
+    key: Annotated[FilePath, msgspec.Meta(description="The key of that certificate.")] = FilePath("")
+    request_timeout: Annotated[
+        int, msgspec.Meta(description="Seconds that one request of fleetctl's may take.", ge=1)
+    ] = 5
+    fleetctl: Annotated[
+        str, msgspec.Meta(description="The program: its name, or its path where it is not in PATH.")
+    ] = "fleetctl"
+    metadata: Annotated[
+        MachineMetadata, msgspec.Meta(description="Apps run on machines that have this metadata; empty for all.")
+    ] = MachineMetadata("")
+    machine: Annotated[MachineId, msgspec.Meta(description="Apps run on the machine of this id; empty for any.")] = (
+        MachineId("")
+    )
+    spread: Annotated[
+        Literal["auto", "yes", "no"],
+        msgspec.Meta(
+            description="Whether instances of one process type keep to machines of their own: `auto` where there are "
+            "machines enough, `yes` always, `no` never."
+        ),
+    ] = "auto"
+
+
 class DeploySettings(_Section, frozen=True):
     """How long things may take."""
 
@@ -160,14 +247,17 @@ class Settings(_Section, frozen=True):
     """What runs the units."""
 
     scheduler: Annotated[
-        Literal["local"],
-        msgspec.Meta(description="What runs units: `local` is this machine, through supervisord."),
+        Literal["local", "fleet"],
+        msgspec.Meta(
+            description="What runs units: `local` is this machine, through supervisord; `fleet` is a cluster."
+        ),
     ] = "local"
     etcd: EtcdSettings = EtcdSettings()
     registry: RegistrySettings = RegistrySettings()
     ssh: SshSettings = SshSettings()
     engine: EngineSettings = EngineSettings()
     local: LocalSettings = LocalSettings()
+    fleet: FleetSettings = FleetSettings()
     deploy: DeploySettings = DeploySettings()
 
 
@@ -193,7 +283,10 @@ class Field:
             return str(kind.expected)
         if get_origin(kind) is Literal:
             return "one of " + ", ".join(f'"{choice}"' for choice in get_args(kind))
-        return {int: "a whole number of seconds, 0 or more", str: "text"}[kind]
+        if kind is str:
+            return "text"
+        least = next(meta.ge for meta in self.type.__metadata__ if getattr(meta, "ge", None) is not None)
+        return f"a whole number of seconds, {least} or more"
 
 
 def fields(section: type[msgspec.Struct] = Settings, prefix: str = "") -> Iterator[Field]:

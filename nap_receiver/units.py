@@ -9,6 +9,7 @@ import jinja2
 
 from nap_receiver import escape
 from nap_receiver.errors import NapError
+from nap_receiver.placement import Placement
 from nap_receiver.release import Instance
 from nap_receiver.settings import Settings
 
@@ -38,42 +39,43 @@ class InstanceUnits:
     discovery: Unit
 
 
-def render(instance: Instance, settings: Settings, machine: str, engine: str) -> InstanceUnits:
+def render(
+    instance: Instance, settings: Settings, machine: str, engine: str, placement: Placement | None = None
+) -> InstanceUnits:
     """Both units of `instance`.
 
     `machine` is what makes container names unique on an engine that several naps share; `engine` is the engine's URL
-    as the units' programs need it, empty for the usual place. Raises `NapError` when a value cannot stand in a unit.
+    as the units' programs need it, empty for the usual place; `placement` says on which machines it may run. Raises
+    `NapError` when a value cannot stand in a unit.
     """
     if not _NAME.fullmatch(instance.unit):
         raise NapError(f"{instance.unit[:80]!a} cannot be the name of a unit")
+    release = instance.release
+    values = {
+        "instance": instance,
+        "release": release,
+        "container": f"{instance.unit}.{machine}" if machine else instance.unit,
+        "settings": settings,
+        "engine": engine,
+        "placement": placement or Placement(),
+        "programs": TEMPLATES,
+        "port": release.ports[0],
+        "announcement": f"{settings.etcd.announcements}/{release.app}/{instance.key}",
+        "exit": f"{settings.etcd.prefix}/apps/{release.app}/exits/{instance.key}",
+        "lease_seconds": LEASE_SECONDS,
+    }
     folder = TEMPLATES / settings.scheduler
     return InstanceUnits(
         instance,
-        Unit(instance.unit, _rendered(folder, "app", instance, settings, machine, engine)),
-        Unit(f"{instance.unit}-discovery", _rendered(folder, "discovery", instance, settings, machine, engine)),
+        Unit(instance.unit, _rendered(folder, "app", values)),
+        Unit(f"{instance.unit}-discovery", _rendered(folder, "discovery", values)),
     )
 
 
-def _rendered(folder: Path, kind: str, instance: Instance, settings: Settings, machine: str, engine: str) -> str:
-    release = instance.release
+def _rendered(folder: Path, kind: str, values: dict[str, object]) -> str:
     (template,) = folder.glob(f"{kind}.*.j2")
     try:
-        return (
-            environment(folder)
-            .get_template(template.name)
-            .render(
-                instance=instance,
-                release=release,
-                container=f"{instance.unit}.{machine}" if machine else instance.unit,
-                settings=settings,
-                engine=engine,
-                programs=TEMPLATES,
-                port=release.ports[0],
-                announcement=f"{settings.etcd.announcements}/{release.app}/{instance.key}",
-                exit=f"{settings.etcd.prefix}/apps/{release.app}/exits/{instance.key}",
-                lease_seconds=LEASE_SECONDS,
-            )
-        )
+        return environment(folder).get_template(template.name).render(values)
     except jinja2.TemplateError as error:
         raise NapError(
             f"{template}: {error}", advice="Mend the template, or put back the one that nap came with."

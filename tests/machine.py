@@ -89,7 +89,7 @@ class Nap:
         subprocess.run([str(ROOT / "examples" / "busybox-image.sh"), self.engine_url], check=True, timeout=60)
 
     def etcd(self) -> Etcd:
-        return Etcd(self.settings.etcd.address, 5)
+        return Etcd(self.settings.etcd)
 
     def keys(self, prefix: str) -> dict[str, object]:
         """Keys and values below `prefix`."""

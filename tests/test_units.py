@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
@@ -16,8 +17,18 @@ from hypothesis import strategies as st
 from nap_receiver import units
 from nap_receiver.errors import NapError
 from nap_receiver.escape import FLEET_LINE_BYTES
+from nap_receiver.placement import Placement
 from nap_receiver.release import Instance, Release
-from nap_receiver.settings import Address, DeploySettings, EtcdSettings, HostAddress, KeyPrefix, LocalSettings, Settings
+from nap_receiver.settings import (
+    Address,
+    DeploySettings,
+    EtcdSettings,
+    FilePath,
+    HostAddress,
+    KeyPrefix,
+    LocalSettings,
+    Settings,
+)
 from nap_receiver.units import InstanceUnits
 from tests.parsers import Read, supervisor_reads, supervisor_runs, systemd_reads
 
@@ -105,10 +116,8 @@ def test_fleet_takes_every_line_of_its_units() -> None:
 
 def test_the_fleet_app_unit_runs_the_image_by_digest_with_an_init_and_nothing_left_over() -> None:
     app = fleet_app()
-    assert app.commands["ExecStartPre"] == [
-        ["/usr/bin/docker", "rm", "--force", "team-shop.v3.web.1"],
-        ["/usr/bin/docker", "pull", RELEASE.image],
-    ]
+    assert app.commands["ExecStartPre"][1] == ["/usr/bin/docker", "rm", "--force", "team-shop.v3.web.1"]
+    assert app.environment["NAP_IMAGE"] == RELEASE.image
     [run] = app.commands["ExecStart"]
     assert run[:7] == ["/usr/bin/docker", "run", "--init", "--name", "team-shop.v3.web.1", "--publish-all", run[6]]
     assert run[-1] == RELEASE.image
@@ -125,14 +134,14 @@ def test_the_fleet_app_unit_runs_the_image_by_digest_with_an_init_and_nothing_le
         "--env=NAP_RELEASE=v3",
         "--env=NAP_PROCESS=web.1",
     } <= set(run)
-    assert app.commands["ExecStop"] == [["/usr/bin/docker", "stop", "--time", "30", "team-shop.v3.web.1"]]
-    assert app.commands["ExecStopPost"][-1] == ["/usr/bin/docker", "rm", "--force", "team-shop.v3.web.1"]
+    assert (app.environment["NAP_DRAIN"], app.environment["NAP_GRACE"]) == ("2", "30")
+    assert ["/usr/bin/docker", "rm", "--force", "team-shop.v3.web.1"] in app.commands["ExecStopPost"]
 
 
 def test_the_fleet_units_hold_together() -> None:
     app, discovery = fleet_app(), fleet_discovery()
     assert {
-        ("Requires", "docker.service"),
+        ("Wants", "docker.service"),
         ("After", "docker.service"),
         ("Wants", "team-shop.v3.web.1-discovery.service"),
     } <= app.dependencies
@@ -143,6 +152,7 @@ def test_the_fleet_units_hold_together() -> None:
     [app_text, discovery_text] = fleet_files().values()
     assert discovery_text.endswith("\n[X-Fleet]\nMachineOf=team-shop.v3.web.1.service\n")
     assert "X-Fleet" not in app_text
+    assert "\nStartLimitIntervalSec=0\n" in app_text  # held back, but never given up
     for text in (app_text, discovery_text):
         assert "\nRestart=always\n" in text
     assert app.description == "team-shop v3 web.1"
@@ -150,11 +160,39 @@ def test_the_fleet_units_hold_together() -> None:
 
 
 def test_the_fleet_app_unit_gives_the_instance_its_grace_and_the_report_some_time() -> None:
-    settings = msgspec.structs.replace(FLEET, deploy=DeploySettings(grace=120))
+    settings = msgspec.structs.replace(FLEET, deploy=DeploySettings(drain=7, grace=120))
     text = fleet_files(settings=settings)["team-shop.v3.web.1.service"]
-    assert "docker stop --time 120 " in text
+    assert "NAP_GRACE=120" in text
     stop_seconds = re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
-    assert stop_seconds and int(stop_seconds[1]) > 120
+    assert stop_seconds and int(stop_seconds[1]) > 127
+
+
+def x_fleet(placement: Placement, process: str = "web") -> str:
+    both = units.render(Instance(RELEASE, process, 1), FLEET, "", "", placement)
+    assert both.discovery.text.endswith(f"\n[X-Fleet]\nMachineOf={both.app.name}.service\n")
+    return both.app.text.partition("\n[X-Fleet]\n")[2]
+
+
+def test_the_fleet_app_unit_says_where_it_may_run() -> None:
+    assert x_fleet(Placement(("region=east", "disk=ssd"))) == "MachineMetadata=region=east\nMachineMetadata=disk=ssd\n"
+    assert x_fleet(Placement(machine="ab" * 16)) == f"MachineID={'ab' * 16}\n"
+    spread = Placement(spread=frozenset({"web"}))
+    assert x_fleet(spread, "worker") == ""
+    conflicts = x_fleet(spread).strip().removeprefix("Conflicts=")
+    others = ["team-shop.v3.web.2.service", "team-shop.v3.web.10.service"]
+    apart = ["team-shop.v3.web.1-discovery.service", "team-shop.v2.web.2.service", "team-shop.v3.worker.2.service"]
+    assert [name for name in others + apart if fnmatchcase(name, conflicts)] == others
+
+
+def test_the_fleet_units_speak_tls_with_etcd_where_they_are_told() -> None:
+    etcd = EtcdSettings(
+        Address("10.0.0.2:2379"), ca=FilePath("/tls/ca"), certificate=FilePath("/c"), key=FilePath("/k")
+    )
+    files = fleet_files(settings=msgspec.structs.replace(FLEET, etcd=etcd))
+    for name in files:
+        known = systemd_reads(STUBS | files, name).environment
+        assert known["ETCDCTL_ENDPOINTS"] == "https://10.0.0.2:2379"
+        assert [known[f"ETCDCTL_{file}"] for file in ("CACERT", "CERT", "KEY")] == ["/tls/ca", "/c", "/k"]
 
 
 def test_what_the_discovery_units_know(tmp_path: Path) -> None:
@@ -182,17 +220,24 @@ def test_both_app_units_know_where_to_tell_how_an_instance_ended(tmp_path: Path)
         assert environment["ETCDCTL_ENDPOINTS"] == "http://127.0.0.1:12379"
 
 
-def inlined_programs() -> list[str]:
-    commands = [*fleet_app().commands["ExecStopPost"], *fleet_discovery().commands["ExecStart"]]
-    return [command[2] for command in commands if command[:2] == ["/bin/sh", "-c"]]
+def inlined_programs() -> dict[str, str]:
+    """The programs in the fleet units, by the file that each ends with."""
+    app = fleet_app().commands
+    commands = [command for kind in ("ExecStartPre", "ExecStop", "ExecStopPost") for command in app[kind]]
+    commands += fleet_discovery().commands["ExecStart"]
+    names = ["hold_back.sh", "pull.sh", "drain.sh", "ended.sh", "tidy.sh", "announce.sh"]
+    return dict(zip(names, [words[2] for words in commands if words[:2] == ["/bin/sh", "-c"]], strict=True))
 
 
 def test_the_inlined_programs_reach_sh_whole() -> None:
-    report, announce = inlined_programs()
-    for inlined, name in ((report, "report_exit.sh"), (announce, "announce.sh")):
+    programs = inlined_programs()
+    programs["report_exit.sh"] = programs.pop("ended.sh")
+    programs["pull.sh"] = programs["pull.sh"].partition("\n set -u\n")[0]
+    for name, inlined in programs.items():
         subprocess.run(["sh", "-n", "-c", inlined], check=True)
         lines = [line.strip() for line in inlined.splitlines()]
-        source = (units.TEMPLATES / name).read_text().splitlines()
+        (path,) = [path for path in units.TEMPLATES.rglob(name) if path.parent.name != "local"]
+        source = path.read_text().splitlines()
         program = [line.strip() for line in source if line.strip() and not line.strip().startswith("#")]
         assert lines[-len(program) :] == program
 
@@ -203,13 +248,36 @@ def test_the_programs_are_shell(program: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "told"), [("0", "0"), ("3", "3"), ("KILL", "137"), ("", "0")])
-def test_the_fleet_app_unit_tells_a_signal_as_a_status(status: str, told: str) -> None:
-    report = inlined_programs()[0]
-    beginning = report[: report.index("set -u")] + "echo $NAP_STATUS"
-    said = subprocess.run(
-        ["sh", "-c", beginning], env={"EXIT_STATUS": status}, capture_output=True, check=True, text=True
-    )
-    assert said.stdout == f"{told}\n"
+def test_the_fleet_app_unit_tells_a_signal_as_a_status(tmp_path: Path, status: str, told: str) -> None:
+    assert ended(tmp_path, status) == f"{told}\n"
+
+
+def test_the_fleet_app_unit_tells_no_end_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "answered").touch()
+    assert ended(tmp_path, "143") == "143\n"
+    (tmp_path / "asked").touch()
+    assert ended(tmp_path, "143") == ""
+    (tmp_path / "answered").unlink()
+    assert ended(tmp_path, "143") == "143\n", "why it never answered is worth knowing"
+
+
+def ended(runtime: Path, status: str) -> str:
+    """The status that the app unit tells of an instance whose main process ended with `status`."""
+    program = inlined_programs()["ended.sh"]
+    beginning = "docker() { :; }\n" + program[: program.index("set -u")] + "echo $NAP_STATUS"
+    environment = {"EXIT_STATUS": status, "RUNTIME_DIRECTORY": str(runtime), "NAP_CONTAINER": "c"}
+    return subprocess.run(["sh", "-c", beginning], env=environment, capture_output=True, check=True, text=True).stdout
+
+
+def test_what_never_answers_is_held_back_longer_each_time(tmp_path: Path) -> None:
+    def delay() -> str:
+        program = "sleep() { echo $1; }\n" + inlined_programs()["hold_back.sh"]
+        environment = {"RUNTIME_DIRECTORY": str(tmp_path), "PATH": os.environ["PATH"]}
+        return subprocess.run(["sh", "-c", program], env=environment, capture_output=True, check=True, text=True).stdout
+
+    assert [delay().strip() for _ in range(7)] == ["0", "1", "3", "7", "15", "30", "30"]
+    (tmp_path / "answered").touch()
+    assert [delay().strip() for _ in range(2)] == ["0", "1"]
 
 
 def test_the_local_app_unit_publishes_on_loopback_only(tmp_path: Path) -> None:
@@ -278,7 +346,7 @@ def test_hostile_values_stay_inside_their_words(
     assert [command[0] for command in app.commands["ExecStart"]] == ["/usr/bin/docker"]
     assert app.commands["ExecStart"][0][-1] == image
     assert f"--env=GIT_REV={commit}" in app.commands["ExecStart"][0]
-    assert app.commands["ExecStartPre"][1] == ["/usr/bin/docker", "pull", image]
+    assert app.environment["NAP_IMAGE"] == image
     assert discovery.environment["NAP_KEY"] == f"/a{prefix}/team-shop/v3.web.1"
     assert app.environment["NAP_EXIT_KEY"] == f"/b{prefix}/apps/team-shop/exits/v3.web.1"
     assert app.environment["ETCDCTL_ENDPOINTS"] == f"http://{host}"

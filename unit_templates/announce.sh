@@ -8,16 +8,30 @@
 #   NAP_KEY        the etcd key to write
 #   NAP_PORT       the port that must answer, such as 8080/tcp
 #   NAP_FACTS      what the announcement says beside host and ports: members of a JSON object
-#   NAP_HOST       the address to announce; when empty, the one from which this machine reaches etcd
+#   NAP_HOST       the address to announce; when empty, fleet's for this machine, else the one from which it reaches etcd
 #   NAP_LEASE      seconds that the announcement outlives this program
+#   NAP_ANSWERED   a file to make once the instance has answered; may be empty
+#   ETCDCTL_…      where etcd is, and the files for TLS, as for etcdctl
 set -u
 export ETCDCTL_API=3
 
 etcd() { etcdctl --command-timeout=3s "$@"; }
 
+# GET a path of etcd's.
+etcd_says() {
+    path=$1
+    shift
+    curl --silent --max-time 3 ${ETCDCTL_CACERT:+--cacert "$ETCDCTL_CACERT"} ${ETCDCTL_CERT:+--cert "$ETCDCTL_CERT"} \
+        ${ETCDCTL_KEY:+--key "$ETCDCTL_KEY"} "$@" "$ETCDCTL_ENDPOINTS/$path"
+}
+
+# fleet keeps its machines in etcd's v2 keys, as JSON in JSON.
 host() {
     [ -n "${NAP_HOST:-}" ] && echo "$NAP_HOST" && return
-    curl --silent --max-time 3 --output /dev/null --write-out '%{local_ip}' "${ETCDCTL_ENDPOINTS%%,*}/health"
+    id=$(cat /etc/machine-id)
+    known=$(etcd_says "v2/keys/_coreos.com/fleet/machines/$id/object" | sed -n 's/.*\\"PublicIP\\":\\"\([^\\]*\).*/\1/p')
+    [ -n "$known" ] && echo "$known" && return
+    etcd_says health --output /dev/null --write-out '%{local_ip}'
 }
 
 # What the engine says of the container: the port to announce, all its ports as members of a JSON object
@@ -35,7 +49,14 @@ listening() {
     [ "${connects:-0}" -gt 0 ]
 }
 
+# Not over what another machine says: one that was cut off from the cluster may come back to find that its instance
+# runs elsewhere by now, and is told to stop only a moment later.
 write() {
+    there=$(etcd get --print-value-only "$NAP_KEY") || return
+    case $there in
+        '' | "{\"host\": \"$host\","*) pause=5 ;;
+        *) pause=1 && return ;;
+    esac
     printf '%s' "$value" | etcd put --lease="$lease" "$NAP_KEY" >/dev/null
 }
 
@@ -63,15 +84,17 @@ announce() {
             sleep 0.1 & wait $!
         done
     fi
-    value="{\"host\": \"$(host)\", \"port\": $1, \"ports\": {${2%,}}, $NAP_FACTS}"
+    [ -n "${NAP_ANSWERED:-}" ] && : >"$NAP_ANSWERED"
     while :; do
-        if granted=$(etcd lease grant "$NAP_LEASE"); then
+        host=$(host)
+        if [ -n "$host" ] && granted=$(etcd lease grant "$NAP_LEASE"); then
             granted=${granted#lease }
             lease=${granted%% *}
             etcd lease keep-alive "$lease" >/dev/null 2>&1 &
             keeper=$!
+            value="{\"host\": \"$host\", \"port\": $1, \"ports\": {${2%,}}, $NAP_FACTS}"
             while write; do
-                sleep 5 & wait $!
+                sleep "$pause" & wait $!
             done
             kill "$keeper" 2>/dev/null
         fi

@@ -5,11 +5,11 @@
 # usage: instance.sh <arguments of docker create, without --name>
 # A container of that name, made with the same arguments, that runs already is taken over: apps outlive a crash of the
 # engine or of the supervisor. On SIGTERM NAP_DRAIN seconds pass, in which requests already on their way arrive, and then
-# the container has NAP_GRACE seconds to end; after SIGUSR1, no time at all. Once there, the container goes by its id,
+# the container has NAP_GRACE seconds to end; after SIGUSR1, no time at all, and what it said last is reported. Once there, the container goes by its id,
 # never by its name: a successor of this program may already own the name.
 set -u
 programs=$(dirname "$0")/..
-stopping= id=
+stopping= discarded= id=
 
 # In a process of its own, which goes on when the supervisor dies and this shell with it: nobody else would do it then.
 stop() {
@@ -19,13 +19,14 @@ stop() {
     {
         sleep "$NAP_DRAIN"
         docker stop --time "$NAP_GRACE" "$id"
+        [ -n "$discarded" ] && report "$(state '{{.State.ExitCode}}')"
         docker rm --force "$id"
     } >/dev/null 2>&1 &
     stopper=$!
     while kill -0 "$stopper" 2>/dev/null; do wait "$stopper"; done
 }
 trap stop TERM
-trap 'NAP_DRAIN=0 NAP_GRACE=0' USR1
+trap 'discarded=yes NAP_DRAIN=0 NAP_GRACE=0' USR1
 
 state() {
     docker inspect --format "$1" "${id:-$NAP_CONTAINER}" 2>/dev/null

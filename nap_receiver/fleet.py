@@ -1,0 +1,174 @@
+"""The fleet scheduler: a cluster of machines, driven through fleetctl. The only module that knows fleetctl.
+
+Its exit status never tells whether something worked (shared/fleet.md, "What each command does"), so that what the
+cluster was told is read back from it. fleetctl has nothing to watch; what needs a moment is asked for again.
+"""
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import sh
+
+from nap_receiver.errors import NapError
+from nap_receiver.placement import Machine, Placement, placement_of
+from nap_receiver.settings import FleetSettings
+from nap_receiver.units import InstanceUnits
+
+PLACE_SECONDS = 10
+"""How long fleet may take to find machines for new units; it looks every 2 s unless told otherwise."""
+
+_ASK_AGAIN_SECONDS = 0.2
+_SPARE_SECONDS = 5  # over the requests' own timeouts, for a program that hangs
+_ENDED = {"inactive", "failed"}
+
+
+class Fleet:
+    """A `Scheduler` for a cluster."""
+
+    machine = ""
+
+    def __init__(self, settings: FleetSettings, stop_seconds: float) -> None:
+        """`stop_seconds` is how long the cluster may take to stop an instance."""
+        self._settings = settings
+        self._stop_seconds = stop_seconds
+
+    def place(self, app: str, repository: Path, formation: dict[str, int]) -> Placement:
+        return placement_of(app, repository, self._settings, formation, self.machines())
+
+    def machines(self) -> list[Machine]:
+        """The cluster's machines."""
+        rows = self._listed("list-machines", "machine,ip,metadata")
+        return [
+            Machine(id, ip, frozenset(each.strip() for each in metadata.split(",") if "=" in each))
+            for id, ip, metadata in rows
+        ]
+
+    def start(self, units: Sequence[InstanceUnits]) -> None:
+        texts = {_file(unit.name): unit.text for pair in units for unit in (pair.app, pair.discovery)}
+        with tempfile.TemporaryDirectory(prefix="nap-units-") as folder:
+            for name, text in texts.items():
+                Path(folder, name).write_text(text, encoding="utf-8", errors="surrogateescape")
+            said = self._call("start", "--no-block", *(str(Path(folder, name)) for name in texts))
+        if "differs from local unit file" in said:
+            raise NapError(
+                "the cluster has other units of these names already, and keeps them",
+                words=said.splitlines(),
+                advice="See what they are: fleetctl list-unit-files. The next push gets names of its own.",
+            )
+        missing = set(texts) - set(self._desired())
+        if missing:
+            raise NapError(f"the cluster did not take {', '.join(sorted(missing))}", words=said.splitlines())
+        self._await_machines(texts)
+
+    def withdraw(self, instances: Sequence[str]) -> None:
+        self._destroy(f"{instance}-discovery" for instance in instances)
+
+    def stop(self, instances: Sequence[str]) -> None:
+        self._destroy(instances)
+
+    def discard(self, instances: Sequence[str]) -> None:
+        # Stopped first and destroyed when they have ended: fleet takes a destroyed unit's file away while it stops, and
+        # with it what systemd still has to do.
+        self.withdraw(instances)
+        names = [_file(instance) for instance in instances if _file(instance) in self._desired()]
+        try:
+            if names:
+                self._call("stop", "--no-block", *names)
+                self._until(
+                    lambda: not [n for n, active in self._active().items() if n in names and active not in _ENDED],
+                    self._stop_seconds,
+                    f"the cluster did not stop {', '.join(names)}",
+                    "See which machine they are on: fleetctl list-units",
+                )
+        finally:
+            self._destroy(instances)
+
+    def running(self, app: str) -> list[str]:
+        names = [name.removesuffix(".service") for name in self._desired()]
+        return sorted(name for name in names if name.startswith(f"{app}.") and not name.endswith("-discovery"))
+
+    def _await_machines(self, texts: dict[str, str]) -> None:
+        def placeless() -> list[str]:
+            desired = self._desired()
+            return [name for name in texts if desired.get(name, "-") == "-"]
+
+        def why() -> str:
+            unit = placeless()[0]
+            asked = re.findall(r"^(Machine\w+=.*|Conflicts=.*)$", texts[unit].partition("[X-Fleet]")[2], re.MULTILINE)
+            there = "; ".join(map(str, self.machines())) or "none"
+            return f"no machine fits {unit}: it asks for {', '.join(asked) or 'any'}; the machines are: {there}"
+
+        self._until(lambda: not placeless(), PLACE_SECONDS, why, "Mend its nap.metadata, nap.machine or nap.spread.")
+
+    def _until(self, done: Callable[[], bool], seconds: float, what: str | Callable[[], str], advice: str) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            if time.monotonic() > deadline:
+                raise NapError(f"{what if isinstance(what, str) else what()} (waited {seconds:g} s)", advice=advice)
+            time.sleep(_ASK_AGAIN_SECONDS)
+
+    def _destroy(self, units: Iterable[str]) -> None:
+        names = [_file(unit) for unit in units]
+        if not names:
+            return
+        said = self._call("destroy", *names)
+        left = set(names) & set(self._desired())
+        if left:
+            raise NapError(f"the cluster still has {', '.join(sorted(left))}", words=said.splitlines())
+
+    def _desired(self) -> dict[str, str]:
+        """The cluster's units, each with the machine that it is for, or `-`."""
+        return {unit: target for unit, target in self._listed("list-unit-files", "unit,target")}  # noqa: C416
+
+    def _active(self) -> dict[str, str]:
+        """The units that some machine knows, each with systemd's word for its state."""
+        return {unit: active for unit, active in self._listed("list-units", "unit,active")}  # noqa: C416
+
+    def _listed(self, command: str, fields: str) -> list[tuple[str, ...]]:
+        said = self._call(command, "--no-legend", "--full", "--fields", fields)
+        rows = [tuple(re.split(r"\t+", line.strip())) for line in said.splitlines() if line.strip()]
+        bad = next((row for row in rows if len(row) != fields.count(",") + 1), None)
+        if bad is not None:
+            raise NapError(f"fleetctl {command} answered what nap does not understand: {' '.join(bad)[:200]}")
+        return rows
+
+    def _call(self, command: str, *words: str) -> str:
+        """What fleetctl says, on both its outputs. Raises `NapError` in its own words when it fails or hangs."""
+        settings = self._settings
+        options = {
+            "endpoint": settings.endpoint,
+            "driver": settings.driver,
+            "tunnel": settings.tunnel,
+            "ca-file": settings.ca,
+            "cert-file": settings.certificate,
+            "key-file": settings.key,
+            "request-timeout": str(settings.request_timeout),
+        }
+        flags = [f"--{name}={value}" for name, value in options.items() if value]
+        seconds = settings.request_timeout * 2 + len(words) + _SPARE_SECONDS
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETCTL_")}
+        advice = f"See that the cluster answers: fleetctl --endpoint={settings.endpoint} list-machines"
+        try:
+            done = sh.Command(settings.fleetctl)(
+                *flags, command, *words, _env=environment, _tty_out=False, _timeout=seconds, _return_cmd=True
+            )
+        except sh.CommandNotFound as error:
+            raise NapError(
+                f"{settings.fleetctl} is not installed here", advice="Install it, or say where it is: fleet.fleetctl"
+            ) from error
+        except sh.TimeoutException as error:
+            raise NapError(f"fleetctl {command} did not end within {seconds} s", advice=advice) from error
+        except sh.ErrorReturnCode as error:
+            lines = (error.stderr + error.stdout).decode("utf-8", "replace").strip().splitlines()
+            what = next((line for line in lines if line.startswith("Error")), f"exit status {error.exit_code}")
+            more = [line for line in lines if line != what]
+            raise NapError(f"fleetctl {command} failed: {what}", words=more[-10:], advice=advice) from error
+        return str((done.stdout + done.stderr).decode("utf-8", "replace"))
+
+
+def _file(unit: str) -> str:
+    return f"{unit}.service"

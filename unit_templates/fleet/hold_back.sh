@@ -1,0 +1,16 @@
+#!/bin/sh
+# Before an instance starts again that ended before it ever answered: waits 1, 3, 7, 15 and then 30 seconds. One that
+# had answered starts again at once. systemd could only give it up for good; and what was wrong may be mended elsewhere.
+set -u
+cd "$RUNTIME_DIRECTORY" || exit
+
+if [ -e answered ] || [ ! -e delay ]; then
+    delay=0
+else
+    delay=$(cat delay)
+    delay=$((delay * 2 + 1))
+    [ "$delay" -le 30 ] || delay=30
+fi
+echo "$delay" >delay
+rm -f answered asked
+sleep "$delay"
