@@ -3,10 +3,10 @@
 The image is Debian 12, made by debootstrap once and kept below the user's cache directory. Only root can make it, and
 only root can start the engine.
 
-A container has no privileges beyond the capabilities listed here, because an engine that lacks one itself cannot
-grant `--privileged`. systemd needs to write its control groups, and which way gives it that depends on the engine's
-host: with cgroup v1 hierarchies the machine shares the host's, below its container's group; with cgroup v2 alone it
-has a namespace of its own, whose mount it makes writable before systemd starts. `cgroups` says which way is taken.
+A container has no privileges beyond the capabilities listed here, because an engine that lacks one itself cannot grant
+`--privileged`. systemd needs control groups that it can write. It gets a control group namespace of its own, on hosts
+with cgroup v1 and with v2 alike, whose mounts are made writable before it starts. Sharing the host's hierarchies would
+do too, but then systemd mounts what is missing there and makes the host's own mount read-only.
 """
 
 import fcntl
@@ -66,8 +66,10 @@ rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/*.log
     "$root"/usr/share/doc/* "$root"/usr/share/man/* "$root"/usr/share/locale/*
 : >"$root"/etc/machine-id
 """
-_SYSTEMD = ["/bin/sh", "-c", "exec /lib/systemd/systemd"]
-_IMAGE_SETTINGS = [f"CMD {json.dumps(_SYSTEMD)}", "ENV container=docker"]
+_SYSTEMD = """\
+awk '$5 ~ "^/sys/fs/cgroup" { print $5 }' /proc/self/mountinfo | xargs -n 1 mount -o remount,bind,rw
+exec /lib/systemd/systemd
+"""
 
 # All that an engine of Debian 12 knows but SYS_RESOURCE, which hosts that are guests themselves often lack.
 _CAPABILITIES = (
@@ -194,7 +196,10 @@ def boot(
         "--security-opt=apparmor=unconfined",
         "--security-opt=systempaths=unconfined",
         "--device-cgroup-rule=a *:* rwm",
-        *_cgroup_words(engine),
+        "--cgroupns=private",
+        "--env=container=docker",
+        image(engine),
+        *("sh", "-ec", _SYSTEMD),
     )
     copied = subprocess.run(
         ["docker", "--host", engine, "cp", "-", f"{name}:/"], input=_tar(disk), capture_output=True, timeout=60
@@ -202,25 +207,6 @@ def boot(
     assert copied.returncode == 0, copied.stderr.decode()
     machine.start()
     return machine
-
-
-def cgroups(engine: str) -> str:
-    """In words, how machines on this engine get control groups that systemd can write."""
-    if _has_cgroup_v2(engine):
-        return "cgroup v2, in a namespace of each machine's own"
-    return "cgroup v1, the host's hierarchies"
-
-
-def _cgroup_words(engine: str) -> list[str]:
-    if not _has_cgroup_v2(engine):
-        return ["--cgroupns=host", "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw", image(engine)]
-    # The engine mounts it read-only for whoever is not privileged; the namespace keeps what is written inside.
-    remount = f"mount -o remount,rw /sys/fs/cgroup && {_SYSTEMD[2]}"
-    return ["--cgroupns=private", image(engine), *_SYSTEMD[:2], remount]
-
-
-def _has_cgroup_v2(engine: str) -> bool:
-    return _said(engine, "info", "--format", "{{.CgroupVersion}}") == "2"
 
 
 def free_subnet(name: str) -> str:
@@ -259,12 +245,10 @@ def image(engine: str) -> str:
     The first time on a computer takes a minute or two and about 600 MB of disk. Raises `NapError` where it cannot be
     made.
     """
-    text = _RECIPE + "\n".join(_IMAGE_SETTINGS)
-    recipe = hashlib.sha256(text.encode()).hexdigest()[:8]
+    recipe = hashlib.sha256(_RECIPE.encode()).hexdigest()[:8]
     name = f"nap/machine:{recipe}"
     if _docker(engine, "image", "inspect", name).returncode != 0:
-        changes = [word for setting in _IMAGE_SETTINGS for word in ("--change", setting)]
-        _said(engine, "import", *changes, str(_root_filesystem(recipe)), name, seconds=_IMAGE_SECONDS)
+        _said(engine, "import", str(_root_filesystem(recipe)), name, seconds=_IMAGE_SECONDS)
     return name
 
 
