@@ -93,6 +93,11 @@ class Machine:
     network: str
 
     @property
+    def id(self) -> str:
+        """Its machine-id, the same after a power cut."""
+        return hashlib.sha256(self.name.encode()).hexdigest()[:32]
+
+    @property
     def volume(self) -> str:
         """What holds the inner engine's data, which overlayfs wants on a disk of its own."""
         return f"{self.name}-docker"
@@ -135,6 +140,13 @@ class Machine:
         """Plug it in again, under the address it had."""
         _said(self.engine, "network", "connect", "--ip", self.address, self.network, self.name)
 
+    def mend(self) -> None:
+        """Switch it on and plug it in, whichever it needs; returns when it is up."""
+        if not _said(self.engine, "inspect", "--format", "{{range .NetworkSettings.Networks}}x{{end}}", self.name):
+            self.join()
+        if _said(self.engine, "inspect", "--format", "{{.State.Running}}", self.name) != "true":
+            self.start()
+
     def remove(self) -> None:
         """Remove the container and its volume; nothing if they are gone already."""
         _docker(self.engine, "rm", "--force", "--volumes", self.name)
@@ -176,7 +188,7 @@ def boot(
     """
     machine = Machine(engine, name, address, network)
     disk = {
-        "/etc/machine-id": hashlib.sha256(name.encode()).hexdigest()[:32] + "\n",
+        "/etc/machine-id": machine.id + "\n",
         "/etc/docker/daemon.json": json.dumps({"insecure-registries": [registry] if registry else []}),
         **files,
     }
@@ -379,10 +391,11 @@ def _forget_rules(interfaces: Iterable[str]) -> None:
     """Remove the firewall rules that an engine leaves behind for the interfaces it had."""
     names = set(interfaces)
     for table in ("nat", "filter"):
-        listed = subprocess.run(["iptables", "-t", table, "-S"], text=True, capture_output=True, timeout=10).stdout
+        tool = ["iptables", "--wait", "--table", table]
+        listed = subprocess.run([*tool, "-S"], text=True, capture_output=True, check=True, timeout=10).stdout
         for rule in map(shlex.split, listed.splitlines()):
             if rule[0] == "-A" and names & set(rule):
-                subprocess.run(["iptables", "-t", table, "-D", *rule[1:]], check=True, timeout=10)
+                subprocess.run([*tool, "-D", *rule[1:]], check=True, timeout=10)
 
 
 def require_root(why: str) -> None:
