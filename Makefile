@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
-export PYTHON
+export PYTHON FLEET_BIN
 
 help: ## list what there is
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1	/p' Makefile | expand -t 14
@@ -31,9 +31,33 @@ lint: $(VENV)/installed-for-tests ## check style and types
 bench: packages-for-tests $(VENV)/installed-for-tests ## time a push beside the same steps by hand
 	@$(BIN)/python tests/bench.py
 
+cluster: fleet packages-for-tests $(VENV)/installed-for-tests ## boot a fleet cluster of containers: make cluster FLEET_BIN=DIR
+	@$(BIN)/python -m tests.cluster up
+
+cluster-test: fleet packages-for-tests $(VENV)/installed-for-tests ## run the tests that need such a cluster
+	@$(BIN)/pytest -m cluster
+
+cluster-bench: fleet packages-for-tests $(VENV)/installed-for-tests ## time a push to such a cluster
+	@$(BIN)/python tests/cluster_bench.py
+
+cluster-down: packages-for-tests $(VENV)/installed-for-tests ## remove the cluster and all that belongs to it
+	@$(BIN)/python -m tests.cluster down
+
 docs: $(VENV)/installed ## make docs/settings.md from the code that checks the settings
 	@$(BIN)/python -m nap_receiver.settings_page >docs/settings.md.draft
 	@mv docs/settings.md.draft docs/settings.md
+
+define FLEET_MISSING
+ !     This needs fleet: make FLEET_BIN=DIR …, where DIR has fleetd and fleetctl in it.
+       Debian has no package of it. It is built from github.com/coreos/fleet, v1.0.0, as its README says, with Go:
+           apt-get install git golang-go
+           git clone --branch v1.0.0 https://github.com/coreos/fleet && cd fleet && GO111MODULE=off ./build
+       and is in fleet/bin then. It must be a clone, for its version comes from git.
+endef
+export FLEET_MISSING
+
+fleet:
+	@test -x "$$FLEET_BIN/fleetd" -a -x "$$FLEET_BIN/fleetctl" || { echo "$$FLEET_MISSING" >&2; exit 1; }
 
 packages:
 	@.ci/packages
@@ -55,5 +79,6 @@ $(VENV)/installed-for-tests: $(VENV)/installed
 	@$(PIP) install --use-pep517 --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-.PHONY: help install demo demo-down test test-fast lint bench docs packages packages-for-python packages-for-tests
+.PHONY: help install demo demo-down test test-fast lint bench docs packages packages-for-python packages-for-tests \
+	cluster cluster-test cluster-bench cluster-down fleet
 .NOTPARALLEL:
