@@ -30,8 +30,8 @@ from tests.real_machine import Machine, boot, free_subnet, image, network, own_e
 FOLDER = ROOT / ".cluster"
 """Where the command line keeps its cluster."""
 
-LISTED_SECONDS = 120
-"""How long it may take until fleet lists every machine."""
+JOIN_SECONDS = 120
+"""How long it may take until every machine is in touch with the others through etcd."""
 
 _SERVICES_HOST, _FIRST_HOST = 10, 11
 
@@ -137,18 +137,29 @@ class Cluster:
         lines = self.fleetctl("list-machines", "--no-legend", "--full", ok=False).stdout.splitlines()
         return [Member(*line.split()) for line in lines]
 
+    def has_all(self) -> bool:
+        """Whether every machine is in touch with the others."""
+        # For half a minute etcd lists a machine that is gone too, so each fleetd is asked for itself.
+        apis = [f"http://{machine.address}:49153/fleet/v1/machines" for machine in self.machines.values()]
+        return all(map(serves, apis)) and {machine.id for machine in self.machines.values()} <= self._ids()
+
     def await_members(self) -> None:
-        """Return when fleet lists every machine, within two minutes. Raises `NapError` with what the others say."""
-        wanted = {machine.id for machine in self.machines.values()}
+        """Return when every machine is in touch, within two minutes. Raises `NapError` with fleetd's last words."""
         try:
-            eventually(lambda: wanted <= {member.id for member in self.members()}, LISTED_SECONDS, "all are listed")
+            eventually(self.has_all, JOIN_SECONDS, "every machine is in touch")
         except AssertionError as error:
-            missing = wanted - {member.id for member in self.members()}
-            others = [machine for machine in self.machines.values() if machine.id in missing]
+            listed = self._ids()
             raise NapError(
-                f"fleet does not list {', '.join(machine.name for machine in others)} within {LISTED_SECONDS} s",
-                words=[line for machine in others for line in machine.journal("fleet").splitlines()],
+                f"the machines are not all in touch with fleet within {JOIN_SECONDS} s",
+                words=[
+                    f"{name} {'is' if machine.id in listed else 'is not'} listed: {line}"
+                    for name, machine in self.machines.items()
+                    for line in machine.journal("fleet", 10).splitlines()
+                ],
             ) from error
+
+    def _ids(self) -> set[str]:
+        return {member.id for member in self.members()}
 
     def stop_etcd(self) -> None:
         """Stop it; what is in it stays."""
@@ -168,21 +179,22 @@ class Cluster:
         eventually(lambda: serves(f"http://{self.registry}/v2/"), 30, "the registry answers")
 
     def restart_fleetd(self, name: str) -> None:
-        """Restart a machine's fleetd, which stops the machine's units; returns when fleet lists the machine."""
+        """Restart a machine's fleetd, which stops the machine's units; returns when all are in touch."""
         self.machines[name].run("systemctl", "restart", "fleet")
         self.await_members()
 
     def mend(self) -> None:
-        """Undo whatever was cut, killed or stopped; returns when fleet lists every machine."""
-        for machine in (self.services, *self.machines.values()):
-            machine.mend()
+        """Undo whatever was cut, killed or stopped; returns when all machines are in touch."""
+        self.services.mend()
         self.start_etcd()
         self.start_registry()
+        for machine in self.machines.values():
+            machine.mend()
         self.await_members()
 
 
 def up(folder: Path, fleet_bin: Path, machines: int = 3) -> Cluster:
-    """Boot a cluster, or mend the one that runs below `folder`; returns when fleet lists every machine.
+    """Boot a cluster, or mend the one that runs below `folder`; returns when all machines are in touch.
 
     `folder`'s path must be short, for unix sockets lie in it. Raises `NapError` where it cannot be done; then nothing
     of it is left.
