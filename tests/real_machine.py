@@ -71,7 +71,7 @@ awk '$5 ~ "^/sys/fs/cgroup" { print $5 }' /proc/self/mountinfo | xargs -n 1 moun
 exec /lib/systemd/systemd
 """
 
-# All that an engine of Debian 12 knows but SYS_RESOURCE, which hosts that are guests themselves often lack.
+# Without SYS_RESOURCE, which hosts that are guests themselves often lack.
 _CAPABILITIES = (
     "AUDIT_CONTROL AUDIT_WRITE BLOCK_SUSPEND CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL "
     "LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW SETFCAP "
@@ -328,7 +328,12 @@ def own_engine(folder: Path) -> str:
         command = [*own_command(state), f"--insecure-registry={NETWORKS}"]
         with log.open("a") as written:
             subprocess.run(
-                ["setsid", "--fork", *command], cwd="/", stdin=subprocess.DEVNULL, stdout=written, stderr=written
+                ["setsid", "--fork", *command],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=written,
+                stderr=written,
+                check=True,
             )
     try:
         eventually(lambda: answers(own_url(state)), _ENGINE_SECONDS, "the engine answers")
