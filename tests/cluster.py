@@ -204,7 +204,7 @@ def up(folder: Path, fleet_bin: Path, machines: int = 3) -> Cluster:
         if cluster := running(folder):
             cluster.mend()
             return cluster
-        _require_fleet(fleet_bin)
+        _require_fleet(fleet_bin.resolve())
         _remove(state)
         if state.root.exists() and any(state.root.iterdir()):
             raise NapError(f"{state.root} is there already, and is no cluster's")
