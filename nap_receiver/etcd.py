@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "python")  # etcd3's generated code predates protobuf 4
+# Or its threads run on in whatever this process forks, and end it as soon as that closes what it inherited.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 import etcd3
 import grpc

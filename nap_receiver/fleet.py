@@ -6,16 +6,20 @@ cluster was told is read back from it. fleetctl has nothing to watch; what needs
 
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import sh
 
 from nap_receiver.errors import NapError
 from nap_receiver.placement import Machine, Placement, placement_of
-from nap_receiver.settings import FleetSettings
+from nap_receiver.settings import Settings, load
+from nap_receiver.state import State, state_at
 from nap_receiver.units import InstanceUnits
 
 PLACE_SECONDS = 10
@@ -23,6 +27,7 @@ PLACE_SECONDS = 10
 
 _ASK_AGAIN_SECONDS = 0.2
 _SPARE_SECONDS = 5  # over the requests' own timeouts, for a program that hangs
+_STOP_SPARE_SECONDS = 20  # for what the unit does when it has ended, and for fleet to notice
 _ENDED = {"inactive", "failed"}
 
 
@@ -31,10 +36,10 @@ class Fleet:
 
     machine = ""
 
-    def __init__(self, settings: FleetSettings, stop_seconds: float) -> None:
-        """`stop_seconds` is how long the cluster may take to stop an instance."""
-        self._settings = settings
-        self._stop_seconds = stop_seconds
+    def __init__(self, state: State, settings: Settings) -> None:
+        self._state = state
+        self._settings = settings.fleet
+        self._stop_seconds = settings.deploy.drain + settings.deploy.grace + _STOP_SPARE_SECONDS
 
     def place(self, app: str, repository: Path, formation: dict[str, int]) -> Placement:
         return placement_of(app, repository, self._settings, formation, self.machines())
@@ -68,24 +73,40 @@ class Fleet:
         self._destroy(f"{instance}-discovery" for instance in instances)
 
     def stop(self, instances: Sequence[str]) -> None:
-        self._destroy(instances)
+        if not instances:
+            return
+        self._call_stop(instances)
+        # What is left to do takes as long as the instances take, and nobody waits for it.
+        command = [sys.executable, "-P", "-m", __name__, str(self._state.root), *instances]
+        nowhere = subprocess.DEVNULL
+        subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
 
     def discard(self, instances: Sequence[str]) -> None:
-        # Stopped first and destroyed when they have ended: fleet takes a destroyed unit's file away while it stops, and
-        # with it what systemd still has to do.
         self.withdraw(instances)
-        names = [_file(instance) for instance in instances if _file(instance) in self._desired()]
+        self._call_stop(instances)
+        self.destroy_when_stopped(instances)
+
+    def destroy_when_stopped(self, instances: Sequence[str]) -> None:
+        """Destroy the units of instances that were told to stop, once they have; or after the time that they have.
+
+        fleet removes a unit's file while it stops, and systemd then forgets what was still to be done, such as to give
+        the instance its time (seen on fleet 1.0.0: it reloads systemd at once after each unit it takes away).
+        """
+        names = [_file(instance) for instance in instances]
         try:
-            if names:
-                self._call("stop", "--no-block", *names)
-                self._until(
-                    lambda: not [n for n, active in self._active().items() if n in names and active not in _ENDED],
-                    self._stop_seconds,
-                    f"the cluster did not stop {', '.join(names)}",
-                    "See which machine they are on: fleetctl list-units",
-                )
+            self._until(
+                lambda: not [n for n, active in self._active().items() if n in names and active not in _ENDED],
+                self._stop_seconds,
+                f"the cluster did not stop {', '.join(names)}",
+                "See which machine they are on: fleetctl list-units",
+            )
         finally:
             self._destroy(instances)
+
+    def _call_stop(self, instances: Sequence[str]) -> None:
+        states = dict(self._listed("list-unit-files", "unit,state"))
+        if names := [_file(instance) for instance in instances if states.get(_file(instance)) == "launched"]:
+            self._call("stop", "--no-block", *names)
 
     def running(self, app: str) -> list[str]:
         names = [name.removesuffix(".service") for name in self._desired()]
@@ -122,13 +143,14 @@ class Fleet:
 
     def _desired(self) -> dict[str, str]:
         """The cluster's units, each with the machine that it is for, or `-`."""
-        return {unit: target for unit, target in self._listed("list-unit-files", "unit,target")}  # noqa: C416
+        return dict(self._listed("list-unit-files", "unit,target"))
 
     def _active(self) -> dict[str, str]:
         """The units that some machine knows, each with systemd's word for its state."""
-        return {unit: active for unit, active in self._listed("list-units", "unit,active")}  # noqa: C416
+        return dict(self._listed("list-units", "unit,active"))
 
-    def _listed(self, command: str, fields: str) -> list[tuple[str, ...]]:
+    def _listed(self, command: str, fields: str) -> list[Any]:
+        """A tuple of these fields for each line."""
         said = self._call(command, "--no-legend", "--full", "--fields", fields)
         rows = [tuple(re.split(r"\t+", line.strip())) for line in said.splitlines() if line.strip()]
         bad = next((row for row in rows if len(row) != fields.count(",") + 1), None)
@@ -172,3 +194,14 @@ class Fleet:
 
 def _file(unit: str) -> str:
     return f"{unit}.service"
+
+
+def main() -> None:
+    """Destroy the units of instances that were told to stop: `python -m nap_receiver.fleet STATE INSTANCE…`."""
+    root, *instances = sys.argv[1:]
+    state = state_at(root)
+    Fleet(state, load(state).settings).destroy_when_stopped(instances)
+
+
+if __name__ == "__main__":
+    main()

@@ -82,7 +82,7 @@ def foreign(state: State, settings: Settings) -> list[Foreign]:
         found += [
             Foreign("etcd", settings.etcd.address, lambda: _etcd_answers(settings.etcd)),
             Foreign("registry", registry, lambda: _greets(registry.host, registry.port, b"")),
-            Foreign("fleet", settings.fleet.endpoint, lambda: _has_machines(settings)),
+            Foreign("fleet", settings.fleet.endpoint, lambda: _has_machines(state, settings)),
         ]
     return found
 
@@ -215,11 +215,11 @@ def _etcd_answers(settings: EtcdSettings) -> bool:
     return serves(f"{settings.url}/health", context)
 
 
-def _has_machines(settings: Settings) -> bool:
+def _has_machines(state: State, settings: Settings) -> bool:
     from nap_receiver.fleet import Fleet
 
     try:
-        return bool(Fleet(settings.fleet, 0).machines())
+        return bool(Fleet(state, settings).machines())
     except NapError:
         return False
 

@@ -114,7 +114,7 @@ def scheduler_of(state: State, settings: Settings) -> Scheduler:
     if settings.scheduler == "fleet":
         from nap_receiver.fleet import Fleet  # its library is for those who call it
 
-        return Fleet(settings.fleet, settings.deploy.grace + LEASE_SECONDS)
+        return Fleet(state, settings)
     return Local(state)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import FOLDER, Cluster, down, running, up
 from tests.machine import Nap, Pusher
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,6 +47,30 @@ def short_folder() -> Iterator[Path]:
 def nap(short_folder: Path) -> Iterator[Nap]:
     """One nap for all tests; each test has an app of its own on it."""
     nap = fresh_nap(short_folder / "state")
+    print(nap.run("up").stdout, file=sys.stderr)
+    nap.import_busybox()
+    yield nap
+    nap.run("down")
+
+
+@pytest.fixture(scope="session")
+def cluster(short_folder: Path) -> Iterator[Cluster]:
+    """The cluster that `make cluster` left running, else one of the tests' own."""
+    if "FLEET_BIN" not in os.environ:
+        pytest.skip("FLEET_BIN is not set, so nothing ran on a real fleet; `make cluster` says where fleet comes from")
+    if found := running(FOLDER):
+        found.mend()
+        yield found
+        return
+    folder = short_folder / "cluster"
+    yield up(folder, Path(os.environ["FLEET_BIN"]))
+    down(folder)
+
+
+@pytest.fixture(scope="session")
+def receiver(cluster: Cluster, short_folder: Path) -> Iterator[Nap]:
+    """A nap whose scheduler is that cluster's fleet."""
+    nap = fresh_nap(short_folder / "receiver", **cluster.variables)
     print(nap.run("up").stdout, file=sys.stderr)
     nap.import_busybox()
     yield nap

@@ -116,12 +116,13 @@ def test_fleet_takes_every_line_of_its_units() -> None:
 
 def test_the_fleet_app_unit_runs_the_image_by_digest_with_an_init_and_nothing_left_over() -> None:
     app = fleet_app()
-    assert app.commands["ExecStartPre"][1] == ["/usr/bin/docker", "rm", "--force", "team-shop.v3.web.1"]
+    assert "docker rm --force" in app.commands["ExecStartPre"][0][2]
     assert app.environment["NAP_IMAGE"] == RELEASE.image
     [run] = app.commands["ExecStart"]
-    assert run[:7] == ["/usr/bin/docker", "run", "--init", "--name", "team-shop.v3.web.1", "--publish-all", run[6]]
+    assert run[:6] == ["/usr/bin/docker", "run", "--rm", "--init", "--name", "team-shop.v3.web.1"]
     assert run[-1] == RELEASE.image
     assert all(word.startswith("--") for word in run[6:-1])
+    assert "--publish-all" in run
     assert {
         "--label=nap.app=team-shop",
         "--label=nap.release=3",
@@ -135,7 +136,6 @@ def test_the_fleet_app_unit_runs_the_image_by_digest_with_an_init_and_nothing_le
         "--env=NAP_PROCESS=web.1",
     } <= set(run)
     assert (app.environment["NAP_DRAIN"], app.environment["NAP_GRACE"]) == ("2", "30")
-    assert ["/usr/bin/docker", "rm", "--force", "team-shop.v3.web.1"] in app.commands["ExecStopPost"]
 
 
 def test_the_fleet_units_hold_together() -> None:
@@ -232,7 +232,7 @@ def inlined_programs() -> dict[str, str]:
 def test_the_inlined_programs_reach_sh_whole() -> None:
     programs = inlined_programs()
     programs["report_exit.sh"] = programs.pop("ended.sh")
-    programs["pull.sh"] = programs["pull.sh"].partition("\n set -u\n")[0]
+    programs["pull.sh"] = programs["pull.sh"].rpartition("\n set -u\n")[0]
     for name, inlined in programs.items():
         subprocess.run(["sh", "-n", "-c", inlined], check=True)
         lines = [line.strip() for line in inlined.splitlines()]
@@ -249,10 +249,13 @@ def test_the_programs_are_shell(program: Path) -> None:
 
 @pytest.mark.parametrize(("status", "told"), [("0", "0"), ("3", "3"), ("KILL", "137"), ("", "0")])
 def test_the_fleet_app_unit_tells_a_signal_as_a_status(tmp_path: Path, status: str, told: str) -> None:
+    (tmp_path / "pulled").touch()
     assert ended(tmp_path, status) == f"{told}\n"
 
 
 def test_the_fleet_app_unit_tells_no_end_that_was_asked_for(tmp_path: Path) -> None:
+    assert ended(tmp_path, "1") == "", "pull.sh has told already"
+    (tmp_path / "pulled").touch()
     (tmp_path / "answered").touch()
     assert ended(tmp_path, "143") == "143\n"
     (tmp_path / "asked").touch()
@@ -264,14 +267,14 @@ def test_the_fleet_app_unit_tells_no_end_that_was_asked_for(tmp_path: Path) -> N
 def ended(runtime: Path, status: str) -> str:
     """The status that the app unit tells of an instance whose main process ended with `status`."""
     program = inlined_programs()["ended.sh"]
-    beginning = "docker() { :; }\n" + program[: program.index("set -u")] + "echo $NAP_STATUS"
-    environment = {"EXIT_STATUS": status, "RUNTIME_DIRECTORY": str(runtime), "NAP_CONTAINER": "c"}
+    beginning = program[: program.index("journalctl")] + "echo $NAP_STATUS"
+    environment = {"EXIT_STATUS": status, "RUNTIME_DIRECTORY": str(runtime)}
     return subprocess.run(["sh", "-c", beginning], env=environment, capture_output=True, check=True, text=True).stdout
 
 
 def test_what_never_answers_is_held_back_longer_each_time(tmp_path: Path) -> None:
     def delay() -> str:
-        program = "sleep() { echo $1; }\n" + inlined_programs()["hold_back.sh"]
+        program = "docker() { :; }\nsleep() { echo $1; }\n" + inlined_programs()["hold_back.sh"]
         environment = {"RUNTIME_DIRECTORY": str(tmp_path), "PATH": os.environ["PATH"]}
         return subprocess.run(["sh", "-c", program], env=environment, capture_output=True, check=True, text=True).stdout
 

@@ -1,8 +1,10 @@
 #!/bin/sh
-# Before an instance starts again that ended before it ever answered: waits 1, 3, 7, 15 and then 30 seconds. One that
-# had answered starts again at once. systemd could only give it up for good; and what was wrong may be mended elsewhere.
+# Before an instance starts: a clean slate, and, if it ended before it ever answered, a wait of 1, 3, 7, 15 and then 30
+# seconds. One that had answered starts again at once. systemd could only give it up for good, and what was wrong may be
+# mended elsewhere.
 set -u
 cd "$RUNTIME_DIRECTORY" || exit
+docker rm --force "$NAP_CONTAINER" >/dev/null 2>&1
 
 if [ -e answered ] || [ ! -e delay ]; then
     delay=0
@@ -12,5 +14,5 @@ else
     [ "$delay" -le 30 ] || delay=30
 fi
 echo "$delay" >delay
-rm -f answered asked
+rm -f answered asked pulled
 sleep "$delay"

@@ -53,12 +53,13 @@ follow() {
 # Nothing runs, and $1 says why.
 fail() {
     echo "$1"
-    NAP_ERROR="$1" report 125
+    export NAP_ERROR="$1" NAP_OUTPUT=
+    report 125
     exit 125
 }
 
 report() {
-    NAP_CONTAINER=${id:-$NAP_CONTAINER} NAP_STATUS=$1 NAP_ERROR=${NAP_ERROR:-} /bin/sh "$programs/report_exit.sh"
+    NAP_CONTAINER=${id:-$NAP_CONTAINER} NAP_STATUS=$1 /bin/sh "$programs/report_exit.sh"
 }
 
 start() {
