@@ -5,15 +5,18 @@ They are written on the instance's own machine by `unit_templates/announce.sh`; 
 
 import base64
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nap_receiver.channel import Channel, plain
 from nap_receiver.errors import NapError
-from nap_receiver.etcd import Etcd
+from nap_receiver.etcd import Entry, Etcd
 from nap_receiver.release import Instance, Release
 from nap_receiver.settings import EtcdSettings
+
+PATIENCE = 10.0
+"""Seconds without an answer after which it is asked whether there is any hope of one."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,18 @@ class Announcement:
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What is waited for from etcd's revision `since` on, for `timeout` seconds.
+
+    After `PATIENCE` of them `why_not` is called once, which raises `NapError` where waiting is no use.
+    """
+
+    since: int
+    timeout: float
+    why_not: Callable[[], None]
 
 
 class InstanceFailed(NapError):
@@ -70,11 +85,11 @@ def last_words(etcd: Etcd, places: EtcdSettings, instance: Instance) -> list[str
 
 
 def await_announcements(
-    etcd: Etcd, places: EtcdSettings, release: Release, since: int, timeout: float, channel: Channel
+    etcd: Etcd, places: EtcdSettings, release: Release, wait: Wait, channel: Channel
 ) -> list[Announcement]:
-    """Wait until every instance of `release` is announced, watching etcd from revision `since` on.
+    """Wait until every instance of `release` is announced, watching etcd.
 
-    Raises `InstanceFailed` as soon as one exits, with its last output, and `Silent` after `timeout` seconds.
+    Raises `InstanceFailed` as soon as one exits, with its last output, and `Silent` when the time is over.
     """
     waiting = {instance.key: instance for instance in release.instances}
     found: dict[str, Announcement] = {}
@@ -82,7 +97,7 @@ def await_announcements(
     prefixes = [f"{places.announcements}/{release.app}/{release.name}.", exits]
     started = time.monotonic()
     with channel.waiting(f"waiting for {release.app} {release.name} to answer on port {release.port}"):
-        for change in etcd.changes(prefixes, since, timeout):
+        for change in _changes(etcd, prefixes, wait):
             key = change.key.rpartition("/")[2]
             if key not in waiting or change.value is None:
                 continue
@@ -94,6 +109,15 @@ def await_announcements(
                 return [found[key] for key in waiting]
     silent = next(instance for key, instance in waiting.items() if key not in found)
     raise _silent(silent, time.monotonic() - started)
+
+
+def _changes(etcd: Etcd, prefixes: list[str], wait: Wait) -> Iterator[Entry]:
+    seen = wait.since
+    for change in etcd.changes(prefixes, seen, min(wait.timeout, PATIENCE)):
+        seen = change.revision
+        yield change
+    wait.why_not()
+    yield from etcd.changes(prefixes, seen, max(0.0, wait.timeout - PATIENCE))
 
 
 def _announcement(key: str, value: dict[str, Any]) -> Announcement:

@@ -22,9 +22,6 @@ from nap_receiver.settings import Settings, load
 from nap_receiver.state import State, state_at
 from nap_receiver.units import InstanceUnits
 
-PLACE_SECONDS = 10
-"""How long fleet may take to find machines for new units; it looks every 2 s unless told otherwise."""
-
 _ASK_AGAIN_SECONDS = 0.2
 _SPARE_SECONDS = 5  # over the requests' own timeouts, for a program that hangs
 _STOP_SPARE_SECONDS = 20  # for what the unit does when it has ended, and for fleet to notice
@@ -67,23 +64,32 @@ class Fleet:
         missing = set(texts) - set(self._desired())
         if missing:
             raise NapError(f"the cluster did not take {', '.join(sorted(missing))}", words=said.splitlines())
-        self._await_machines(texts)
+
+    def require_placed(self, units: Sequence[InstanceUnits]) -> None:
+        targets = self._desired()
+        for unit in (pair.app for pair in units if targets.get(_file(pair.app.name), "-") == "-"):
+            asked = re.findall(r"^(Machine\w+=.*|Conflicts=.*)$", unit.text.partition("[X-Fleet]")[2], re.MULTILINE)
+            there = "; ".join(map(str, self.machines())) or "none"
+            raise NapError(
+                f"fleet finds no machine for {unit.name}: it asks for {', '.join(asked) or 'any'}; the machines are: "
+                f"{there}",
+                advice="Mend its nap.metadata, nap.machine or nap.spread; and see: fleetctl list-unit-files",
+            )
 
     def withdraw(self, instances: Sequence[str]) -> None:
-        self._destroy(f"{instance}-discovery" for instance in instances)
+        self._tell_to_stop(map(_discovery, instances))
 
     def stop(self, instances: Sequence[str]) -> None:
         if not instances:
             return
-        self._call_stop(instances)
+        self._tell_to_stop(instances)
         # What is left to do takes as long as the instances take, and nobody waits for it.
         command = [sys.executable, "-P", "-m", __name__, str(self._state.root), *instances]
         nowhere = subprocess.DEVNULL
         subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
 
     def discard(self, instances: Sequence[str]) -> None:
-        self.withdraw(instances)
-        self._call_stop(instances)
+        self._tell_to_stop([*instances, *map(_discovery, instances)])
         self.destroy_when_stopped(instances)
 
     def destroy_when_stopped(self, instances: Sequence[str]) -> None:
@@ -92,38 +98,27 @@ class Fleet:
         fleet removes a unit's file while it stops, and systemd then forgets what was still to be done, such as to give
         the instance its time (seen on fleet 1.0.0: it reloads systemd at once after each unit it takes away).
         """
-        names = [_file(instance) for instance in instances]
+        units = [*instances, *map(_discovery, instances)]
+        names = {_file(unit) for unit in units}
         try:
             self._until(
                 lambda: not [n for n, active in self._active().items() if n in names and active not in _ENDED],
                 self._stop_seconds,
-                f"the cluster did not stop {', '.join(names)}",
+                f"the cluster did not stop {', '.join(sorted(names))}",
                 "See which machine they are on: fleetctl list-units",
             )
         finally:
-            self._destroy(instances)
+            self._destroy(units)
 
-    def _call_stop(self, instances: Sequence[str]) -> None:
+    def _tell_to_stop(self, units: Iterable[str]) -> None:
+        # Not by destroying them, which fleet's machines hear of 5 s later than of a state to be in.
         states = dict(self._listed("list-unit-files", "unit,state"))
-        if names := [_file(instance) for instance in instances if states.get(_file(instance)) == "launched"]:
+        if names := [_file(unit) for unit in units if states.get(_file(unit)) == "launched"]:
             self._call("stop", "--no-block", *names)
 
     def running(self, app: str) -> list[str]:
         names = [name.removesuffix(".service") for name in self._desired()]
         return sorted(name for name in names if name.startswith(f"{app}.") and not name.endswith("-discovery"))
-
-    def _await_machines(self, texts: dict[str, str]) -> None:
-        def placeless() -> list[str]:
-            desired = self._desired()
-            return [name for name in texts if desired.get(name, "-") == "-"]
-
-        def why() -> str:
-            unit = placeless()[0]
-            asked = re.findall(r"^(Machine\w+=.*|Conflicts=.*)$", texts[unit].partition("[X-Fleet]")[2], re.MULTILINE)
-            there = "; ".join(map(str, self.machines())) or "none"
-            return f"no machine fits {unit}: it asks for {', '.join(asked) or 'any'}; the machines are: {there}"
-
-        self._until(lambda: not placeless(), PLACE_SECONDS, why, "Mend its nap.metadata, nap.machine or nap.spread.")
 
     def _until(self, done: Callable[[], bool], seconds: float, what: str | Callable[[], str], advice: str) -> None:
         deadline = time.monotonic() + seconds
@@ -190,6 +185,10 @@ class Fleet:
             more = [line for line in lines if line != what]
             raise NapError(f"fleetctl {command} failed: {what}", words=more[-10:], advice=advice) from error
         return str((done.stdout + done.stderr).decode("utf-8", "replace"))
+
+
+def _discovery(instance: str) -> str:
+    return f"{instance}-discovery"
 
 
 def _file(unit: str) -> str:

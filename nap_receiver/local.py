@@ -33,6 +33,9 @@ class Local:
             self._write(unit)
         self._reread()
 
+    def require_placed(self, units: Sequence[InstanceUnits]) -> None:
+        pass  # there is one machine, this one
+
     def withdraw(self, instances: Sequence[str]) -> None:
         units = [f"{instance}-discovery" for instance in instances]
         self._remove_files(units)

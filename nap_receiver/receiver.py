@@ -17,6 +17,7 @@ from nap_receiver.deadline import deadline
 from nap_receiver.discovery import (
     Announcement,
     Silent,
+    Wait,
     announced,
     await_announcements,
     await_withdrawn,
@@ -71,7 +72,8 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
             image = build_and_push(asked, number, engine, settings, channel)
         release = deploy.ledger.write(number, asked.commit, image, formation, who, f"Deploy {commit}")
         addresses = roll_out(release, placement, deploy)
-    show(f"{release.app} {release.name} is live ({time.monotonic() - started:.1f} s)", addresses, channel)
+        show(f"{release.app} {release.name} is live ({time.monotonic() - started:.1f} s)", addresses, channel)
+        retire_all_but(release, deploy)
 
 
 def scale(
@@ -93,7 +95,8 @@ def scale(
         image = Image(current.image, current.ports, current.has_healthcheck)
         release = deploy.ledger.write(number, current.commit, image, formation, who, f"Scale {counts}")
         addresses = roll_out(release, placement, deploy)
-    show(f"{release.app} {release.name} is live ({time.monotonic() - started:.1f} s)", addresses, channel)
+        show(f"{release.app} {release.name} is live ({time.monotonic() - started:.1f} s)", addresses, channel)
+        retire_all_but(release, deploy)
 
 
 @contextmanager
@@ -143,16 +146,16 @@ def build_and_push(asked: Deployment, number: int, engine: Engine, settings: Set
 
 
 def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Announcement]:
-    """Start the release's instances, wait until all of them answer, and retire the release before."""
+    """Start the release's instances and wait until all of them answer; from then on it is the current one."""
     settings, scheduler, etcd = deploy.settings, deploy.scheduler, deploy.etcd
     units = [render(each, settings, scheduler.machine, settings.engine.url, placement) for each in release.instances]
     deploy.channel.step(f"Starting {release.name}: {', '.join(instance.label for instance in release.instances)}")
     with taken_away_on_failure(release, deploy):
         before = etcd.revision()
         scheduler.start(units)
-        addresses = await_announcements(etcd, settings.etcd, release, before, deploy.timeout, deploy.channel)
+        wait = Wait(before, deploy.timeout, lambda: scheduler.require_placed(units))
+        addresses = await_announcements(etcd, settings.etcd, release, wait, deploy.channel)
         deploy.ledger.make_current(release)
-    retire_all_but(release, deploy)
     return addresses
 
 

@@ -20,6 +20,9 @@ class Scheduler(Protocol):
     def start(self, units: Sequence[InstanceUnits]) -> None:
         """Have the units run; returns when they were taken, not when they run."""
 
+    def require_placed(self, units: Sequence[InstanceUnits]) -> None:
+        """Raise `NapError` with the reason where one of the units cannot run anywhere."""
+
     def withdraw(self, instances: Sequence[str]) -> None:
         """Have these instances (by unit name) announced no more; returns when that was taken."""
 

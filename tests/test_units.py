@@ -225,6 +225,7 @@ def inlined_programs() -> dict[str, str]:
     app = fleet_app().commands
     commands = [command for kind in ("ExecStartPre", "ExecStop", "ExecStopPost") for command in app[kind]]
     commands += fleet_discovery().commands["ExecStart"]
+    assert fleet_app().commands["ExecStopPost"][-1] == fleet_discovery().commands["ExecStopPost"][-1] == ["/bin/false"]
     names = ["hold_back.sh", "pull.sh", "drain.sh", "ended.sh", "tidy.sh", "announce.sh"]
     return dict(zip(names, [words[2] for words in commands if words[:2] == ["/bin/sh", "-c"]], strict=True))
 
@@ -275,7 +276,7 @@ def ended(runtime: Path, status: str) -> str:
 def test_what_never_answers_is_held_back_longer_each_time(tmp_path: Path) -> None:
     def delay() -> str:
         program = "docker() { :; }\nsleep() { echo $1; }\n" + inlined_programs()["hold_back.sh"]
-        environment = {"RUNTIME_DIRECTORY": str(tmp_path), "PATH": os.environ["PATH"]}
+        environment = {"RUNTIME_DIRECTORY": str(tmp_path), "PATH": os.environ["PATH"], "NAP_CONTAINER": "c"}
         return subprocess.run(["sh", "-c", program], env=environment, capture_output=True, check=True, text=True).stdout
 
     assert [delay().strip() for _ in range(7)] == ["0", "1", "3", "7", "15", "30", "30"]
