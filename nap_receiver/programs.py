@@ -80,7 +80,7 @@ def foreign(state: State, settings: Settings) -> list[Foreign]:
     if settings.scheduler == "fleet":
         registry = settings.registry.address
         found += [
-            Foreign("etcd", settings.etcd.address, lambda: _etcd_answers(settings.etcd)),
+            Foreign("etcd", settings.etcd.address, lambda: etcd_answers(settings.etcd)),
             Foreign("registry", registry, lambda: _greets(registry.host, registry.port, b"")),
             Foreign("fleet", settings.fleet.endpoint, lambda: _has_machines(state, settings)),
         ]
@@ -206,12 +206,17 @@ def serves(url: str, context: ssl.SSLContext | None = None) -> bool:
         return False
 
 
-def _etcd_answers(settings: EtcdSettings) -> bool:
+def etcd_answers(settings: EtcdSettings) -> bool:
+    """Whether etcd answers, well within 2 s, to who has these files. Raises `NapError` where one cannot be used."""
     context = None
     if settings.ca:
-        context = ssl.create_default_context(cafile=settings.ca)
-        if settings.certificate:
-            context.load_cert_chain(settings.certificate, settings.key)
+        try:
+            context = ssl.create_default_context(cafile=settings.ca)
+            if settings.certificate:
+                context.load_cert_chain(settings.certificate, settings.key or None)
+        except OSError as error:
+            files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.key)))
+            raise NapError(f"etcd's files for TLS cannot be used: {error.strerror or error}: {files}") from error
     return serves(f"{settings.url}/health", context)
 
 

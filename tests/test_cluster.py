@@ -156,8 +156,7 @@ def test_push_prints_an_address_that_answers(cluster: Cluster, pusher: Pusher, l
 def test_address_of_the_machine_as_its_environment_names_it(cluster: Cluster, pusher: Pusher) -> None:
     machine = cluster.machines["n1"]
     pusher.commit(Dockerfile=HTTPD, index_html="one")
-    pushed_once = pusher.push("nap", "HEAD:refs/heads/other")
-    assert pushed_once.status == 0
+    assert pusher.push("nap", "HEAD:refs/tags/first").status == 0, "that makes its repository"
     pusher.git(f"--git-dir={pusher.bare}", "config", "nap.machine", machine.id)
     machine.write("/etc/environment", "COREOS_PRIVATE_IPV4=192.0.2.7\nCOREOS_PUBLIC_IPV4=192.0.2.8\n")
     try:
@@ -238,7 +237,7 @@ def test_placement_that_no_machine_meets(
 
 def test_placement_by_metadata_and_by_machine(cluster: Cluster, pusher: Pusher) -> None:
     pusher.commit(Dockerfile=HTTPD, index_html="one")
-    assert pusher.push("nap", "HEAD:refs/heads/other").status == 0
+    assert pusher.push("nap", "HEAD:refs/tags/first").status == 0, "that makes its repository"
     for name, value in (("metadata", "region=west"), ("metadata", "name=n1"), ("machine", cluster.machines["n2"].id)):
         pusher.git(f"--git-dir={pusher.bare}", "config", "nap.metadata", "")
         pusher.git(f"--git-dir={pusher.bare}", "config", f"nap.{name}", value)
