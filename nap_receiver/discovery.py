@@ -4,7 +4,6 @@ They are written on the instance's own machine by `unit_templates/announce.sh`; 
 """
 
 import base64
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +94,6 @@ def await_announcements(
     found: dict[str, Announcement] = {}
     exits = f"{places.prefix}/apps/{release.app}/exits/{release.name}."
     prefixes = [f"{places.announcements}/{release.app}/{release.name}.", exits]
-    started = time.monotonic()
     with channel.waiting(f"waiting for {release.app} {release.name} to answer on port {release.port}"):
         for change in _changes(etcd, prefixes, wait):
             key = change.key.rpartition("/")[2]
@@ -108,7 +106,7 @@ def await_announcements(
             if len(found) == len(waiting):
                 return [found[key] for key in waiting]
     silent = next(instance for key, instance in waiting.items() if key not in found)
-    raise _silent(silent, time.monotonic() - started)
+    raise _silent(silent, wait.timeout)
 
 
 def _changes(etcd: Etcd, prefixes: list[str], wait: Wait) -> Iterator[Entry]:

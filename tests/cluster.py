@@ -256,7 +256,7 @@ def _make(state: State, fleet_bin: Path, machines: int) -> Cluster:
     cluster = _planned(state, plan)
     image(own_engine(state.root))
     network(cluster.engine, _network(state), subnet)
-    _boot(cluster, cluster.services, _services_files(cluster))
+    _boot(cluster, cluster.services, boot_files(cluster.services.address))
     with ThreadPoolExecutor() as pool:
         members = cluster.machines.items()
         for booted in [pool.submit(_boot, cluster, machine, _fleet_files(cluster, name)) for name, machine in members]:
@@ -281,9 +281,10 @@ def _boot(cluster: Cluster, machine: Machine, files: Mapping[str, str | Path]) -
     boot(cluster.engine, machine.network, machine.name, machine.address, registry=cluster.registry, files=files)
 
 
-def _services_files(cluster: Cluster) -> dict[str, str | Path]:
+def boot_files(address: str) -> dict[str, str | Path]:
+    """What a machine at this address has on its disk that runs etcd and the registry."""
     return {
-        "/etc/default/etcd": _ETCD.format(address=cluster.services.address),
+        "/etc/default/etcd": _ETCD.format(address=address),
         "/etc/docker/registry/config.yml": _REGISTRY,
         _AT_BOOT: "[Unit]\nWants=etcd.service docker-registry.service\n",
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import FOLDER, Cluster, down, running, up
+from tests.lone_machine import LoneMachine, boot_alone, remove
 from tests.machine import Nap, Pusher
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,9 +69,35 @@ def cluster(short_folder: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def lone_machine(short_folder: Path) -> Iterator[LoneMachine]:
+    """One machine, where the stand-in plays fleetctl."""
+    machine = boot_alone(short_folder / "alone")
+    yield machine
+    remove(machine)
+
+
+@pytest.fixture(scope="session", params=["stand-in", pytest.param("real", marks=pytest.mark.cluster)])
+def either(request: pytest.FixtureRequest) -> Cluster:
+    """That machine, and the real cluster: what passes on the one passes on the other."""
+    found: Cluster = request.getfixturevalue("lone_machine" if request.param == "stand-in" else "cluster")
+    return found
+
+
+@pytest.fixture(scope="session")
 def receiver(cluster: Cluster, short_folder: Path) -> Iterator[Nap]:
     """A nap whose scheduler is that cluster's fleet."""
-    nap = fresh_nap(short_folder / "receiver", **cluster.variables)
+    yield from receiver_on(cluster, short_folder / "receiver")
+
+
+@pytest.fixture(scope="session")
+def either_receiver(either: Cluster, short_folder: Path) -> Iterator[Nap]:
+    """A nap whose scheduler is the fleet of either."""
+    yield from receiver_on(either, short_folder / f"receiver-{len(either.machines)}")
+
+
+def receiver_on(cluster: Cluster, folder: Path) -> Iterator[Nap]:
+    """A nap for a fixture to yield from."""
+    nap = fresh_nap(folder, **cluster.variables)
     print(nap.run("up").stdout, file=sys.stderr)
     nap.import_busybox()
     yield nap

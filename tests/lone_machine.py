@@ -1,0 +1,55 @@
+"""A cluster of one machine, for where there is no fleet: etcd, the registry, systemd and Docker on it are real, and the
+stand-in plays fleetctl.
+"""
+
+import secrets
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster import Cluster, boot_files
+from tests.real_machine import Machine, boot, free_subnet, image, network, own_engine, stop_engine
+from tests.stand_in import FLEETCTL, stand_in
+
+
+@dataclass(frozen=True)
+class LoneMachine(Cluster):
+    """That cluster; its machine `n1` runs etcd and the registry too."""
+
+    folder: Path
+
+    @property
+    def variables(self) -> dict[str, str]:
+        ours = stand_in(self.folder / "stand-in", self.services, {"name": "n1", "region": "east"})
+        return {name: value for name, value in super().variables.items() if name != "NAP_FLEET_DRIVER"} | ours
+
+    def fleetctl(self, *words: str, ok: bool = True, seconds: float = 60) -> "subprocess.CompletedProcess[str]":
+        command = [str(FLEETCTL), f"--endpoint={self.variables['NAP_FLEET_ENDPOINT']}", *words]
+        done = subprocess.run(command, text=True, capture_output=True, timeout=seconds)
+        assert not ok or done.returncode == 0, f"fleetctl {' '.join(words)}: {done.stdout}{done.stderr}"
+        return done
+
+    def mend(self) -> None:
+        self.start_etcd()
+        self.start_registry()
+
+
+def boot_alone(folder: Path) -> LoneMachine:
+    """Boot it on an engine of its own below `folder`."""
+    engine = own_engine(folder)
+    image(engine)
+    subnet = free_subnet(secrets.token_hex(4))
+    name = f"napl{secrets.token_hex(4)}"
+    network(engine, name, subnet)
+    machine = Machine(engine, "alone", subnet.replace("0/24", "11"), name)
+    cluster = LoneMachine(engine, FLEETCTL.parent, machine, {"n1": machine}, folder)
+    boot(engine, name, machine.name, machine.address, registry=cluster.registry, files=boot_files(machine.address))
+    cluster.mend()
+    return cluster
+
+
+def remove(cluster: LoneMachine) -> None:
+    """Remove the machine with its engine and all else."""
+    stop_engine(cluster.folder)
+    shutil.rmtree(cluster.folder, ignore_errors=True)

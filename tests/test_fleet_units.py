@@ -1,0 +1,129 @@
+"""nap's units under fleet: always on one machine with the stand-in for fleetctl, and on a real cluster where there is
+one.
+
+systemd, Docker, etcd and the registry are real on both.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.fleet_apps import Visitor, an_app, answered, host_of, only, pushed, wanted
+from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually, runs
+
+pytestmark = pytest.mark.machine
+
+
+@pytest.fixture
+def pusher(either: Cluster, either_receiver: Nap, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pusher]:
+    yield from an_app(either_receiver, either, request, tmp_path)
+
+
+@pytest.fixture
+def live(pusher: Pusher) -> Pushed:
+    """The app's v1, up and announced."""
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    return pushed(pusher)
+
+
+def test_push_prints_an_address_that_answers(either: Cluster, pusher: Pusher, live: Pushed) -> None:
+    assert answer(live.url) == "one"
+    host = either.machines[host_of(either, pusher.app)]
+    assert live.url.startswith(f"http://{host.address}:"), "fleet's public IP"
+    (value,) = pusher.announcements().values()
+    assert value == value | {"app": pusher.app, "release": 1, "process": "web", "instance": "web.1"}  # type: ignore[operator]
+    again = pusher.push()
+    assert (again.status, again.url) == (0, live.url)
+
+
+def test_redeploys_without_a_moment_without_an_instance(either: Cluster, pusher: Pusher, live: Pushed) -> None:
+    with Visitor(pusher) as visitor:
+        for release in range(2, 5):
+            pusher.commit(index_html=f"number {release}")
+            assert answer(pushed(pusher).url) == f"number {release}"
+        eventually(lambda: len(wanted(either, pusher.app)) == 2, 10, "the old one is retired")
+    assert visitor.visits > 50
+    assert not visitor.failed
+    only(either, pusher, 4)
+
+
+def test_failed_redeploy_leaves_nothing_on_any_machine(either: Cluster, pusher: Pusher, live: Pushed) -> None:
+    with Visitor(pusher) as visitor:
+        pusher.commit(Dockerfile=runs("echo no database >&2; exit 3"))
+        failed = pusher.push()
+        assert failed.status == 1
+        assert f"{pusher.app} v2 web.1 exited with status 3 before it answered on port 8080" in failed.trouble
+        assert "       no database" in failed.lines
+    assert not visitor.failed
+    only(either, pusher, 1)
+    assert not pusher.nap.keys(f"/nap/apps/{pusher.app}/exits/")
+
+
+def test_silent_release_is_told_with_its_last_words(either: Cluster, pusher: Pusher, live: Pushed) -> None:
+    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "6")
+    pusher.commit(Dockerfile=runs("echo I am up but deaf; exec sleep 1000"))
+    failed = pusher.push()
+    assert failed.status == 1
+    assert "did not answer on port 8080 within 6 s" in "\n".join(failed.trouble), failed.text
+    assert "       I am up but deaf" in failed.lines, failed.text
+    only(either, pusher, 1)
+
+
+def test_image_that_cannot_be_pulled_is_told(either: Cluster, pusher: Pusher, live: Pushed) -> None:
+    machine = either.machines["n1"]
+    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.machine", machine.id)
+    machine.run("iptables", "-I", "OUTPUT", "-p", "tcp", "--dport", "5000", "-j", "REJECT")
+    try:
+        pusher.commit(index_html="two")
+        failed = pusher.push()
+    finally:
+        machine.run("iptables", "-D", "OUTPUT", "-p", "tcp", "--dport", "5000", "-j", "REJECT")
+    assert failed.status == 1
+    assert "could not start: " in "\n".join(failed.trouble), failed.text
+    assert either.registry in "\n".join(failed.trouble), failed.text
+    only(either, pusher, 1)
+
+
+def test_killed_instance_comes_back_ten_times(either: Cluster, pusher: Pusher, live: Pushed) -> None:
+    machine = either.machines[host_of(either, pusher.app)]
+    took = []
+    for _ in range(10):
+        machine.docker("kill", f"{pusher.app}.v1.web.1")
+        eventually(lambda: not pusher.announcements(), 2, "withdrawn")
+        took.append(eventually(lambda: answered(pusher) == ["one"], 10, "back and announced"))
+    print("back after", [f"{seconds:.1f}" for seconds in took])
+    only(either, pusher, 1)
+
+
+def test_what_crashes_at_once_again_and_again_is_held_back(either: Cluster, pusher: Pusher) -> None:
+    needs = f"wget -q -O /dev/null http://{either.registry}/v2/ || exit 4; exec httpd -f -p 8080 -h /etc"
+    pusher.commit(Dockerfile=runs(needs))
+    pushed(pusher)
+    machine = either.machines[host_of(either, pusher.app)]
+    unit = f"{pusher.app}.v1.web.1"
+
+    def restarts() -> int:
+        return int(machine.run("systemctl", "show", "--property=NRestarts", "--value", unit).stdout)
+
+    either.stop_registry()
+    machine.docker("kill", unit)
+    eventually(lambda: restarts() >= 3, 30, "it is tried again")
+    before = restarts()
+    time.sleep(6)
+    assert restarts() - before <= 1, "and each time later"
+    either.start_registry()
+    took = eventually(lambda: answered(pusher), 40, "and not given up")
+    print(f"back {took:.1f} s after what it needs")
+
+
+def test_docker_restarted_on_the_machine(either: Cluster, pusher: Pusher, live: Pushed) -> None:
+    machine = either.machines[host_of(either, pusher.app)]
+    for verb in (["restart"], ["kill", "--signal=KILL"]):
+        machine.run("systemctl", *verb, "docker")
+        eventually(lambda: not pusher.announcements(), 20, "withdrawn")
+        took = eventually(lambda: answered(pusher) == ["one"], 60, "announced again")
+        print(f"docker {verb[0]}: {took:.1f} s")
+    only(either, pusher, 1)
