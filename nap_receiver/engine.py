@@ -4,9 +4,10 @@ import http.client
 import ipaddress
 import json
 import os
+import shlex
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 
 import sh
@@ -108,11 +109,21 @@ def stop_containers(url: str) -> None:
 
 
 def clean_up(state: State) -> None:
-    """Remove what an engine of nap's own leaves behind when it is killed: that interface, and mounts."""
+    """Remove what an engine of nap's own leaves behind: its interface, firewall rules and, if it was killed, mounts."""
     for path in reversed(_mounts(state)):
         sh.umount("--lazy", path)
     if Path("/sys/class/net", bridge(state)).exists():
         sh.ip("link", "delete", bridge(state))
+        forget_rules({bridge(state)})
+
+
+def forget_rules(interfaces: Set[str]) -> None:
+    """Remove the firewall rules that name one of these interfaces; dockerd leaves its own behind."""
+    iptables = sh.Command("iptables", search_paths=[*os.get_exec_path(), "/usr/sbin", "/sbin"]).bake("--wait")
+    for table in ("nat", "filter"):
+        for rule in map(shlex.split, str(iptables("-t", table, "-S", _tty_out=False)).splitlines()):
+            if rule[0] == "-A" and interfaces & set(rule):
+                iptables("-t", table, "-D", *rule[1:])
 
 
 def _mounts(state: State) -> list[str]:

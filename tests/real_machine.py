@@ -22,12 +22,12 @@ import signal
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nap_receiver.engine import answers, bridge, clean_up, make_bridge, own_command, own_url
+from nap_receiver.engine import answers, clean_up, make_bridge, own_command, own_url
 from nap_receiver.errors import NapError
 from nap_receiver.state import State, state_at
 from tests.machine import eventually
@@ -361,7 +361,6 @@ def stop_engine(folder: Path) -> bool:
         _said(url, "network", "rm", *networks)
     if process := _engine_process(state):
         _end(process)
-    _forget_rules([bridge(state)])
     clean_up(state)
     return True
 
@@ -390,17 +389,6 @@ def _end(process: int) -> None:
                     return
         finally:
             os.close(watched)
-
-
-def _forget_rules(interfaces: Iterable[str]) -> None:
-    """Remove the firewall rules that an engine leaves behind for the interfaces it had."""
-    names = set(interfaces)
-    for table in ("nat", "filter"):
-        tool = ["iptables", "--wait", "--table", table]
-        listed = subprocess.run([*tool, "-S"], text=True, capture_output=True, check=True, timeout=10).stdout
-        for rule in map(shlex.split, listed.splitlines()):
-            if rule[0] == "-A" and names & set(rule):
-                subprocess.run([*tool, "-D", *rule[1:]], check=True, timeout=10)
 
 
 def require_root(why: str) -> None:

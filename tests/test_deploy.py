@@ -228,3 +228,30 @@ def nap_hook() -> str:
     from tests.machine import ROOT
 
     return str(ROOT / "hooks" / "post-receive")
+
+
+def test_scaled_up_and_down_without_a_build(nap: Nap, pusher: Pusher) -> None:
+    unknown = nap.run("ps:scale", pusher.app, "web=2", ok=False)
+    assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (1, f" !     there is no app {pusher.app} here")
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    assert pusher.push().status == 0
+    said = nap.run("ps:scale", pusher.app, "web=2").stdout
+    assert "building" not in said
+    assert f"=====> {pusher.app} v2 is live" in said
+    assert sorted(pusher.announcements()) == [f"/services/{pusher.app}/v2.web.{index}" for index in (1, 2)]
+    pusher.commit(index_html="two")
+    pushed = pusher.push()
+    assert "Starting v3: web.1, web.2" in pushed.text, "counts survive deploys"
+    nap.run("ps:scale", pusher.app, "web=1")
+    assert list(pusher.announcements()) == [f"/services/{pusher.app}/v4.web.1"]
+    (value,) = pusher.announcements().values()
+    assert isinstance(value, dict)
+    assert answer(f"http://{value['host']}:{value['port']}") == "two"
+    for counts, why in {
+        "web=0": 'expected PROCESS=COUNT with a count from 1 to 100, got "web=0"',
+        "web": 'expected PROCESS=COUNT with a count from 1 to 100, got "web"',
+        "clock=2": f"{pusher.app} has no process type clock; there are: web",
+    }.items():
+        refused = nap.run("ps:scale", pusher.app, counts, ok=False)
+        assert refused.returncode == 1
+        assert why in refused.stdout + refused.stderr

@@ -101,6 +101,8 @@ def test_down_leaves_nothing_running_and_up_brings_the_apps_back(own: Nap, tmp_p
     own.run("down")
     assert processes_of(own) == []
     assert not Path("/sys/class/net", f"nap{own.state.name}").exists()
+    rules = [subprocess.check_output(["iptables", "-t", table, "-S"], text=True) for table in ("nat", "filter")]
+    assert f"nap{own.state.name}" not in "".join(rules)
     assert own.run("status", ok=False).returncode == 1
     assert own.run("down").stdout == "nap was not up.\n"
     own.run("up")
