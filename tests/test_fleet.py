@@ -1,4 +1,4 @@
-"""What the fleet scheduler says when fleetctl does not do as it should. What it does when it does is in test_fleet_units."""
+"""What the fleet scheduler says when fleetctl does not do as it should; when it does, see test_fleet_units."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def units() -> list[InstanceUnits]:
 def test_machines_and_their_metadata(tmp_path: Path) -> None:
     rows = "printf 'aa\\t\\t10.0.0.1\\tregion=east, disk=ssd\\nbb\\t\\t10.0.0.2\\t-\\n'"
     [first, second] = fleet(tmp_path, rows).machines()
-    assert (first.id, first.address, first.metadata) == ("aa", "10.0.0.1", {"region=east", "disk=ssd"})
+    assert (first.id, first.address, first.metadata) == ("aa", "10.0.0.1", frozenset({"region=east", "disk=ssd"}))
     assert (second.id, second.address, second.metadata) == ("bb", "10.0.0.2", frozenset())
 
 
