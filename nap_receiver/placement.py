@@ -1,6 +1,6 @@
 """On which machines of a cluster an app may run: from its repository's git config, else from the settings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +42,20 @@ class Placement:
 
 
 def placement_of(
-    app: str, repository: Path, settings: FleetSettings, formation: dict[str, int], machines: Sequence[Machine]
+    app: str,
+    repository: Path,
+    settings: FleetSettings,
+    formation: dict[str, int],
+    list_machines: Callable[[], Sequence[Machine]],
 ) -> Placement:
-    """What the app asks for. Raises `NapError` where it is not understood, and where the machines cannot meet it."""
+    """What the app asks for. Raises `NapError` where it is not understood, and where the machines cannot meet it.
+
+    The machines are listed only where something is asked of them.
+    """
     metadata, machine, spread = _asked(repository, settings)
+    if not (metadata or machine or spread == "yes") and (spread == "no" or max(formation.values()) == 1):
+        return Placement()
+    machines = list_machines()
     placement = Placement(tuple(filter(None, metadata.split(","))), machine)
     there = "; ".join(map(str, machines)) or "none"
     fitting = sum(map(placement.suits, machines))

@@ -30,7 +30,7 @@ def placed(
     """Where `web` instances of an app may run whose git config asks for this."""
     for name, value in asked.items():
         repository.git("config", f"nap.{name}", value)
-    return placement_of("shop", repository.path, settings, {"web": web}, MACHINES)
+    return placement_of("shop", repository.path, settings, {"web": web}, lambda: MACHINES)
 
 
 def test_nothing_asked(repository: Repository) -> None:
@@ -95,7 +95,7 @@ def test_more_instances_than_machines_of_their_own_is_refused(repository: Reposi
 
 def test_a_cluster_without_machines(repository: Repository) -> None:
     with pytest.raises(NapError, match="it asks for one at all; the machines are: none") as refused:
-        placement_of("shop", repository.path, FleetSettings(), {"web": 1}, [])
+        placement_of("shop", repository.path, FleetSettings(), {"web": 2}, list)
     assert "fleetctl list-machines" in refused.value.advice[0]
 
 

@@ -8,6 +8,7 @@ machine that boots has forgotten it, as fleetd has. `errors.log` is what fleetd 
 import fcntl
 import json
 import os
+import re
 import shlex
 import subprocess
 import time
@@ -27,6 +28,9 @@ _FILES = "/run/fleet/units"
 _KNOWN = "/run/fleet/known"
 _DOCKER_SECONDS = 30
 _LATE_SECONDS = 0.2  # long enough that whoever asks at once is told that nothing has happened yet
+_NOT_UP = 9
+# As far as anyone can tell, fleetd starts when the machine has booted.
+_REQUIRE_UP = f"systemctl is-active --quiet multi-user.target 2>/dev/null || exit {_NOT_UP}\n"
 # A unit that goes away meanwhile is left out of both halves.
 _LOOK = f"""
 cd {_KNOWN} 2>/dev/null && set -- * && [ -e "$1" ] || exit 0
@@ -46,7 +50,7 @@ mkdir -p {_FILES} {_KNOWN}
 
 
 class Away(Exception):
-    """The machine is switched off."""
+    """The machine is switched off, or not up yet."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +78,15 @@ class Machine:
         """What `script` says on the machine, on both its outputs. Raises `Away`."""
         done = subprocess.run(
             ["docker", "--host", self.engine, "exec", "--interactive", self.container, "sh"],
-            input=script.encode(),
+            input=(_REQUIRE_UP + script).encode(),
             capture_output=True,
             timeout=_DOCKER_SECONDS,
         )
         complaints = done.stderr.decode()
-        if done.returncode != 0 and ("is not running" in complaints or "No such container" in complaints):
+        if done.returncode == _NOT_UP or re.search("is not running|No such container|stopped container", complaints):
             raise Away
+        if done.returncode != 0:
+            raise RuntimeError(f"{self.container}: {complaints}")
         return done.stdout.decode(), complaints
 
 
@@ -258,8 +264,10 @@ class Cluster:
         except FileNotFoundError:
             return {}
         return {
-            name: Unit([(section, key, value) for section, key, value in fields["options"]], *list(fields.values())[1:])
-            for name, fields in json.loads(text).items()
+            name: Unit(
+                [(section, key, value) for section, key, value in told["options"]], told["desired"], told["target"]
+            )
+            for name, told in json.loads(text).items()
         }
 
     @contextmanager

@@ -304,7 +304,7 @@ def _list_units(api: Api, options: Options) -> None:
 def _list_unit_files(api: Api, options: Options) -> None:
     columns = _columns(options, "unit,hash,dstate,state,target", "desc,dstate,global,hash,state,target,unit")
     units = api.units()
-    states = api.states() if any(unit.target for unit in units.values()) else {}
+    states = api.states() if any(unit.desired != "inactive" for unit in units.values()) else {}
     rows = [
         {
             "unit": name,
