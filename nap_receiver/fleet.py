@@ -6,6 +6,7 @@ cluster was told is read back from it. fleetctl has nothing to watch; what needs
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -172,18 +173,16 @@ class Fleet:
         seconds = settings.request_timeout * 2 + len(words) + _SPARE_SECONDS
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETCTL_")}
         advice = f"See that the cluster answers: fleetctl --endpoint={settings.endpoint} list-machines"
-        try:
-            fleetctl = sh.Command(settings.fleetctl)
-        except sh.CommandNotFound as error:
+        fleetctl = shutil.which(settings.fleetctl)
+        if fleetctl is None:
             raise NapError(
                 f"{settings.fleetctl} is not installed here", advice="Install it, or say where it is: fleet.fleetctl"
-            ) from error
-        # Its deadline is waited for here, because with sh's own each call takes a tenth of a second longer.
-        done = fleetctl(*flags, command, *words, _env=environment, _tty_out=False, _bg=True, _bg_exc=False)
+            )
         try:
-            done.wait(timeout=seconds)
-        except sh.TimeoutException as error:
-            done.kill()
+            # timeout(1), because with sh's own timeout each call takes a tenth of a second longer.
+            limited = sh.Command("timeout").bake("--kill-after=1", seconds)
+            done = limited(fleetctl, *flags, command, *words, _env=environment, _tty_out=False, _return_cmd=True)
+        except sh.ErrorReturnCode_124 as error:
             raise NapError(f"fleetctl {command} did not end within {seconds} s", advice=advice) from error
         except sh.ErrorReturnCode as error:
             lines = (error.stderr + error.stdout).decode("utf-8", "replace").strip().splitlines()

@@ -17,9 +17,10 @@ from typing import Protocol
 import pytest
 
 from tests.cluster import Cluster
+from tests.lone_machine import LoneMachine
 from tests.machine import eventually
-from tests.real_machine import Machine, boot, free_subnet, image, network, own_engine, stop_engine
-from tests.stand_in import FLEETCTL, stand_in
+from tests.real_machine import Machine
+from tests.stand_in import FLEETCTL
 
 pytestmark = pytest.mark.machine
 
@@ -78,18 +79,12 @@ def _run(*words: str, seconds: float) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.fixture(scope="module")
-def played(short_folder: Path) -> Iterator[Played]:
-    engine = own_engine(short_folder / "fleet")
-    try:
-        image(engine)
-        subnet = free_subnet(secrets.token_hex(4))
-        network(engine, "nap-stand-in", subnet)
-        machine = boot(engine, "nap-stand-in", "stand-in", subnet.replace("0/24", "11"))
-        settings = stand_in(short_folder / "stand-in", machine, {"name": "n1", "region": "east"})
-        yield Played(settings["NAP_FLEET_ENDPOINT"], [machine])
-        assert (short_folder / "stand-in" / "errors.log").read_text() == ""
-    finally:
-        stop_engine(short_folder / "fleet")
+def played(lone_machine: LoneMachine) -> Iterator[Played]:
+    endpoint = lone_machine.variables["NAP_FLEET_ENDPOINT"]
+    errors = Path(endpoint.removeprefix("unix://")).with_name("errors.log")
+    before = errors.read_text()
+    yield Played(endpoint, [*lone_machine.machines.values()])
+    assert errors.read_text() == before
 
 
 @pytest.fixture(
@@ -445,9 +440,13 @@ def test_stop_and_unload_without_waiting(units: Units) -> None:
     eventually(lambda: not units.state(), SECONDS, "no machine has it")
 
 
-def test_stop_of_what_runs_nowhere(units: Units) -> None:
-    units.fleetctl("submit", units.file())
-    assert units.fleetctl("stop", units.name()) == (1, [], "Unable to stop unit a.service in state inactive\n")
+def test_stop_ends_where_a_unit_runs_nowhere(units: Units) -> None:
+    for label in "ac":
+        units.start(label=label)
+    units.fleetctl("submit", units.file(label="b"))
+    names = [units.name(label) for label in "abc"]
+    assert units.fleetctl("stop", *names) == (1, [], "Unable to stop unit b.service in state inactive\n")
+    assert [units.row(label)["dstate"] for label in "abc"] == ["loaded", "inactive", "launched"]
 
 
 @pytest.mark.parametrize("command", ["stop", "unload", "destroy"])

@@ -33,6 +33,8 @@ def stand_in(folder: Path, machine: "Machine", metadata: Mapping[str, str] = {})
         metadata=dict(metadata),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / cluster.CONFIGURATION).write_text(json.dumps(asdict(played)))
+    draft = folder / "fleet.draft"
+    draft.write_text(json.dumps(asdict(played)))
+    draft.rename(folder / cluster.CONFIGURATION)
     (folder / cluster.ERRORS).touch()
     return {"NAP_FLEET_ENDPOINT": f"unix://{folder}/fleet.sock", "NAP_FLEET_FLEETCTL": str(FLEETCTL)}

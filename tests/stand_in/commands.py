@@ -107,10 +107,13 @@ class Api:
         cluster.wake_if_needed(cluster.units(), loaded)
         return dict(sorted(loaded.items()))
 
-    def state(self, name: str, unit: Unit) -> str:
-        """How far fleet has come with a unit: `inactive`, `loaded` or `launched`."""
-        loaded = self.states().get(name) if unit.target else None
-        return loaded.state if loaded else "inactive"
+    def progress(self, names: Iterable[str]) -> dict[str, str]:
+        """How far fleet has come with those units that it has: `inactive`, `loaded` or `launched`."""
+        units = {name: unit for name, unit in self.units().items() if name in names}
+        states = self.states() if any(unit.desired != "inactive" or unit.target for unit in units.values()) else {}
+        return {
+            name: states[name].state if unit.target and name in states else "inactive" for name, unit in units.items()
+        }
 
     def machines(self) -> list[Machine]:
         """Those that are there."""
@@ -304,13 +307,13 @@ def _list_units(api: Api, options: Options) -> None:
 def _list_unit_files(api: Api, options: Options) -> None:
     columns = _columns(options, "unit,hash,dstate,state,target", "desc,dstate,global,hash,state,target,unit")
     units = api.units()
-    states = api.states() if any(unit.desired != "inactive" for unit in units.values()) else {}
+    states = api.progress(units)
     rows = [
         {
             "unit": name,
             "hash": _hash(unit.file.hash, options),
             "dstate": unit.desired,
-            "state": states[name].state if unit.target and name in states else "inactive",
+            "state": states[name],
             "target": _machine(api, options) if unit.target else "-",
             "desc": unit.file.description or "-",
             "global": "false",
@@ -371,15 +374,14 @@ def _take_down(command: str, api: Api, options: Options, words: Sequence[str]) -
             print(f"Destroyed {name}")
         return
     desired, done = {"stop": ("loaded", "stopped"), "unload": ("inactive", "unloaded")}[command]
-    waiting = []
-    for name in names:
-        state = api.state(name, units[name])
-        if command == "stop" and state == "inactive":
-            raise Failed(f"Unable to stop unit {name} in state inactive")
-        if state != desired:
-            waiting.append(name)
+    states = api.progress(names)
+    idle = next((name for name in names if command == "stop" and states[name] == "inactive"), None)
+    told = names if idle is None else names[: names.index(idle)]
+    waiting = [name for name in told if states[name] != desired]
     if waiting:
         api.desire(waiting, desired)
+    if idle is not None:
+        raise Failed(f"Unable to stop unit {idle} in state inactive")
     listed = f"[{' '.join(waiting)}]"
     try:
         _await_states(api, waiting, desired, command, _attempts(options))
@@ -454,13 +456,12 @@ def _await_states(api: Api, names: Sequence[str], state: str, verb: str, attempt
     deadline = time.monotonic() + (attempts * _ATTEMPT_SECONDS or float("inf"))
     waiting = list(names)
     while waiting:
-        for name in list(waiting):
-            with suppress(Unreachable):
-                unit = api.unit(name)
-                if unit and api.state(name, unit) == state:
-                    place = f" on {_machine(api, {})}" if unit.target else ""
-                    print(f"Unit {name} {state}{place}", flush=True)
-                    waiting.remove(name)
+        with suppress(Unreachable):
+            states = api.progress(waiting)
+            place = "" if state == "inactive" else f" on {_machine(api, {})}"
+            for name in [name for name in waiting if states.get(name) == state]:
+                print(f"Unit {name} {state}{place}", flush=True)
+                waiting.remove(name)
         if waiting and time.monotonic() > deadline:
             raise TimeoutError(f"timed out waiting for unit {waiting[0]} to report state {state}")
         time.sleep(_ASK_AGAIN_SECONDS if waiting else 0)
