@@ -18,6 +18,10 @@ PATIENCE = 10.0
 """Seconds without an answer after which it is asked whether there is any hope of one."""
 
 
+LAST_WORDS_SECONDS = 15.0
+"""How long an instance that never answered may take to end and to tell what it printed last."""
+
+
 @dataclass(frozen=True)
 class Announcement:
     """Where an instance answers; `ports` maps `8080/tcp` to the port on `host`."""
@@ -78,9 +82,11 @@ def await_withdrawn(etcd: Etcd, places: EtcdSettings, app: str, instances: Seque
 
 
 def last_words(etcd: Etcd, places: EtcdSettings, instance: Instance) -> list[str]:
-    """What a discarded instance printed last, oldest line first; nothing where nothing was told."""
-    told = etcd.get(_exit_key(places, instance))
-    return _lines(told.value["output"]) if told else []
+    """What a discarded instance printed last, oldest line first; nothing where it does not tell in time."""
+    key = f"{places.prefix}/apps/{instance.release.app}/exits/{instance.key}"
+    before = etcd.revision()
+    told = etcd.get(key) or next(etcd.changes([key], before, LAST_WORDS_SECONDS), None)
+    return _lines(told.value["output"]) if told and told.value else []
 
 
 def await_announcements(
@@ -145,10 +151,6 @@ def _silent(instance: Instance, seconds: float) -> Silent:
         what = f"{name} runs, but did not answer on port {release.port} within {seconds:.0f} s"
         advice = [f"See that it listens on 0.0.0.0 (not 127.0.0.1) and on port {release.port}, which PORT names too."]
     return Silent(instance, what, [*advice, "If it needs longer: git config nap.timeout SECONDS in its repository."])
-
-
-def _exit_key(places: EtcdSettings, instance: Instance) -> str:
-    return f"{places.prefix}/apps/{instance.release.app}/exits/{instance.key}"
 
 
 def _lines(encoded: str) -> list[str]:

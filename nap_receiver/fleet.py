@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from nap_receiver.settings import Settings, load
 from nap_receiver.state import State, state_at
 from nap_receiver.units import InstanceUnits
 
-_ASK_AGAIN_SECONDS = 0.2
+_ASK_AGAIN_SECONDS = 0.5
 _SPARE_SECONDS = 5  # over the requests' own timeouts, for a program that hangs
 _STOP_SPARE_SECONDS = 20  # for what the unit does when it has ended, and for fleet to notice
 _ENDED = {"inactive", "failed"}
@@ -86,50 +86,48 @@ class Fleet:
     def stop(self, instances: Sequence[str]) -> None:
         if not instances:
             return
-        self._tell_to_stop(instances)
+        self._tell_to_stop(_units(instances))
         # What is left to do takes as long as the instances take, and nobody waits for it.
         command = [sys.executable, "-P", "-m", __name__, str(self._state.root), *instances]
-        nowhere = subprocess.DEVNULL
-        subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+        self._state.deploy_logs.mkdir(parents=True, exist_ok=True)
+        with (self._state.deploy_logs / "taken-away.log").open("a") as log:
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
 
     def discard(self, instances: Sequence[str]) -> None:
-        self._tell_to_stop([*instances, *map(_discovery, instances)])
-        self.destroy_when_stopped(instances)
+        self.stop(instances)
 
     def destroy_when_stopped(self, instances: Sequence[str]) -> None:
-        """Destroy the units of instances that were told to stop, once they have; or after the time that they have.
+        """Stop these instances and destroy their units when they have stopped; or after the time that they have.
 
         fleet removes a unit's file while it stops, and systemd then forgets what was still to be done, such as to give
         the instance its time (seen on fleet 1.0.0: it reloads systemd at once after each unit it takes away).
         """
-        units = [*instances, *map(_discovery, instances)]
-        names = {_file(unit) for unit in units}
-        try:
-            self._until(
-                lambda: not [n for n, active in self._active().items() if n in names and active not in _ENDED],
-                self._stop_seconds,
-                f"the cluster did not stop {', '.join(sorted(names))}",
-                "See which machine they are on: fleetctl list-units",
-            )
-        finally:
-            self._destroy(units)
+        units = _units(instances)
 
-    def _tell_to_stop(self, units: Iterable[str]) -> None:
-        # Not by destroying them, which fleet's machines hear of 5 s later than of a state to be in.
-        states = dict(self._listed("list-unit-files", "unit,state"))
-        if names := [_file(unit) for unit in units if states.get(_file(unit)) == "launched"]:
-            self._call("stop", "--no-block", *names)
+        def stopped() -> bool:
+            cannot_yet = self._tell_to_stop(units)
+            known = dict(self._listed("list-units", "unit,active"))
+            return not cannot_yet and all(known.get(_file(unit), "inactive") in _ENDED for unit in units)
+
+        deadline = time.monotonic() + self._stop_seconds
+        while not stopped() and time.monotonic() < deadline:
+            time.sleep(_ASK_AGAIN_SECONDS)
+        self._destroy(units)
+
+    def _tell_to_stop(self, units: Iterable[str]) -> list[str]:
+        """Tell these units to stop; those that a machine was told to start and that fleet has not yet seen to run.
+
+        Not by destroying them, which fleet's machines hear of 5 s later than of a state to be in.
+        """
+        rows = {unit: about for unit, *about in self._listed("list-unit-files", "unit,dstate,state,target")}
+        wanted = {_file(unit): rows[_file(unit)] for unit in units if rows.get(_file(unit), [""])[0] == "launched"}
+        if launched := [unit for unit, (_, state, _) in wanted.items() if state == "launched"]:
+            self._call("stop", "--no-block", *launched)
+        return [unit for unit, (_, state, target) in wanted.items() if state != "launched" and target != "-"]
 
     def running(self, app: str) -> list[str]:
         names = [name.removesuffix(".service") for name in self._desired()]
         return sorted(name for name in names if name.startswith(f"{app}.") and not name.endswith("-discovery"))
-
-    def _until(self, done: Callable[[], bool], seconds: float, what: str | Callable[[], str], advice: str) -> None:
-        deadline = time.monotonic() + seconds
-        while not done():
-            if time.monotonic() > deadline:
-                raise NapError(f"{what if isinstance(what, str) else what()} (waited {seconds:g} s)", advice=advice)
-            time.sleep(_ASK_AGAIN_SECONDS)
 
     def _destroy(self, units: Iterable[str]) -> None:
         names = [_file(unit) for unit in units]
@@ -143,10 +141,6 @@ class Fleet:
     def _desired(self) -> dict[str, str]:
         """The cluster's units, each with the machine that it is for, or `-`."""
         return dict(self._listed("list-unit-files", "unit,target"))
-
-    def _active(self) -> dict[str, str]:
-        """The units that some machine knows, each with systemd's word for its state."""
-        return dict(self._listed("list-units", "unit,active"))
 
     def _listed(self, command: str, fields: str) -> list[Any]:
         """A tuple of these fields for each line."""
@@ -192,6 +186,10 @@ class Fleet:
         return str((done.stdout + done.stderr).decode("utf-8", "replace"))
 
 
+def _units(instances: Iterable[str]) -> list[str]:
+    return [unit for instance in instances for unit in (instance, _discovery(instance))]
+
+
 def _discovery(instance: str) -> str:
     return f"{instance}-discovery"
 
@@ -201,10 +199,19 @@ def _file(unit: str) -> str:
 
 
 def main() -> None:
-    """Destroy the units of instances that were told to stop: `python -m nap_receiver.fleet STATE INSTANCE…`."""
+    """Take away instances that were told to stop: `python -m nap_receiver.fleet STATE INSTANCE…`."""
     root, *instances = sys.argv[1:]
     state = state_at(root)
-    Fleet(state, load(state).settings).destroy_when_stopped(instances)
+    settings = load(state).settings
+    from nap_receiver.etcd import connect  # its libraries are for those who call it
+
+    try:
+        Fleet(state, settings).destroy_when_stopped(instances)
+        with connect(settings.etcd) as etcd:
+            for app, _, key in (instance.partition(".") for instance in instances):
+                etcd.delete(f"{settings.etcd.prefix}/apps/{app}/exits/{key}")
+    except NapError as error:
+        print(time.strftime("%F %T"), *instances, error)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ class Scheduler(Protocol):
         """Have these instances stop, drained, and never start again; returns when that was taken."""
 
     def discard(self, instances: Sequence[str]) -> None:
-        """Take these instances away at once, undrained; returns when nothing of them is left.
+        """Take these instances away, undrained; returns when that was taken.
 
-        What they printed last is then in etcd, where they put it themselves (`discovery.last_words`).
+        What they printed last comes to etcd, where they put it themselves (`discovery.last_words`).
         """
 
     def running(self, app: str) -> list[str]:

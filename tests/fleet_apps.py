@@ -27,7 +27,7 @@ def an_app(nap: Nap, cluster: Cluster, request: pytest.FixtureRequest, folder: P
 def remove(cluster: Cluster, nap: Nap, app: str) -> None:
     """Take the app away, with all that is known of it."""
     fleet = Fleet(nap.state, nap.settings)
-    fleet.discard(fleet.running(app))
+    fleet.destroy_when_stopped(fleet.running(app))
     eventually(lambda: not containers(cluster, app), 60, f"{app} is gone")
     etcd = nap.etcd()
     for key in nap.keys(f"/nap/apps/{app}/"):

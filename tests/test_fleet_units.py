@@ -59,7 +59,7 @@ def test_failed_redeploy_leaves_nothing_on_any_machine(either: Cluster, pusher: 
         assert "       no database" in failed.lines
     assert not visitor.failed
     only(either, pusher, 1)
-    assert not pusher.nap.keys(f"/nap/apps/{pusher.app}/exits/")
+    eventually(lambda: not pusher.nap.keys(f"/nap/apps/{pusher.app}/exits/"), 20, "and no word of it")
 
 
 def test_silent_release_is_told_with_its_last_words(either: Cluster, pusher: Pusher, live: Pushed) -> None:
