@@ -45,7 +45,8 @@ def pushed(pusher: Pusher) -> Pushed:
 def wanted(cluster: Cluster, app: str) -> dict[str, str]:
     """The app's units that fleet knows of, each with its machine's id."""
     listed = cluster.fleetctl("list-unit-files", "--no-legend", "--full", "--fields", "unit,target").stdout
-    return {unit: target for unit, target in map(str.split, listed.splitlines()) if unit.startswith(f"{app}.")}
+    rows = [line.split() for line in listed.splitlines() if line.startswith(f"{app}.")]
+    return {unit: target.partition("/")[0] for unit, target in rows}
 
 
 def containers(cluster: Cluster, app: str) -> dict[str, list[str]]:
@@ -59,10 +60,12 @@ def containers(cluster: Cluster, app: str) -> dict[str, list[str]]:
 
 
 def loaded(cluster: Cluster, app: str) -> dict[str, list[str]]:
-    """The app's units that systemd knows of, by machine."""
+    """The app's units that systemd has, by machine; not those that it remembers only by name."""
     found = {}
     for name, machine in cluster.machines.items():
-        listed = machine.run("systemctl", "list-units", "--all", "--plain", "--no-legend", f"{app}.*").stdout
+        listed = machine.run(
+            "systemctl", "list-units", "--all", "--state=loaded", "--plain", "--no-legend", f"{app}.*"
+        ).stdout
         if own := sorted(line.split()[0] for line in listed.splitlines()):
             found[name] = own
     return found
