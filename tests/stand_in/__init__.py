@@ -7,7 +7,6 @@ happened. It is quicker than fleetd, and a machine that is switched off is gone 
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,7 @@ def stand_in(folder: Path, machine: "Machine", metadata: Mapping[str, str] = {})
     )
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / "fleet.draft"
-    draft.write_text(json.dumps(asdict(played)))
+    draft.write_text(json.dumps(played._asdict()))
     draft.rename(folder / cluster.CONFIGURATION)
     (folder / cluster.ERRORS).touch()
     return {"NAP_FLEET_ENDPOINT": f"unix://{folder}/fleet.sock", "NAP_FLEET_FLEETCTL": str(FLEETCTL)}

@@ -11,12 +11,12 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.stand_in.unit_file import Option, UnitFile, matches, words
 
@@ -53,8 +53,7 @@ class Away(Exception):
     """The machine is switched off, or not up yet."""
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """What `fleet.json` says."""
 
     engine: str
@@ -90,23 +89,19 @@ class Machine:
         return done.stdout.decode(), complaints
 
 
-@dataclass
 class Unit:
     """A unit of the registry."""
 
-    options: list[Option]
-    desired: str = "inactive"
-    """`inactive`, `loaded` or `launched`."""
-    target: str = ""
-    """The machine it is scheduled to."""
+    def __init__(self, options: Sequence[Option], desired: str = "inactive", target: str = "") -> None:
+        """`desired` is `inactive`, `loaded` or `launched`; `target` the machine that it is scheduled to."""
+        self.options, self.desired, self.target = options, desired, target
 
     @property
     def file(self) -> UnitFile:
         return UnitFile(self.options)
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """A unit that fleetd has given to systemd, and what systemd says of it."""
 
     state: str
@@ -136,7 +131,7 @@ class Cluster:
             units = self._read()
             yield units
             draft = self._folder / "units.draft"
-            draft.write_text(json.dumps({name: asdict(unit) for name, unit in sorted(units.items())}))
+            draft.write_text(json.dumps({name: vars(unit) for name, unit in sorted(units.items())}))
             draft.rename(self._folder / "units.json")
 
     def loaded(self) -> dict[str, Loaded]:
@@ -171,7 +166,7 @@ class Cluster:
             time.sleep(_LATE_SECONDS)
             self._reconcile()
         except Exception:  # noqa: BLE001
-            traceback.print_exc()
+            sys.excepthook(*sys.exc_info())
         finally:
             os._exit(0)
 

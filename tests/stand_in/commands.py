@@ -131,7 +131,7 @@ class Api:
     def create(self, name: str, file: UnitFile) -> None:
         """Put a unit in the registry, inactive, in the place of its namesake."""
         with self._cluster("units").changing() as units:
-            units[name] = Unit(list(file.options))
+            units[name] = Unit(file.options)
 
     def desire(self, names: Iterable[str], state: str) -> None:
         """Say how far fleet is to come with units."""

@@ -6,7 +6,7 @@ Reading is done with the same buffer of 4,096 bytes as there, because it decides
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 _LINE_MAX = 2048
 _BUFFER = 4096
@@ -33,8 +33,7 @@ class Refused(Exception):
     """A unit that fleet does not take, in its words."""
 
 
-@dataclass(frozen=True)
-class UnitFile:
+class UnitFile(NamedTuple):
     """A unit's options, in their order."""
 
     options: Sequence[Option]
@@ -148,17 +147,15 @@ def _is_blank(read: bytes) -> bool:
 _Step = Callable[[], "_Step | None"]
 
 
-@dataclass
 class _Lexer:
     """go-systemd's, step by step: how long a line may be is looked at between two steps."""
 
-    text: bytes
-    _at: int = 0
-    _filled: int = 0
-    _found: list[Option] = field(default_factory=list)
-    _section: str = ""
-    _name: str = ""
-    _value: bytes = b""
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self._at = self._filled = 0
+        self._found: list[Option] = []
+        self._section = self._name = ""
+        self._value = b""
 
     def options(self) -> list[Option]:
         step: _Step | None = self._between_sections
