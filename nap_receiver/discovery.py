@@ -121,7 +121,8 @@ def _changes(etcd: Etcd, prefixes: list[str], wait: Wait) -> Iterator[Entry]:
         seen = change.revision
         yield change
     wait.why_not()
-    yield from etcd.changes(prefixes, seen, max(0.0, wait.timeout - PATIENCE))
+    if wait.timeout > PATIENCE:
+        yield from etcd.changes(prefixes, seen, wait.timeout - PATIENCE)
 
 
 def _announcement(key: str, value: dict[str, Any]) -> Announcement:
