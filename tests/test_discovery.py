@@ -1,10 +1,14 @@
 """Announcements: there while the instance answers, gone when it does not, written again whatever etcd loses."""
 
+import os
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
+from nap_receiver.units import TEMPLATES
 from tests.machine import HTTPD, Nap, Pusher, answer, eventually, runs
 
 pytestmark = pytest.mark.machine
@@ -111,3 +115,29 @@ def test_discovery_leaves_no_process_behind(nap: Nap, pusher: Pusher) -> None:
     listed = subprocess.run(["ps", "-e", "-o", "pgid=,stat=,args="], text=True, capture_output=True, check=True).stdout
     left = [line for line in listed.splitlines() if line.split()[0] == str(group) and "Z" not in line.split()[1]]
     assert left == []
+
+
+def test_told_to_stop_when_the_engine_has_just_gone(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD)
+    assert pusher.push().status == 0
+    key = f"/services/{pusher.app}/beside"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DOCKER_HOST": nap.engine_url,
+        "ETCDCTL_ENDPOINTS": f"http://{nap.settings.etcd.address}",
+        "NAP_CONTAINER": container(nap, pusher),
+        "NAP_KEY": key,
+        "NAP_PORT": "8080/tcp",
+        "NAP_FACTS": '"app": "beside"',
+        "NAP_HOST": "127.0.0.1",
+        "NAP_LEASE": "60",
+    }
+    for delay in (0.0, 0.005, 0.01, 0.02):
+        announcer = subprocess.Popen(["sh", str(TEMPLATES / "announce.sh")], env=environment, start_new_session=True)
+        eventually(lambda: nap.keys(key), 10, "announced")
+        (events,) = subprocess.check_output(["pgrep", "-g", str(announcer.pid), "-x", "docker"], text=True).split()
+        os.kill(int(events), signal.SIGKILL)
+        time.sleep(delay)
+        announcer.terminate()
+        announcer.wait(timeout=10)
+        assert not nap.keys(key), f"stopped {delay} s after the engine was lost"

@@ -60,9 +60,11 @@ write() {
     printf '%s' "$value" | etcd put --lease="$lease" "$NAP_KEY" >/dev/null
 }
 
+# In a session of its own: when the container ends and this program is told to stop at the same moment, the signal to the
+# process group must not end what takes the announcement back.
 withdraw() {
     [ -n "$keeper" ] && kill "$keeper" 2>/dev/null
-    [ -n "$lease" ] && etcd lease revoke "$lease" >/dev/null
+    [ -n "$lease" ] && setsid --wait etcdctl --command-timeout=3s lease revoke "$lease" >/dev/null
 }
 
 # Waits for a child to end; a signal ends wait, but not what it waits for.
