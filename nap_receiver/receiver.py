@@ -67,13 +67,14 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
             return
         formation = current.formation if current else {"web": 1}
         placement = deploy.scheduler.place(asked.app, asked.repository, formation)
-        number = deploy.ledger.next_number(deploy.scheduler.running(asked.app))
+        before = deploy.scheduler.running(asked.app)
         with engine_at(settings.engine.url) as engine:
-            image = build_and_push(asked, number, engine, settings, channel)
+            image = build_and_push(asked, engine, settings, channel)
+        number = deploy.ledger.next_number(before)
         release = deploy.ledger.write(number, asked.commit, image, formation, who, f"Deploy {commit}")
         addresses = roll_out(release, placement, deploy)
         show(f"{release.app} {release.name} is live ({time.monotonic() - started:.1f} s)", addresses, channel)
-        retire_all_but(release, deploy)
+        retire(release.app, before, deploy)
 
 
 def scale(
@@ -91,12 +92,13 @@ def scale(
             raise NapError(f"{app} has no process type {', '.join(sorted(unknown))}; there are: {there}")
         formation = current.formation | changes
         placement = deploy.scheduler.place(app, repository, formation)
-        number = deploy.ledger.next_number(deploy.scheduler.running(app))
+        before = deploy.scheduler.running(app)
+        number = deploy.ledger.next_number(before)
         image = Image(current.image, current.ports, current.has_healthcheck)
         release = deploy.ledger.write(number, current.commit, image, formation, who, f"Scale {counts}")
         addresses = roll_out(release, placement, deploy)
         show(f"{release.app} {release.name} is live ({time.monotonic() - started:.1f} s)", addresses, channel)
-        retire_all_but(release, deploy)
+        retire(release.app, before, deploy)
 
 
 @contextmanager
@@ -129,14 +131,14 @@ def all_announced(release: Release, commit: str, deploy: Deploy) -> list[Announc
     return found if len(found) == len(release.instances) else []
 
 
-def build_and_push(asked: Deployment, number: int, engine: Engine, settings: Settings, channel: Channel) -> Image:
+def build_and_push(asked: Deployment, engine: Engine, settings: Settings, channel: Channel) -> Image:
     """The commit's image, in the registry."""
     checkout = check_out(asked.repository, asked.commit, asked.app)
     channel.step(f"{asked.app}: building {asked.commit[:7]} from {asked.branch}")
     if checkout.submodules:
         channel.trouble(f"submodules are not fetched and arrive empty: {some(checkout.submodules)}")
     tag = f"{settings.registry.address}/{asked.app}:{asked.commit}"
-    labels = {"nap.app": asked.app, "nap.commit": asked.commit, "nap.release": f"v{number}"}
+    labels = {"nap.app": asked.app}  # a step of the build for each
     advice = "Make the build faster, or ask the operator to raise deploy.build_timeout; then push again."
     with deadline(settings.deploy.build_timeout, f"{asked.app}: building and pushing the image", advice):
         engine.build(checkout, asked.app, tag, labels, channel)
@@ -180,17 +182,16 @@ def taken_away_on_failure(release: Release, deploy: Deploy) -> Iterator[None]:
         raise
 
 
-def retire_all_but(release: Release, deploy: Deploy) -> None:
-    """Withdraw and stop every other instance of the app. A failure here is told, but the new release is live."""
-    app, scheduler = release.app, deploy.scheduler
-    new = {instance.unit for instance in release.instances}
+def retire(app: str, instances: Sequence[str], deploy: Deploy) -> None:
+    """Withdraw and stop these instances of the app. A failure here is told, but the new release is live."""
+    if not instances:
+        return
     try:
         with deploy.channel.waiting("retiring the release before"):
-            old = [unit for unit in scheduler.running(app) if unit not in new]
-            scheduler.withdraw(old)
-            keys = [unit.removeprefix(f"{app}.") for unit in old]
+            deploy.scheduler.withdraw(instances)
+            keys = [unit.removeprefix(f"{app}.") for unit in instances]
             await_withdrawn(deploy.etcd, deploy.settings.etcd, app, keys, WITHDRAW_SECONDS)
-            scheduler.stop(old)
+            deploy.scheduler.stop(instances)
     except NapError as error:
         deploy.channel.trouble(f"{app}: the release before could not be retired: {error}; the next deploy tries again")
 

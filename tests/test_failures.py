@@ -50,7 +50,7 @@ def failed(pushed: Pushed, what: str, advice: str = "") -> None:
 def test_build_step_fails(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(Dockerfile="FROM nap/busybox\nRUN echo the build says this; exit 4\n")
     pushed = pusher.push()
-    failed(pushed, "the build failed at step 2/5 : RUN echo the build says this; exit 4: it exited with status 4")
+    failed(pushed, "the build failed at step 2/3 : RUN echo the build says this; exit 4: it exited with status 4")
     assert "       the build says this" in pushed.lines
     assert nap.docker("ps", "--all", "--quiet", "--filter", "status=exited") == ""
 
