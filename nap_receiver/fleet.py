@@ -1,7 +1,8 @@
 """The fleet scheduler: a cluster of machines, driven through fleetctl. The only module that knows fleetctl.
 
-Its exit status never tells whether something worked (shared/fleet.md, "What each command does"), so that what the
-cluster was told is read back from it. fleetctl has nothing to watch; what needs a moment is asked for again.
+Its exit status never tells whether something worked (shared/fleet.md, "What each command does"), so that is read back:
+whether units run, from their announcements, and what became of those that do not, from fleet. fleetctl has nothing to
+watch; what needs a moment is asked for again.
 """
 
 import os
