@@ -57,7 +57,7 @@ def test_redeploys_without_a_moment_without_an_instance(either: Cluster, pusher:
 
 def test_failed_redeploy_leaves_nothing_on_any_machine(either: Cluster, pusher: Pusher, live: Pushed) -> None:
     with Visitor(pusher) as visitor:
-        pusher.commit(Dockerfile=runs("echo no database >&2; cut -d ' ' -f 1 /proc/uptime; exit 3"))
+        pusher.commit(Dockerfile=runs("echo no database >&2; cut -d ' ' -f 1 /proc/uptime >&2; exit 3"))
         failed = pusher.push()
         told = uptime()
         assert failed.status == 1
