@@ -17,7 +17,6 @@ from nap_receiver.settings import EtcdSettings
 PATIENCE = 10.0
 """Seconds without an answer after which it is asked whether there is any hope of one."""
 
-
 LAST_WORDS_SECONDS = 15.0
 """How long an instance that never answered may take to end and to tell what it printed last."""
 
@@ -62,20 +61,22 @@ class Silent(InstanceFailed):
 
 def announced(etcd: Etcd, places: EtcdSettings, release: Release) -> list[Announcement]:
     """The announcements of `release` that are there now."""
-    entries = etcd.below(f"{places.announcements}/{release.app}/{release.name}.").entries
+    entries = etcd.below(f"{places.announcements_of(release.app)}{release.name}.").entries
     return [_announcement(entry.key, entry.value) for entry in entries]
 
 
 def await_withdrawn(etcd: Etcd, places: EtcdSettings, app: str, instances: Sequence[str], timeout: float) -> None:
     """Wait until none of the `instances` (`v3.web.1`) of `app` is announced. Raises `NapError` after `timeout` s."""
-    prefix = f"{places.announcements}/{app}/"
+    prefix = places.announcements_of(app)
     listing = etcd.below(prefix)
     left = {entry.key.removeprefix(prefix) for entry in listing.entries} & set(instances)
     if left:
         for change in etcd.changes([prefix], listing.revision, timeout):
             name = change.key.removeprefix(prefix)
-            left -= {name} if change.value is None else set()
-            left |= {name} & set(instances) if change.value is not None else set()
+            if change.value is None:
+                left.discard(name)
+            elif name in instances:
+                left.add(name)
             if not left:
                 return
         raise NapError(f"{app}: {', '.join(sorted(left))} still announced after {timeout:g} s")
@@ -83,7 +84,7 @@ def await_withdrawn(etcd: Etcd, places: EtcdSettings, app: str, instances: Seque
 
 def last_words(etcd: Etcd, places: EtcdSettings, instance: Instance) -> list[str]:
     """What a discarded instance printed last, oldest line first; nothing where it does not tell in time."""
-    key = f"{places.prefix}/apps/{instance.release.app}/exits/{instance.key}"
+    key = f"{places.exits_of(instance.release.app)}{instance.key}"
     before = etcd.revision()
     told = etcd.get(key) or next(etcd.changes([key], before, LAST_WORDS_SECONDS), None)
     return _lines(told.value["output"]) if told and told.value else []
@@ -98,8 +99,8 @@ def await_announcements(
     """
     waiting = {instance.key: instance for instance in release.instances}
     found: dict[str, Announcement] = {}
-    exits = f"{places.prefix}/apps/{release.app}/exits/{release.name}."
-    prefixes = [f"{places.announcements}/{release.app}/{release.name}.", exits]
+    exits = f"{places.exits_of(release.app)}{release.name}."
+    prefixes = [f"{places.announcements_of(release.app)}{release.name}.", exits]
     with channel.waiting(f"waiting for {release.app} {release.name} to answer on port {release.port}"):
         for change in _changes(etcd, prefixes, wait):
             key = change.key.rpartition("/")[2]

@@ -88,17 +88,22 @@ def make_bridge(state: State) -> None:
     links = {link["ifname"] for link in json.loads(str(sh.ip("-json", "link")))}
     if bridge(state) in links:
         return
-    routes = [route["dst"] for route in json.loads(str(sh.ip("-json", "route"))) if route["dst"] != "default"]
-    taken = [ipaddress.IPv4Network(route, strict=False) for route in routes]
-    networks = list(_NETWORKS.subnets(new_prefix=24))
-    first = int(state.name, 16) % len(networks)  # two that start at once do not begin with the same
-    ordered = networks[first:] + networks[:first]
-    free = next((network for network in ordered if not any(network.overlaps(t) for t in taken)), None)
+    free = free_network(_NETWORKS, state.name)
     if free is None:
         raise NapError(f"no network of {_NETWORKS} is free for the engine", advice="Start a Docker Engine of your own.")
     sh.ip("link", "add", bridge(state), "type", "bridge")
     sh.ip("address", "add", f"{free[1]}/{free.prefixlen}", "dev", bridge(state))
     sh.ip("link", "set", bridge(state), "up")
+
+
+def free_network(pool: ipaddress.IPv4Network, name: str) -> ipaddress.IPv4Network | None:
+    """254 addresses of `pool` that no route of this machine goes to yet; `name`, hexadecimal, says where to begin."""
+    routes = [route["dst"] for route in json.loads(str(sh.ip("-json", "route"))) if route["dst"] != "default"]
+    taken = [ipaddress.IPv4Network(route, strict=False) for route in routes]
+    networks = list(pool.subnets(new_prefix=24))
+    first = int(name, 16) % len(networks)  # two that start at once do not begin with the same
+    ordered = networks[first:] + networks[:first]
+    return next((network for network in ordered if not any(network.overlaps(t) for t in taken)), None)
 
 
 def stop_containers(url: str) -> None:

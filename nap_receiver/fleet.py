@@ -211,7 +211,7 @@ def main() -> None:
         Fleet(state, settings).destroy_when_stopped(instances)
         with connect(settings.etcd) as etcd:
             for app, _, key in (instance.partition(".") for instance in instances):
-                etcd.delete(f"{settings.etcd.prefix}/apps/{app}/exits/{key}")
+                etcd.delete(f"{settings.etcd.exits_of(app)}{key}")
     except NapError as error:
         print(time.strftime("%F %T"), *instances, error)
 

@@ -190,7 +190,7 @@ def _renew_units(state: State, settings: Settings) -> None:
 
     with connect(settings.etcd) as etcd:
         for app in apps:
-            if release := Ledger(etcd, settings.etcd.prefix, app).current():
+            if release := Ledger(etcd, settings.etcd, app).current():
                 units = [render(i, settings, scheduler.machine, settings.engine.url) for i in release.instances]
                 scheduler.renew(units, settings.deploy.drain + settings.deploy.grace + 20)
 

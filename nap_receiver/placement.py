@@ -4,10 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dulwich.repo import Repo
-
 from nap_receiver.errors import NapError
-from nap_receiver.push import repository_setting
+from nap_receiver.push import checked_setting
 from nap_receiver.settings import FleetSettings, MachineId, MachineMetadata
 
 
@@ -81,21 +79,9 @@ def placement_of(
 
 
 def _asked(repository: Path, settings: FleetSettings) -> tuple[str, str, str]:
-    with Repo(str(repository)) as opened:
-        asked = {name: repository_setting(opened, name) for name in ("metadata", "machine", "spread")}
-    expected = {
-        "metadata": (MachineMetadata.fits, MachineMetadata.expected),
-        "machine": (MachineId.fits, MachineId.expected),
-        "spread": ({"auto", "yes", "no"}.__contains__, '"auto", "yes" or "no"'),
-    }
-    for name, (fits, what) in expected.items():
-        value = asked[name]
-        if value is not None and not fits(value):
-            raise NapError(
-                f'{repository}/config: nap.{name}: expected {what}, got "{value}"',
-                advice=f"Mend it there with: git config nap.{name} VALUE",
-            )
-    metadata, machine, spread = asked["metadata"], asked["machine"], asked["spread"]
+    metadata = checked_setting(repository, "metadata", MachineMetadata.fits, MachineMetadata.expected)
+    machine = checked_setting(repository, "machine", MachineId.fits, MachineId.expected)
+    spread = checked_setting(repository, "spread", {"auto", "yes", "no"}.__contains__, '"auto", "yes" or "no"')
     return (
         settings.metadata if metadata is None else metadata,
         settings.machine if machine is None else machine,

@@ -1,11 +1,13 @@
 """A push: which refs moved, and which one of them deploys."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dulwich.refs import Ref
 from dulwich.repo import Repo
+
+from nap_receiver.errors import NapError
 
 _BRANCH = "refs/heads/"
 _SHOWN_REFS = 10
@@ -116,6 +118,20 @@ def repository_setting(repository: Repo, name: str) -> str | None:
         return repository.get_config_stack().get((b"nap",), name.encode()).decode("utf-8", "replace")
     except KeyError:
         return None
+
+
+def checked_setting(
+    repository: Path, name: str, fits: Callable[[str], bool], expected: str, value: str = "VALUE"
+) -> str | None:
+    """`nap.<name>` of the repository's git config, or None. Raises `NapError` with its place where it does not fit."""
+    with Repo(str(repository)) as opened:
+        found = repository_setting(opened, name)
+    if found is not None and not fits(found):
+        raise NapError(
+            f'{repository}/config: nap.{name}: expected {expected}, got "{found}"',
+            advice=f"Mend it there with: git config nap.{name} {value}",
+        )
+    return found
 
 
 def _fate(update: RefUpdate, branch: str, app: str) -> str:

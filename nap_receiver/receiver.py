@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dulwich.repo import Repo
-
 from nap_receiver.channel import Channel
 from nap_receiver.checkout import check_out
 from nap_receiver.deadline import deadline
@@ -29,7 +27,7 @@ from nap_receiver.image import Engine, Image, engine_at
 from nap_receiver.local import Local
 from nap_receiver.lock import deploy_lock
 from nap_receiver.placement import Placement
-from nap_receiver.push import Deployment, repository_setting
+from nap_receiver.push import Deployment, checked_setting
 from nap_receiver.release import Ledger, Release
 from nap_receiver.scheduler import Scheduler
 from nap_receiver.settings import Settings
@@ -44,6 +42,8 @@ WITHDRAW_SECONDS = LEASE_SECONDS + 10
 class Deploy:
     """A deploy under way: what it works with while it holds the app's lock."""
 
+    started: float
+    """When, by the monotonic clock."""
     timeout: int
     """Seconds that the app has to answer."""
     settings: Settings
@@ -58,7 +58,6 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
 
     Raises `NapError` when that fails; then the release before still serves, and nothing of the new one is left.
     """
-    started = time.monotonic()
     commit, who = asked.commit[:7], asked.pusher
     with under_way(asked.app, asked.repository, who, commit, state, settings, channel) as deploy:
         current = deploy.ledger.current()
@@ -72,16 +71,13 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
             image = build_and_push(asked, engine, settings, channel)
         number = deploy.ledger.next_number(before)
         release = deploy.ledger.write(number, asked.commit, image, formation, who, f"Deploy {commit}")
-        addresses = roll_out(release, placement, deploy)
-        show(f"{release.app} {release.name} is live ({time.monotonic() - started:.1f} s)", addresses, channel)
-        retire(release.app, before, deploy)
+        go_live(release, placement, before, deploy)
 
 
 def scale(
     app: str, repository: Path, changes: dict[str, int], who: str, state: State, settings: Settings, channel: Channel
 ) -> None:
     """Make a release of what runs now, with these counts of instances. Raises `NapError` as `receive` does."""
-    started = time.monotonic()
     counts = " ".join(f"{process}={n}" for process, n in changes.items())
     with under_way(app, repository, who, counts, state, settings, channel) as deploy:
         current = deploy.ledger.current()
@@ -96,9 +92,7 @@ def scale(
         number = deploy.ledger.next_number(before)
         image = Image(current.image, current.ports, current.has_healthcheck)
         release = deploy.ledger.write(number, current.commit, image, formation, who, f"Scale {counts}")
-        addresses = roll_out(release, placement, deploy)
-        show(f"{release.app} {release.name} is live ({time.monotonic() - started:.1f} s)", addresses, channel)
-        retire(release.app, before, deploy)
+        go_live(release, placement, before, deploy)
 
 
 @contextmanager
@@ -106,12 +100,13 @@ def under_way(
     app: str, repository: Path, who: str, what: str, state: State, settings: Settings, channel: Channel
 ) -> Iterator[Deploy]:
     """Hold the app's deploy lock for the block, and log what is said."""
+    started = time.monotonic()
     channel.keep_log(deploy_log(state, app, what))
     timeout, scheduler = answer_timeout(repository, settings), scheduler_of(state, settings)
     with connect(settings.etcd) as etcd:
-        ledger = Ledger(etcd, settings.etcd.prefix, app)
+        ledger = Ledger(etcd, settings.etcd, app)
         with deploy_lock(etcd, ledger, who, what, settings.deploy.build_timeout, channel):
-            yield Deploy(timeout, settings, scheduler, etcd, ledger, channel)
+            yield Deploy(started, timeout, settings, scheduler, etcd, ledger, channel)
 
 
 def scheduler_of(state: State, settings: Settings) -> Scheduler:
@@ -145,6 +140,14 @@ def build_and_push(asked: Deployment, engine: Engine, settings: Settings, channe
         if checkout.lfs_pointers:
             channel.trouble(f"Git LFS files are not fetched and arrived as pointers: {some(checkout.lfs_pointers)}")
         return engine.push(tag, asked.app, channel)
+
+
+def go_live(release: Release, placement: Placement, before: Sequence[str], deploy: Deploy) -> None:
+    """Roll the release out, print its addresses, and retire the instances that were there `before`."""
+    addresses = roll_out(release, placement, deploy)
+    seconds = time.monotonic() - deploy.started
+    show(f"{release.app} {release.name} is live ({seconds:.1f} s)", addresses, deploy.channel)
+    retire(release.app, before, deploy)
 
 
 def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Announcement]:
@@ -205,16 +208,8 @@ def show(result: str, addresses: Sequence[Announcement], channel: Channel) -> No
 
 def answer_timeout(repository: Path, settings: Settings) -> int:
     """Seconds that the app has to answer: `nap.timeout` of its repository's git config, else the settings'."""
-    with Repo(str(repository)) as opened:
-        configured = repository_setting(opened, "timeout")
-    if configured is None:
-        return settings.deploy.answer_timeout
-    if not configured.isdecimal():
-        raise NapError(
-            f'{repository}/config: nap.timeout: expected a whole number of seconds, got "{configured}"',
-            advice="Mend it there with: git config nap.timeout SECONDS",
-        )
-    return int(configured)
+    configured = checked_setting(repository, "timeout", str.isdecimal, "a whole number of seconds", "SECONDS")
+    return settings.deploy.answer_timeout if configured is None else int(configured)
 
 
 def deploy_log(state: State, app: str, what: str) -> Path:

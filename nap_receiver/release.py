@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from nap_receiver.settings import EtcdSettings
+
 if TYPE_CHECKING:  # etcd's and docker's libraries are for those who call them
     from nap_receiver.etcd import Etcd
     from nap_receiver.image import Image
@@ -77,10 +79,11 @@ class Instance:
 class Ledger:
     """One app's releases."""
 
-    def __init__(self, etcd: "Etcd", prefix: str, app: str) -> None:
+    def __init__(self, etcd: "Etcd", places: EtcdSettings, app: str) -> None:
         self._etcd = etcd
+        self._exits = places.exits_of(app)
         self.app = app
-        self.root = f"{prefix}/apps/{app}"
+        self.root = places.root_of(app)
 
     def next_number(self, units: Iterable[str]) -> int:
         """The number that the next release gets while the deploy lock is held.
@@ -124,7 +127,7 @@ class Ledger:
     def mark_failed(self, release: Release, reason: str) -> None:
         """Keep why it failed, and forget how its instances ended: the one who waited for them was told."""
         for instance in release.instances:
-            self._etcd.delete(f"{self.root}/exits/{instance.key}")
+            self._etcd.delete(f"{self._exits}{instance.key}")
         self._etcd.put(f"{self.root}/outcomes/{release.number:08}", {"state": "failed", "reason": reason})
 
     def _release_key(self, number: int) -> str:

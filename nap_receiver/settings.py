@@ -140,6 +140,18 @@ class EtcdSettings(_Section, frozen=True):
     )
     key: Annotated[FilePath, msgspec.Meta(description="The key of that certificate, likewise.")] = FilePath("")
 
+    def announcements_of(self, app: str) -> str:
+        """Below this, which instances of `app` answer where."""
+        return f"{self.announcements}/{app}/"
+
+    def root_of(self, app: str) -> str:
+        """Below this, a slash and a name, all that is kept of `app` (`release`)."""
+        return f"{self.prefix}/apps/{app}"
+
+    def exits_of(self, app: str) -> str:
+        """Below this, how instances of `app` ended that nobody had asked to end."""
+        return f"{self.root_of(app)}/exits/"
+
     @property
     def url(self) -> str:
         """`http://10.0.0.2:2379`, or `https://…` where there is a `ca`."""

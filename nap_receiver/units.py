@@ -60,8 +60,8 @@ def render(
         "placement": placement or Placement(),
         "programs": TEMPLATES,
         "port": release.ports[0],
-        "announcement": f"{settings.etcd.announcements}/{release.app}/{instance.key}",
-        "exit": f"{settings.etcd.prefix}/apps/{release.app}/exits/{instance.key}",
+        "announcement": f"{settings.etcd.announcements_of(release.app)}{instance.key}",
+        "exit": f"{settings.etcd.exits_of(release.app)}{instance.key}",
         "lease_seconds": LEASE_SECONDS,
     }
     folder = TEMPLATES / settings.scheduler

@@ -4,18 +4,20 @@ article that nap grew out of, in the same run. `make cluster-bench`.
 
 import os
 import shutil
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import msgspec
 
+from nap_receiver.fleet import Fleet
 from nap_receiver.release import Instance, Ledger, Release
 from nap_receiver.units import render
+from tests.bench import print_table
 from tests.cluster import FOLDER, Cluster, down, running, up
 from tests.conftest import fresh_nap
-from tests.machine import HTTPD, Nap, Pusher, answer, eventually
+from tests.fleet_apps import pushed, remove
+from tests.machine import HTTPD, Nap, Pusher, answer
 
 RUNS = 10
 ARTICLE_RUNS = 3
@@ -60,7 +62,7 @@ def main() -> None:
         nap.import_busybox()
         pusher = Pusher(nap, "bench", folder)
         pusher.commit(Dockerfile=HTTPD, index_html="0")
-        with_nap(pusher)
+        pushed(pusher)
         release = current(nap, pusher.app)
         floors = [floor(cluster, nap, release, 9000 + number) for number in range(RUNS)]
         pushes = [push(pusher, number) for number in range(RUNS)]
@@ -68,24 +70,19 @@ def main() -> None:
             by_the_article(cluster, release.image, f"article-{number}", folder) for number in range(ARTICLE_RUNS)
         ]
     finally:
-        take_away(cluster, nap, "bench.", "article-")
+        remove(cluster, nap, "bench")
         nap.run("down")
         if not ours:
             down(folder / "cluster")
         shutil.rmtree(folder)
-    print(f"{'seconds':56}     min  median     max")
-    for what, seconds in {
-        f"fleet's floor: both units by hand, to the key, {RUNS} times": floors,
-        f"git push nap master, to an address that answers, {RUNS}": pushes,
-        f"the article's script, to the key that it reads, {ARTICLE_RUNS}": article,
-    }.items():
-        print(f"{what:56}  {min(seconds):6.2f}  {statistics.median(seconds):6.2f}  {max(seconds):6.2f}")
-
-
-def with_nap(pusher: Pusher) -> None:
-    """Push, to an address that answers; returns when the push has."""
-    pushed = pusher.push()
-    assert pushed.status == 0, pushed.text
+    print_table(
+        "seconds",
+        {
+            f"fleet's floor: both units by hand, to the key, {RUNS} times": floors,
+            f"git push nap master, to an address that answers, {RUNS}": pushes,
+            f"the article's script, to the key that it reads, {ARTICLE_RUNS}": article,
+        },
+    )
 
 
 def push(pusher: Pusher, number: int) -> float:
@@ -105,7 +102,7 @@ def push(pusher: Pusher, number: int) -> float:
 def current(nap: Nap, app: str) -> Release:
     """The app's release that serves."""
     etcd = nap.etcd()
-    release = Ledger(etcd, nap.settings.etcd.prefix, app).current()
+    release = Ledger(etcd, nap.settings.etcd, app).current()
     etcd.close()
     assert release
     return release
@@ -130,7 +127,7 @@ def floor(cluster: Cluster, nap: Nap, release: Release, number: int) -> float:
         next(etcd.changes([f"/services/{release.app}/{instance.key}"], since, 60))
         took = time.monotonic() - started
         etcd.close()
-    take_away(cluster, nap, f"{instance.unit}")
+    Fleet(nap.state, nap.settings).destroy_when_stopped([instance.unit])
     return took
 
 
@@ -148,33 +145,9 @@ def by_the_article(cluster: Cluster, image: str, app: str, folder: Path) -> floa
     host = cluster.services
     key = host.run("env", "ETCDCTL_API=2", "etcdctl", "ls", f"/services/{app}").stdout.strip()
     host.run("env", "ETCDCTL_API=2", "etcdctl", "get", key)
-    return time.monotonic() - started
-
-
-def take_away(cluster: Cluster, nap: Nap, *beginnings: str) -> None:
-    """Stop and destroy the units whose names begin so, and forget the apps of those names."""
-    listed = cluster.fleetctl("list-unit-files", "--no-legend", "--full", "--fields", "unit,state").stdout
-    states = dict(line.split() for line in listed.splitlines() if line.startswith(beginnings))
-    if not states:
-        return
-    if launched := [unit for unit, state in states.items() if state == "launched"]:
-        cluster.fleetctl("stop", *launched)
-    cluster.fleetctl("destroy", *states)
-
-    def left() -> list[str]:
-        return [
-            name
-            for machine in cluster.machines.values()
-            for name in machine.docker("ps", "--all", "--format", "{{.Names}}").split()
-            if name.startswith(beginnings)
-        ]
-
-    eventually(lambda: not left(), 60, "the containers are gone")
-    if "bench." in beginnings:
-        etcd = nap.etcd()
-        for key in nap.keys("/nap/apps/bench/"):
-            etcd.delete(key)
-        etcd.close()
+    took = time.monotonic() - started
+    cluster.fleetctl("destroy", *(f"{name}.service" for name in files))
+    return took
 
 
 if __name__ == "__main__":

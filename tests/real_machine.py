@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nap_receiver.engine import answers, clean_up, make_bridge, own_command, own_url
+from nap_receiver.engine import answers, clean_up, free_network, make_bridge, own_command, own_url
 from nap_receiver.errors import NapError
 from nap_receiver.state import State, state_at
 from tests.machine import eventually
@@ -226,14 +226,10 @@ def free_subnet(name: str) -> str:
 
     Raises `NapError` where none is free.
     """
-    listed = json.loads(subprocess.run(["ip", "-json", "route"], check=True, capture_output=True, timeout=10).stdout)
-    taken = [ipaddress.IPv4Network(route["dst"], strict=False) for route in listed if route["dst"] != "default"]
-    subnets = list(NETWORKS.subnets(new_prefix=24))
-    first = int(name, 16) % len(subnets)  # two that start at once do not begin with the same
-    for subnet in subnets[first:] + subnets[:first]:
-        if not any(subnet.overlaps(network) for network in taken):
-            return str(subnet)
-    raise NapError(f"no network of {NETWORKS} is free for machines")
+    free = free_network(NETWORKS, name)
+    if free is None:
+        raise NapError(f"no network of {NETWORKS} is free for machines")
+    return str(free)
 
 
 def network(engine: str, name: str, subnet: str) -> None:

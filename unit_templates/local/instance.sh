@@ -5,8 +5,8 @@
 # usage: instance.sh <arguments of docker create, without --name>
 # A container of that name, made with the same arguments, that runs already is taken over: apps outlive a crash of the
 # engine or of the supervisor. On SIGTERM NAP_DRAIN seconds pass, in which requests already on their way arrive, and then
-# the container has NAP_GRACE seconds to end; after SIGUSR1, no time at all, and what it said last is reported. Once there, the container goes by its id,
-# never by its name: a successor of this program may already own the name.
+# the container has NAP_GRACE seconds to end; after SIGUSR1, no time at all, and what it said last is reported. Once there,
+# the container goes by its id, never by its name: a successor of this program may already own the name.
 set -u
 programs=$(dirname "$0")/..
 stopping= discarded= id=
