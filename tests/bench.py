@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 import urllib.error
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,14 +39,23 @@ def main() -> None:
     finally:
         nap.run("down")
         shutil.rmtree(folder)
-    print(f"{'seconds, of ' + str(RUNS):44}     min  median     max")
-    for what, seconds in {
-        "git push nap master, to its first answer": ours,
-        "by hand: push, archive | build, push, run": hand,
-        "git push of a branch that does not deploy": silent,
-        "git push of what runs already": again,
-    }.items():
-        print(f"{what:44}  {min(seconds):6.2f}  {statistics.median(seconds):6.2f}  {max(seconds):6.2f}")
+    print_table(
+        f"seconds, of {RUNS}",
+        {
+            "git push nap master, to its first answer": ours,
+            "by hand: push, archive | build, push, run": hand,
+            "git push of a branch that does not deploy": silent,
+            "git push of what runs already": again,
+        },
+    )
+
+
+def print_table(title: str, rows: Mapping[str, Sequence[float]]) -> None:
+    """The least, the median and the most of each row."""
+    width = max(map(len, (title, *rows)))
+    print(f"{title:{width}}     min  median     max")
+    for what, seconds in rows.items():
+        print(f"{what:{width}}  {min(seconds):6.2f}  {statistics.median(seconds):6.2f}  {max(seconds):6.2f}")
 
 
 def timed(act: Callable[[int], None]) -> list[float]:

@@ -33,6 +33,8 @@ FOLDER = ROOT / ".cluster"
 JOIN_SECONDS = 120
 """How long it may take until every machine is in touch with the others through etcd."""
 
+REGISTRY_PORT = 5000
+
 _SERVICES_HOST, _FIRST_HOST = 10, 11
 
 _ETCD = """\
@@ -108,7 +110,7 @@ class Cluster:
     @property
     def registry(self) -> str:
         """Where the registry is reached, host and port."""
-        return f"{self.services.address}:5000"
+        return f"{self.services.address}:{REGISTRY_PORT}"
 
     @property
     def variables(self) -> dict[str, str]:
@@ -125,10 +127,10 @@ class Cluster:
 
     def fleetctl(self, *words: str, ok: bool = True, seconds: float = 60) -> "subprocess.CompletedProcess[str]":
         """Run fleetctl on this computer, for at most `seconds`; unless `ok` is false it must exit with 0."""
-        reach = ("--endpoint", f"http://{self.etcd}", "--driver", "etcd")
-        done = subprocess.run(
-            [str(self.fleet_bin / "fleetctl"), *reach, *words], text=True, capture_output=True, timeout=seconds
-        )
+        settings = self.variables
+        driver = ("--driver", settings["NAP_FLEET_DRIVER"]) if "NAP_FLEET_DRIVER" in settings else ()
+        command = [settings["NAP_FLEET_FLEETCTL"], "--endpoint", settings["NAP_FLEET_ENDPOINT"], *driver, *words]
+        done = subprocess.run(command, text=True, capture_output=True, timeout=seconds)
         assert not ok or done.returncode == 0, f"fleetctl {' '.join(words)}: {done.stdout}{done.stderr}"
         return done
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import FOLDER, Cluster, down, running, up
+from tests.fleet_apps import named_after, pushed
 from tests.lone_machine import LoneMachine, boot_alone, remove
-from tests.machine import Nap, Pusher
+from tests.machine import HTTPD, Nap, Pushed, Pusher
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -107,10 +108,14 @@ def receiver_on(cluster: Cluster, folder: Path) -> Iterator[Nap]:
 @pytest.fixture
 def pusher(nap: Nap, request: pytest.FixtureRequest, tmp_path: Path) -> Pusher:
     """Someone with a key, and an app named after the test."""
-    name = request.node.originalname.removeprefix("test_").replace("_", "-")[:34].rstrip("-")
-    if hasattr(request.node, "callspec"):
-        name += f"-{sorted(request.node.callspec.indices.values())[0]}"
-    return Pusher(nap, name, tmp_path)
+    return Pusher(nap, named_after(request), tmp_path)
+
+
+@pytest.fixture
+def live(pusher: Pusher) -> Pushed:
+    """The app's v1, up and announced."""
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    return pushed(pusher)
 
 
 @pytest.fixture(autouse=True)

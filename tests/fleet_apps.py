@@ -13,11 +13,17 @@ from tests.cluster import Cluster
 from tests.machine import Nap, Pushed, Pusher, answer, eventually
 
 
-def an_app(nap: Nap, cluster: Cluster, request: pytest.FixtureRequest, folder: Path) -> Iterator[Pusher]:
-    """Someone with an app named after the test, for a fixture to yield from; the app is gone afterwards."""
+def named_after(request: pytest.FixtureRequest) -> str:
+    """An app's name made of the test's."""
     name = request.node.originalname.removeprefix("test_").replace("_", "-")[:34].rstrip("-")
     if hasattr(request.node, "callspec"):
         name += f"-{sorted(request.node.callspec.indices.values())[0]}"
+    return str(name)
+
+
+def an_app(nap: Nap, cluster: Cluster, request: pytest.FixtureRequest, folder: Path) -> Iterator[Pusher]:
+    """Someone with an app named after the test, for a fixture to yield from; the app is gone afterwards."""
+    name = named_after(request)
     remove(cluster, nap, name)
     yield Pusher(nap, name, folder)
     cluster.mend()
@@ -49,11 +55,11 @@ def wanted(cluster: Cluster, app: str) -> dict[str, str]:
     return {unit: target.partition("/")[0] for unit, target in rows}
 
 
-def containers(cluster: Cluster, app: str) -> dict[str, list[str]]:
-    """The app's containers, running or not, by the machine that has them."""
+def containers(cluster: Cluster, app: str, *which: str) -> dict[str, list[str]]:
+    """The app's containers by the machine that has them: all, or `which` of them in options of docker ps."""
     found = {}
     for name, machine in cluster.machines.items():
-        listed = machine.docker("ps", "--all", "--format", "{{.Names}}").split()
+        listed = machine.docker("ps", *(which or ("--all",)), "--format", "{{.Names}}").split()
         if own := sorted(each for each in listed if each.startswith(f"{app}.")):
             found[name] = own
     return found
@@ -131,8 +137,5 @@ class Visitor:
 
 def running(cluster: Cluster, app: str) -> list[tuple[str, str]]:
     """Each machine with each container of the app that runs on it."""
-    found = []
-    for name, machine in cluster.machines.items():
-        listed = machine.docker("ps", "--format", "{{.Names}}").split()
-        found += [(name, each) for each in listed if each.startswith(f"{app}.")]
-    return found
+    places = containers(cluster, app, "--filter=status=running")
+    return [(machine, container) for machine, found in places.items() for container in found]

@@ -4,11 +4,10 @@ stand-in plays fleetctl.
 
 import secrets
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import Cluster, boot_files
+from tests.cluster import REGISTRY_PORT, Cluster, boot_files
 from tests.real_machine import Machine, boot, free_subnet, image, network, own_engine, stop_engine
 from tests.stand_in import FLEETCTL, stand_in
 
@@ -18,17 +17,13 @@ class LoneMachine(Cluster):
     """That cluster; its machine `n1` runs etcd and the registry too."""
 
     folder: Path
+    settings: dict[str, str]
+    """How the stand-in is reached."""
 
     @property
     def variables(self) -> dict[str, str]:
-        ours = stand_in(self.folder / "stand-in", self.services, {"name": "n1", "region": "east"})
-        return {name: value for name, value in super().variables.items() if name != "NAP_FLEET_DRIVER"} | ours
-
-    def fleetctl(self, *words: str, ok: bool = True, seconds: float = 60) -> "subprocess.CompletedProcess[str]":
-        command = [str(FLEETCTL), f"--endpoint={self.variables['NAP_FLEET_ENDPOINT']}", *words]
-        done = subprocess.run(command, text=True, capture_output=True, timeout=seconds)
-        assert not ok or done.returncode == 0, f"fleetctl {' '.join(words)}: {done.stdout}{done.stderr}"
-        return done
+        usual = {name: value for name, value in super().variables.items() if not name.startswith("NAP_FLEET_")}
+        return usual | self.settings
 
     def mend(self) -> None:
         self.start_etcd()
@@ -43,8 +38,10 @@ def boot_alone(folder: Path) -> LoneMachine:
     name = f"napl{secrets.token_hex(4)}"
     network(engine, name, subnet)
     machine = Machine(engine, "alone", subnet.replace("0/24", "11"), name)
-    cluster = LoneMachine(engine, FLEETCTL.parent, machine, {"n1": machine}, folder)
-    boot(engine, name, machine.name, machine.address, registry=cluster.registry, files=boot_files(machine.address))
+    registry = f"{machine.address}:{REGISTRY_PORT}"
+    boot(engine, name, machine.name, machine.address, registry=registry, files=boot_files(machine.address))
+    settings = stand_in(folder / "stand-in", machine, {"name": "n1", "region": "east"})
+    cluster = LoneMachine(engine, FLEETCTL.parent, machine, {"n1": machine}, folder, settings)
     cluster.mend()
     return cluster
 

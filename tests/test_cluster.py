@@ -27,13 +27,6 @@ def pusher(receiver: Nap, cluster: Cluster, request: pytest.FixtureRequest, tmp_
     yield from an_app(receiver, cluster, request, tmp_path)
 
 
-@pytest.fixture
-def live(pusher: Pusher) -> Pushed:
-    """The app's v1, up and announced."""
-    pusher.commit(Dockerfile=HTTPD, index_html="one")
-    return pushed(pusher)
-
-
 def test_address_of_the_machine_as_its_environment_names_it(cluster: Cluster, pusher: Pusher) -> None:
     machine = cluster.machines["n1"]
     pusher.commit(Dockerfile=HTTPD, index_html="one")

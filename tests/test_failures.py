@@ -16,15 +16,6 @@ from tests.machine import HTTPD, ROOT, Nap, Pushed, Pusher, answer, eventually, 
 pytestmark = pytest.mark.machine
 
 
-@pytest.fixture
-def live(pusher: Pusher) -> Pushed:
-    """The app's v1, up and announced."""
-    pusher.commit(Dockerfile=HTTPD, index_html="one")
-    pushed = pusher.push()
-    assert pushed.status == 0, pushed.text
-    return pushed
-
-
 @pytest.fixture(autouse=True)
 def _what_ran_still_runs(nap: Nap, pusher: Pusher, live: Pushed) -> Iterator[None]:
     yield

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cluster import Cluster
 from tests.fleet_apps import Visitor, an_app, answered, host_of, only, pushed, wanted
-from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually, runs
+from tests.machine import Nap, Pushed, Pusher, answer, eventually, runs
 
 pytestmark = pytest.mark.machine
 
@@ -20,13 +20,6 @@ pytestmark = pytest.mark.machine
 @pytest.fixture
 def pusher(either: Cluster, either_receiver: Nap, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pusher]:
     yield from an_app(either_receiver, either, request, tmp_path)
-
-
-@pytest.fixture
-def live(pusher: Pusher) -> Pushed:
-    """The app's v1, up and announced."""
-    pusher.commit(Dockerfile=HTTPD, index_html="one")
-    return pushed(pusher)
 
 
 def uptime() -> float:
