@@ -1,6 +1,5 @@
 """An app's name: what one repository deploys."""
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -28,14 +27,11 @@ def app_name(repository: Path, state: State, environ: Mapping[str, str]) -> str:
     return checked_app_name("-".join([*path.parts[:-1], path.name.removesuffix(".git")]))
 
 
-def repository_of(app: str, state: State) -> Path | None:
-    """The repository of `app` below the repositories, or None."""
-    for folder, below, _ in os.walk(state.repositories):
-        for repository in [Path(folder, name) for name in below if name.endswith(".git")]:
-            if app_name(repository, state, {}) == app:
-                return repository
-        below[:] = [name for name in below if not name.endswith(".git")]
-    return None
+def repository_name(repository: Path, state: State) -> str:
+    """What a repository is called on every receiver: its path below the repositories, `team/shop`; else all of it."""
+    if repository.is_relative_to(state.repositories):
+        return str(repository.relative_to(state.repositories)).removesuffix(".git")
+    return str(repository)
 
 
 def checked_app_name(name: str) -> str:

@@ -19,7 +19,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TextIO
 
+from nap_receiver.build_log import open_log
 from nap_receiver.errors import NapError
+
+STEP = "----->"
+"""How the line of a step begins."""
 
 PATIENCE = 3.0
 """Seconds that a pusher who reads nothing may hold up the deploy, once."""
@@ -79,22 +83,26 @@ class Channel:
         if self._pusher == "here":
             os.set_blocking(self._descriptor, self._was_blocking)
 
-    def keep_log(self, path: Path) -> None:
-        """Write all that was said and will be said to `path` too. A log that cannot be written ends no deploy."""
+    def keep_log(self, path: Path) -> Path:
+        """Write all that was said and will be said to `path` too, or beside it where that is taken; where it is.
+
+        A log that cannot be written ends no deploy.
+        """
         with self._lock:
             self._log_path = path
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._log = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+                self._log = open_log(path)
             except OSError as error:
                 self._to_pusher(f" !     There is no deploy log of this: {path}: {error.strerror}")
-                return
+                return path
+            self._log_path = Path(self._log.name)
             for line in self._before_log:
                 self._to_log(line)
+            return self._log_path
 
     def step(self, text: str) -> None:
         """A step of the story."""
-        self._line(f"-----> {text}")
+        self._line(f"{STEP} {text}")
 
     def detail(self, text: str) -> None:
         """What a step has to say, also over several lines."""
@@ -108,6 +116,10 @@ class Channel:
     def result(self, text: str) -> None:
         """How the push ended."""
         self._line(f"=====> {text}")
+
+    def pass_on(self, line: str) -> None:
+        """A line of another channel's, as it is."""
+        self._line(line.rstrip("\n"))
 
     def log_only(self, text: str) -> None:
         """Something for the operator's eyes."""
@@ -220,4 +232,5 @@ def tell(descriptor: int, story: Callable[[Channel], None]) -> bool:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is under way is being cleaned up now
     raise NapError("the deploy was stopped from outside; what ran before still runs", advice="Push again to deploy.")

@@ -1,30 +1,46 @@
-"""The `nap` command on its host."""
+"""The `nap` commands: one table of them, for nap's host and, those that say which right they need, over ssh.
 
+A command is a function of its caller. To add one is to write it here.
+"""
+
+import copy
 import getpass
 import os
 import sys
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import click
-from tabulate import tabulate
 
-from nap_receiver import keys, machine
-from nap_receiver.app import repository_of
+from nap_receiver.access import RIGHTS, access_of, require_right
+from nap_receiver.app import checked_app_name
+from nap_receiver.build_log import builds, follow, is_over, log_of
 from nap_receiver.channel import Channel, tell
 from nap_receiver.errors import NapError
-from nap_receiver.settings import fields, load
-from nap_receiver.state import default_root, state_at
+from nap_receiver.state import State, default_root, state_at
+
+if TYPE_CHECKING:
+    from nap_receiver.machine import Standing
 
 _MOST_INSTANCES = 100
+_CANCEL_SECONDS = 60.0
 
-_Command = TypeVar("_Command", bound=Callable[..., object])
 
+@dataclass(frozen=True)
+class Caller:
+    """Who calls a command, and of which nap: on its host anyone who can, over ssh a user with a key."""
 
-def _state(command: _Command) -> _Command:
-    """Give `command` the option that every command has."""
-    about = f"The state directory. [NAP_STATE, else {default_root()}]"
-    return click.option("--state", "root", metavar="DIR", help=about)(command)
+    state: State
+    user: str
+    root: str | None = None
+    """The state directory, where it was named."""
+
+    @property
+    def again(self) -> str:
+        """What to add to another command, so that it means the same nap."""
+        return f" --state {self.root}" if self.root else ""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,92 +48,58 @@ def nap() -> None:
     """git push to a running, announced app."""
 
 
-@nap.command()
-@_state
-def up(root: str | None) -> None:
-    """Start the single-machine nap and wait until all of it answers."""
-    state = state_at(root)
-    settings = machine.up(state)
-    click.echo(_standings(machine.status(state)))
-    click.echo(f"\nnap is up. Its state is in {state.root}")
-    if not keys.keys(state):
-        click.echo(f"Let someone in:   nap keys:add YOU < ~/.ssh/id_ed25519.pub{_again(root)}")
-    click.echo(f"In your app:      git remote add nap {machine.remote_url(settings, 'APP')}")
-    click.echo("                  git push nap master")
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, add_help_option=False)
+def guests() -> None:
+    """What nap does for you: besides git push, git fetch and git archive, these commands."""
 
 
-@nap.command()
-@_state
-def down(root: str | None) -> None:
-    """Stop the single-machine nap and the apps it runs; `nap up` brings them back."""
-    click.echo("nap is down." if machine.down(state_at(root)) else "nap was not up.")
+def command(name: str, right: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command of this name; with a right, one that users who have it for the APP may call over ssh."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        def called(root: str | None = None, **words: Any) -> None:
+            caller = click.get_current_context().obj
+            if caller is None:
+                caller = Caller(state_at(root), os.environ.get("NAP_USER") or getpass.getuser(), root)
+            elif right:
+                require_right(words["app"], access_of(words["app"], caller.state), caller.user, right)
+            function(caller, **words)
+
+        called.__doc__ = function.__doc__
+        called.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+        made = click.command(name)(called)
+        if right:
+            guest = copy.copy(made)
+            guest.params = list(made.params)
+            guests.add_command(guest)
+        about = f"The state directory. [NAP_STATE, else {default_root()}]"
+        made.params.append(click.Option(["--state", "root"], metavar="DIR", help=about))
+        nap.add_command(made)
+        return function
+
+    return register
 
 
-@nap.command()
-@_state
-def status(root: str | None) -> None:
-    """Show nap's programs; exit status 1 unless all of them answer."""
-    standings = machine.status(state_at(root))
-    if not standings:
-        raise NapError("nap is down", advice=f"Start it: nap up{_again(root)}")
-    click.echo(_standings(standings))
-    if not all(standing.answers for standing in standings):
-        sys.exit(1)
+def _app(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    return checked_app_name(value)
 
 
-@nap.command()
-@_state
-def settings(root: str | None) -> None:
-    """Show the settings in force, and where each value came from."""
-    loaded = load(state_at(root))
-    rows = [(field.key, loaded.value(field) or '""', loaded.sources[field.key]) for field in fields()]
-    click.echo(tabulate(rows, headers=("setting", "value", "from"), disable_numparse=True))
+app_argument = click.argument("app", callback=_app)
 
 
-@nap.command("keys")
-@_state
-def list_keys(root: str | None) -> None:
-    """List who may push, by key."""
-    click.echo(tabulate([(key.user, key.fingerprint) for key in keys.keys(state_at(root))], headers=("user", "key")))
-
-
-@nap.command("keys:add")
-@click.argument("user")
-@_state
-def add_key(user: str, root: str | None) -> None:
-    """Let USER push with the public key on standard input."""
-    key = keys.add_key(state_at(root), user, sys.stdin.read())
-    click.echo(f"{user} may push with {key.fingerprint}")
-
-
-@nap.command("keys:remove")
-@click.argument("user")
-@_state
-def remove_key(user: str, root: str | None) -> None:
-    """Let USER push no longer."""
-    click.echo(f"{user}: {keys.remove_keys(state_at(root), user)} removed")
-
-
-@nap.command("ps:scale")
-@click.argument("app")
-@click.argument("counts", nargs=-1, required=True, metavar="PROCESS=COUNT...")
-@_state
-def scale_processes(app: str, counts: tuple[str, ...], root: str | None) -> None:
-    """Run COUNT instances of each PROCESS of APP: nap ps:scale shop web=3"""
-    state = state_at(root)
-    formation = _formation(counts)
-    repository = repository_of(app, state)
-    if repository is None:
-        raise NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
-
-    def story(channel: Channel) -> None:
-        from nap_receiver.receiver import scale  # half a second of libraries
-
-        who = os.environ.get("NAP_USER") or getpass.getuser()
-        scale(app, repository, formation, who, state, load(state).settings, channel)
-
-    if not tell(1, story):
-        sys.exit(1)
+def over_ssh(words: list[str], state: State, user: str) -> int:
+    """Call a command for `user`; ssh's exit status: 2 for one that is not understood. Raises `NapError`."""
+    if words[0] in {"help", "--help", "-h"}:
+        words = [*words[1:2], "--help"] if len(words) > 1 else []
+        if not words:
+            click.echo(guests.get_help(click.Context(guests, info_name="ssh HOST")))
+            return 0
+    try:
+        return int(guests.main(words, "ssh HOST", standalone_mode=False, obj=Caller(state, user)) or 0)
+    except click.UsageError as error:
+        click.echo(f" !     {error.format_message()}", err=True)
+        click.echo(" !     What there is: ssh HOST help", err=True)
+        return 2
 
 
 def main() -> None:
@@ -132,6 +114,192 @@ def main() -> None:
         sys.exit(1)
 
 
+@command("up")
+def up(caller: Caller) -> None:
+    """Start the single-machine nap and wait until all of it answers."""
+    from nap_receiver import keys, machine
+
+    settings = machine.up(caller.state)
+    click.echo(_standings(machine.status(caller.state)))
+    click.echo(f"\nnap is up. Its state is in {caller.state.root}")
+    if not keys.keys(caller.state):
+        click.echo(f"Let someone in:   nap keys:add YOU < ~/.ssh/id_ed25519.pub{caller.again}")
+    click.echo(f"In your app:      git remote add nap {machine.remote_url(settings, 'APP')}")
+    click.echo("                  git push nap master")
+
+
+@command("down")
+def down(caller: Caller) -> None:
+    """Stop the single-machine nap and the apps it runs; `nap up` brings them back."""
+    from nap_receiver import machine
+
+    click.echo("nap is down." if machine.down(caller.state) else "nap was not up.")
+
+
+@command("status")
+def status(caller: Caller) -> None:
+    """Show nap's programs; exit status 1 unless all of them answer."""
+    from nap_receiver import machine
+
+    standings = machine.status(caller.state)
+    if not standings:
+        raise NapError("nap is down", advice=f"Start it: nap up{caller.again}")
+    click.echo(_standings(standings))
+    if not all(standing.answers for standing in standings):
+        sys.exit(1)
+
+
+@command("settings")
+def settings(caller: Caller) -> None:
+    """Show the settings in force, and where each value came from."""
+    from nap_receiver.settings import fields, load
+
+    loaded = load(caller.state)
+    rows = [(field.key, loaded.value(field) or '""', loaded.sources[field.key]) for field in fields()]
+    click.echo(_table(rows, "setting", "value", "from"))
+
+
+@command("keys")
+def list_keys(caller: Caller) -> None:
+    """List who may come in, by key."""
+    from nap_receiver import keys
+
+    click.echo(_table([(key.user, key.fingerprint) for key in keys.keys(caller.state)], "user", "key"))
+
+
+@command("keys:add")
+@click.argument("user")
+def add_key(caller: Caller, user: str) -> None:
+    """Let USER in with the public key on standard input."""
+    from nap_receiver import keys
+
+    key = keys.add_key(caller.state, user, sys.stdin.buffer.read(keys.LONGEST_BYTES).decode("utf-8", "replace"))
+    click.echo(f"{user} may come in with {key.fingerprint}")
+
+
+@command("keys:remove")
+@click.argument("user")
+@click.argument("fingerprint", required=False)
+def remove_key(caller: Caller, user: str, fingerprint: str | None) -> None:
+    """Let USER in no longer, or not with the key of this FINGERPRINT."""
+    from nap_receiver import keys
+
+    click.echo(f"{user}: {keys.remove_keys(caller.state, user, fingerprint)} removed")
+
+
+@command("access", right="read")
+@app_argument
+def list_access(caller: Caller, app: str) -> None:
+    """List who may do what with APP."""
+    access = access_of(app, caller.state)
+    if access is None:
+        raise _no_such(app)
+    click.echo(_table(access.users.items(), "user", "right"))
+
+
+@command("access:add", right="owner")
+@app_argument
+@click.argument("user")
+@click.argument("right", type=click.Choice(RIGHTS), default="push")
+def add_access(caller: Caller, app: str, user: str, right: str) -> None:
+    """Let USER read, push to, or own APP. Who may push may also read; an owner may both, and say who else may."""
+    _set_right(caller, app, user, right)
+    click.echo(f"{user} has the right to {app}: {right}")
+
+
+@command("access:remove", right="owner")
+@app_argument
+@click.argument("user")
+def remove_access(caller: Caller, app: str, user: str) -> None:
+    """Let USER do nothing with APP any more."""
+    _set_right(caller, app, user, None)
+    click.echo(f"{user} has no right to {app} any more")
+
+
+@command("builds", right="read")
+@app_argument
+def list_builds(caller: Caller, app: str) -> None:
+    """List the builds of APP whose log is on this host, the oldest first."""
+    rows = [
+        (name, "over" if is_over(log_of(caller.state, app, name)) else "goes on") for name in builds(caller.state, app)
+    ]
+    click.echo(_table(rows, "build", "state"))
+
+
+@command("builds:output", right="read")
+@app_argument
+@click.argument("build", required=False)
+@click.option("-t", "--tail", is_flag=True, help="Stay until the build has ended.")
+def show_build(caller: Caller, app: str, build: str | None, tail: bool) -> None:
+    """Show all that BUILD said, from its start; the last build unless one is named."""
+    log = log_of(caller.state, app, build)
+    with suppress(BrokenPipeError):  # whoever reads it has seen enough
+        if not tail:
+            click.echo(log.read_text(encoding="utf-8", errors="replace"), nl=False)
+            return
+        with follow(log) as lines:
+            for line in lines:
+                click.echo(line)
+
+
+@command("builds:cancel", right="push")
+@app_argument
+def cancel_build(caller: Caller, app: str) -> None:
+    """Stop the deploy of APP that goes on; what ran before still runs."""
+    from nap_receiver.etcd import connect
+    from nap_receiver.lock import cancel
+    from nap_receiver.release import Ledger
+    from nap_receiver.settings import load
+
+    places = load(caller.state).settings.etcd
+    with connect(places) as etcd:
+        ledger = Ledger(etcd, places, app)
+        before = ledger.current()
+        stopped = cancel(etcd, ledger.root, caller.user, _CANCEL_SECONDS)
+        now = ledger.current()
+    if stopped is None:
+        raise NapError(f"nothing is being deployed to {app}", advice=f"What was: builds {app}")
+    if now and now != before:
+        raise NapError(f"{app} {now.name} was live before it could be cancelled")
+    click.echo(f"{app}: cancelled {stopped.who}'s deploy of {stopped.what}")
+
+
+@command("ps:scale", right="push")
+@app_argument
+@click.argument("counts", nargs=-1, required=True, metavar="PROCESS=COUNT...")
+def scale_processes(caller: Caller, app: str, counts: tuple[str, ...]) -> None:
+    """Run COUNT instances of each PROCESS of APP: ps:scale shop web=3"""
+    formation = _formation(counts)
+
+    def story(channel: Channel) -> None:
+        from nap_receiver.receiver import scale  # half a second of libraries
+        from nap_receiver.settings import load
+
+        access = access_of(app, caller.state)
+        if access is None:
+            raise _no_such(app)
+        repository = caller.state.repositories / f"{access.repository}.git"  # of a whole path, that path
+        scale(app, repository, formation, caller.user, caller.state, load(caller.state).settings, channel)
+
+    if not tell(1, story):
+        sys.exit(1)
+
+
+def _set_right(caller: Caller, app: str, user: str, right: str | None) -> None:
+    from nap_receiver.access import set_right
+    from nap_receiver.etcd import connect
+    from nap_receiver.keys import checked_user
+    from nap_receiver.settings import load
+
+    places = load(caller.state).settings.etcd
+    with connect(places) as etcd:
+        set_right(etcd, places.root_of(app), checked_user(user), right)
+
+
+def _no_such(app: str) -> NapError:
+    return NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
+
+
 def _formation(counts: tuple[str, ...]) -> dict[str, int]:
     formation = {}
     for count in counts:
@@ -142,10 +310,12 @@ def _formation(counts: tuple[str, ...]) -> dict[str, int]:
     return formation
 
 
-def _standings(standings: list[machine.Standing]) -> str:
+def _standings(standings: "list[Standing]") -> str:
     rows = [(s.program, s.state, "yes" if s.answers else "no", s.pid or "", s.address) for s in standings]
-    return tabulate(rows, headers=("program", "state", "answers", "process", "address"), disable_numparse=True)
+    return _table(rows, "program", "state", "answers", "process", "address")
 
 
-def _again(root: str | None) -> str:
-    return f" --state {root}" if root else ""
+def _table(rows: Iterable[Sequence[object]], *headers: str) -> str:
+    from tabulate import tabulate  # a thirtieth of a second that most commands have no need of
+
+    return str(tabulate(rows, headers=headers, disable_numparse=True))

@@ -59,10 +59,23 @@ class Silent(InstanceFailed):
         self.instance = instance
 
 
-def announced(etcd: Etcd, places: EtcdSettings, release: Release) -> list[Announcement]:
-    """The announcements of `release` that are there now."""
-    entries = etcd.below(f"{places.announcements_of(release.app)}{release.name}.").entries
-    return [_announcement(entry.key, entry.value) for entry in entries]
+def announced(etcd: Etcd, places: EtcdSettings, app: str, release: str = "") -> list[Announcement]:
+    """The announcements of `app` that are there now, or of one release (`v3`) of it."""
+    prefix = places.announcements_of(app) + (f"{release}." if release else "")
+    return [_announcement(entry.key, entry.value) for entry in etcd.below(prefix).entries]
+
+
+def serving(etcd: Etcd, places: EtcdSettings, release: Release) -> list[Announcement]:
+    """Where `release` answers, if each of its instances does, and nothing else of the app; else nothing."""
+    found = announced(etcd, places, release.app)
+    return found if {each.instance for each in found} == {each.key for each in release.instances} else []
+
+
+def show(result: str, addresses: Sequence[Announcement], channel: Channel) -> None:
+    """The last lines of a good push."""
+    channel.result(result)
+    for announcement in addresses:
+        channel.detail(announcement.url)
 
 
 def await_withdrawn(etcd: Etcd, places: EtcdSettings, app: str, instances: Sequence[str], timeout: float) -> None:

@@ -86,6 +86,13 @@ def sshd_word(value: str) -> str:
     return f'"{value}"'
 
 
+def git_value(value: str) -> str:
+    """A value in a git configuration, quoted (git-config(1), "Syntax")."""
+    if re.search(r"[\x00-\x1f\ud800-\udfff]", value):
+        raise NapError(f"{value!r} cannot stand in a git configuration")
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
 def _systemd_quoted(value: str) -> str:
     return "".join(map(_systemd_character, value))
 

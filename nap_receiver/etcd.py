@@ -6,7 +6,7 @@ its locks raise under contention (shared/libraries.md, finding 5), so both are d
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -40,11 +40,15 @@ class EtcdAway(NapError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A key, its decoded value, and the revision that wrote it; `value` is None for a key that was deleted."""
+    """A key, its decoded value, and the revision that wrote it; `value` is None for a key that was deleted.
+
+    `lease` is the id of the lease that it ends with, or 0.
+    """
 
     key: str
     value: Any
     revision: int
+    lease: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,9 @@ class Etcd:
         """The entry at `key`, or None."""
         with self._answering():
             value, metadata = self._client.get(key)
-        return None if metadata is None else Entry(key, _decoded(value), metadata.mod_revision)
+        if metadata is None:
+            return None
+        return Entry(key, _decoded(value), metadata.mod_revision, metadata.lease_id)
 
     def below(self, prefix: str) -> Listing:
         """Everything below `prefix`, all of one moment."""
@@ -96,23 +102,42 @@ class Etcd:
         with self._answering():
             return int(self._client.get_response("/").header.revision)
 
-    def put(self, key: str, value: object) -> None:
-        with self._answering():
-            self._client.put(key, msgspec.json.encode(value))
+    def put(self, key: str, value: object, *, lease: Any = None) -> int:
+        """Write `key`; the revision of that."""
+        return self.write({key: value}, lease=lease)
 
     def delete(self, key: str) -> None:
-        with self._answering():
-            self._client.delete(key)
+        self.write({key: None})
 
-    def create(self, key: str, value: object, *, lease: Any = None) -> bool:
-        """Write `key` only if it is not there; whether it was written."""
+    def create(self, key: str, value: object, *, lease: Any = None) -> int:
+        """Write `key` only if it is not there; the revision of that, or 0 where it was there."""
+        return self.write({key: value}, unchanged={key: 0}, lease=lease)
+
+    def write(
+        self, values: Mapping[str, object], *, unchanged: Mapping[str, int] | None = None, lease: Any = None
+    ) -> int:
+        """Write or, where the value is None, delete these keys at once; the revision of that.
+
+        Only if each key of `unchanged` is still of that revision, 0 for one that is not there; else nothing is
+        written, and 0 returned. `lease` is a lease or its id.
+        """
+        make = self._client.transactions
+        operations = [
+            make.delete(key) if value is None else make.put(key, msgspec.json.encode(value), lease)
+            for key, value in values.items()
+        ]
+        comparisons = [make.mod(key) == revision for key, revision in (unchanged or {}).items()]
         with self._answering():
-            written, _ = self._client.transaction(
-                compare=[self._client.transactions.version(key) == 0],
-                success=[self._client.transactions.put(key, msgspec.json.encode(value), lease)],
-                failure=[],
+            response = self._client.kvstub.Txn(
+                etcdrpc.TxnRequest(
+                    compare=[comparison.build_message() for comparison in comparisons],
+                    success=self._client._ops_to_requests(operations),
+                ),
+                self._client.timeout,
+                credentials=self._client.call_credentials,
+                metadata=self._client.metadata,
             )
-        return bool(written)
+        return int(response.header.revision) if response.succeeded else 0
 
     def changes(self, prefixes: list[str], since: int, timeout: float) -> Iterator[Entry]:
         """Each change below any of `prefixes` after revision `since`, as it comes; ends after `timeout` seconds.
@@ -141,7 +166,7 @@ class Etcd:
                     )
         except grpc.RpcError as error:
             if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise self._away(error.code().name.lower()) from error
+                raise self._away(_reason(error)) from error
         finally:
             done.set()
             stream.cancel()
@@ -175,7 +200,9 @@ class Etcd:
             yield
         except etcd3.exceptions.ConnectionTimeoutError as error:
             raise self._away("no answer in time") from error
-        except (grpc.RpcError, etcd3.exceptions.Etcd3Exception) as error:
+        except grpc.RpcError as error:
+            raise self._away(_reason(error)) from error
+        except etcd3.exceptions.Etcd3Exception as error:
             raise self._away(str(error) or type(error).__name__) from error
 
     def _away(self, reason: str) -> EtcdAway:
@@ -193,6 +220,11 @@ def connect(settings: EtcdSettings) -> Iterator[Etcd]:
         yield etcd
     finally:
         etcd.close()
+
+
+def _reason(error: grpc.RpcError) -> str:
+    code = error.code()
+    return "no answer in time" if code == grpc.StatusCode.DEADLINE_EXCEEDED else str(code.name).lower()
 
 
 def _decoded(value: bytes) -> Any:

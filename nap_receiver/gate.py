@@ -1,73 +1,80 @@
 """The ssh gate: the one command that a key gives, and what it lets through.
 
-git's own programs, on repositories of this nap, and nothing else. A push into a new name creates its repository.
-Because git ignores how post-receive ends, it is the gate that ends non-zero after a deploy that failed; and because a
-push of what is already there runs no hook, it is the gate that answers it (shared/design.md, "Truth").
+git's own programs, on repositories whose access the user has, and nap's commands on the same terms; nothing else. A
+push into a new name creates its app. Because git ignores how post-receive ends, the deploy runs here, and the pusher's
+git ends with its verdict; and because a push of what is already there runs no hook, it is the gate that answers it
+(shared/design.md, "Truth").
 """
 
+import fcntl
 import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from nap_receiver.app import app_name, repository_of
+from nap_receiver.access import Access, access_of, claim, give_up, require_right, require_same_repository
+from nap_receiver.answer import answer_push, answer_what_is_there
+from nap_receiver.app import app_name, repository_name
 from nap_receiver.channel import Channel, tell
 from nap_receiver.errors import NapError
+from nap_receiver.push import Push
 from nap_receiver.state import State, state_at
+from nap_receiver.transfer import Transfer
 
 _GIT_READS = {"git-upload-pack", "git-upload-archive"}
 _GIT_WRITES = "git-receive-pack"
-
-_CONFIGURATION = {
-    "receive.advertisePushOptions": "true",
-    "receive.autogc": "false",  # it would keep the pusher waiting
-    "receive.denyDeleteCurrent": "ignore",  # deleting the deploy branch stops nothing, and the hook says so
-}
 
 
 def main() -> int:
     """Do what `SSH_ORIGINAL_COMMAND` asks, for the user whose key it was. Returns ssh's exit status."""
     root, user = sys.argv[1:]
     state = state_at(root)
-    os.environ |= {"NAP_STATE": str(state.root), "NAP_USER": user}
+    asked = os.environ.pop("SSH_ORIGINAL_COMMAND", "")
+    protocol = os.environ.pop("GIT_PROTOCOL", "")
+    if re.fullmatch(r"version=\d", protocol):
+        os.environ["GIT_PROTOCOL"] = protocol
     status = 1
 
     def story(channel: Channel) -> None:
         nonlocal status
-        status = _let_through(os.environ.get("SSH_ORIGINAL_COMMAND", ""), state, user, channel)
+        status = _let_through(asked, state, user, channel)
 
     return status if tell(2, story) else 1
 
 
 def _let_through(asked: str, state: State, user: str, channel: Channel) -> int:
-    program, path = _understood(asked, user)
-    repository = _repository(path, state)
-    if program in _GIT_READS:
-        if not repository.is_dir():
-            raise NapError(f"there is no app {path} here", advice="A first `git push` creates it.")
-        return subprocess.run([program, str(repository)], check=False).returncode
-    app = app_name(repository, state, {})
-    if not repository.is_dir():
-        _refuse_second_repository(app, repository, state)
-        _create(repository)
-    return _receive_pack(repository, state, user, channel)
-
-
-def _understood(asked: str, user: str) -> tuple[str, str]:
-    try:
-        words = shlex.split(asked)
-    except ValueError:
-        words = []
+    words = _words(asked)
     if words[:1] == ["git"] and len(words) > 1:
         words[:2] = [f"git-{words[1]}"]
-    if len(words) != 2 or words[0] not in {*_GIT_READS, _GIT_WRITES}:
+    if words and words[0] in {*_GIT_READS, _GIT_WRITES}:
+        if len(words) != 2:
+            raise NapError(f"{words[0]} takes one repository here, and nothing else", advice=_HOW)
+        repository = _repository(words[1], state)
+        app = app_name(repository, state, {})
+        return (_receive if words[0] == _GIT_WRITES else _send)(words[0], app, repository, state, user, channel)
+    if not words:
         raise NapError(
-            f"Hello {user}. This is nap: it takes git pushes, and has no shell",
-            advice="To deploy an app: git push ssh://…/APP master",
+            f"Hello {user}. This is nap: it takes git pushes and nap's commands, and has no shell", advice=_HOW
         )
-    return words[0], words[1]
+    from nap_receiver.cli import over_ssh  # what git does not need
+
+    return over_ssh(words, state, user)
+
+
+_HOW = ("To deploy an app: git push ssh://…/APP master", "What else there is: ssh HOST help")
+
+
+def _words(asked: str) -> list[str]:
+    try:
+        return shlex.split(asked)
+    except ValueError as error:
+        raise NapError(f"that command cannot be read: {str(error).lower()}", advice=_HOW) from error
 
 
 def _repository(path: str, state: State) -> Path:
@@ -76,61 +83,125 @@ def _repository(path: str, state: State) -> Path:
     parts = [*relative.parts[:-1], relative.name.removesuffix(".git")]
     if relative.is_absolute() or any(not p or p.startswith((".", "-")) or not p.isprintable() for p in parts):
         raise NapError(f"{path[:80]!a} is no name of an app", advice="Push to ssh://…/APP or ssh://…/TEAM/APP.")
-    return state.repositories.joinpath(*parts[:-1], f"{parts[-1]}.git")
+    repository = state.repositories.joinpath(*parts[:-1], f"{parts[-1]}.git")
+    base = state.repositories.resolve()
+    if repository.resolve() != base / repository.relative_to(state.repositories):
+        raise NapError(f"{path[:80]!a} is a link on this host, and the gate follows none")
+    return repository
 
 
-def _refuse_second_repository(app: str, repository: Path, state: State) -> None:
-    """`team/shop` and `team-shop` would be one app; the second is refused."""
-    if other := repository_of(app, state):
-        shown = other.relative_to(state.repositories).with_suffix("")
-        raise NapError(f"the app {app} is that of {shown} already", advice="Push there, or choose another name.")
+def _send(program: str, app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
+    """Let `user` fetch."""
+    require_right(app, access_of(app, state), user, "read")
+    if not repository.is_dir():
+        raise NapError(f"{app} has no repository on this host", advice="A `git push` to it creates it.")
+    words = ["git", program.removeprefix("git-"), str(repository)]
+    return subprocess.run(words, env=_environment(state), check=False).returncode
+
+
+def _receive(program: str, app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
+    """Let `user` push, and answer the push; how it went."""
+    access = access_of(app, state)
+    name = repository_name(repository, state)
+    if access is None:
+        with _created(app, Access(name, {user: "owner"}), repository, state, user):
+            return _push(app, repository, state, user, channel)
+    require_right(app, require_same_repository(app, access, name), user, "push")
+    if not repository.is_dir():
+        _create(repository)
+    return _push(app, repository, state, user, channel)
+
+
+def _push(app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
+    with _in_use(repository):
+        transfer = Transfer(repository, _environment(state))
+        received = transfer.received()
+        failure = ""
+        if received:
+            push = Push(app, repository, received.updates, user, received.options)
+            if not tell(transfer.descriptor, lambda channel: answer_push(push, state, channel)):
+                failure = f"{app}: not deployed, although the commits have arrived"
+        status = transfer.end(failure)
+    if received:
+        _collect_garbage(repository)
+        return status or int(bool(failure))
+    if status == 0 and transfer.was_empty:
+        answer_what_is_there(app, repository, user, state, channel)
+        return 0
+    return status or 1
+
+
+@contextmanager
+def _created(app: str, access: Access, repository: Path, state: State, user: str) -> Iterator[None]:
+    """The app, with a repository, for the block; gone again after it where nothing was pushed."""
+    from nap_receiver.etcd import connect  # a tenth of a second that only the first push needs
+    from nap_receiver.settings import load
+
+    places = load(state).settings.etcd
+    root = places.root_of(app)
+    with connect(places) as etcd:
+        require_right(app, claim(etcd, root, access), user, "push")
+        if not repository.is_dir():
+            _create(repository)
+        try:
+            yield
+        finally:
+            if _discard_empty(repository):
+                give_up(etcd, root, access)
 
 
 def _create(repository: Path) -> None:
-    """A bare repository with nap's hook; nobody sees it half made."""
+    """A bare repository; nobody sees it half made."""
     repository.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=".creating-", dir=repository.parent))
-    hook = Path(__file__).resolve().parent.parent / "hooks" / "post-receive"
     subprocess.run(["git", "init", "--quiet", "--bare", "--template=", str(draft)], check=True)
-    for name, value in _CONFIGURATION.items():
-        subprocess.run(["git", f"--git-dir={draft}", "config", name, value], check=True)
-    (draft / "hooks").mkdir()
-    (draft / "hooks" / "post-receive").symlink_to(hook)
     draft.chmod(0o755)
     try:
         draft.rename(repository)
     except OSError:  # another push created it meanwhile
-        subprocess.run(["rm", "-r", "--", str(draft)], check=True)
+        shutil.rmtree(draft)
 
 
-def _receive_pack(repository: Path, state: State, user: str, channel: Channel) -> int:
-    """git-receive-pack, and its verdict: that of the hook, or, where no ref moved, of deploying what is there."""
-    with tempfile.TemporaryDirectory(prefix="push-", dir=state.run) as folder:
-        verdict = Path(folder, "verdict")
-        environment = os.environ | {"NAP_VERDICT": str(verdict)}
-        status = subprocess.run([_GIT_WRITES, str(repository)], env=environment, check=False).returncode
-        said = verdict.read_text() if verdict.exists() else ""
-    if said == "deploying":
-        raise NapError("the deploy was killed; what ran before still runs", advice="Push again to deploy.")
-    if status or said:
-        return status or int(said != "good")
-    _deploy_what_is_there(repository, state, user, channel)
-    return 0
+@contextmanager
+def _in_use(repository: Path) -> Iterator[None]:
+    """Nobody takes the repository away during the block."""
+    folder = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(folder)
 
 
-def _deploy_what_is_there(repository: Path, state: State, user: str, channel: Channel) -> None:
-    from dulwich.refs import Ref
-    from dulwich.repo import Repo
+def _discard_empty(repository: Path) -> bool:
+    """Remove a repository that holds no ref and that nobody pushes to; whether it was one."""
+    folder = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        refs = subprocess.run(
+            ["git", f"--git-dir={repository}", "for-each-ref", "--count=1"], capture_output=True, check=True
+        )
+        if refs.stdout:
+            return False
+        shutil.rmtree(repository)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(folder)
+    return True
 
-    from nap_receiver.hook import deploy
-    from nap_receiver.push import Deployment, deploy_branch
 
-    with Repo(str(repository)) as opened:
-        branch = deploy_branch(opened)
-        ref = Ref(b"refs/heads/" + branch.encode("utf-8", "surrogateescape"))
-        commit = opened.refs[ref].decode() if ref in opened.refs else None
-    if commit:
-        deploy(Deployment(app_name(repository, state, {}), repository, branch, commit, user), state, channel)
+def _collect_garbage(repository: Path) -> None:
+    """In the background, and only where enough has gathered (git-gc(1), `--auto`)."""
+    command = ["git", f"--git-dir={repository}", "gc", "--auto", "--quiet"]
+    null = subprocess.DEVNULL
+    subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+
+
+def _environment(state: State) -> dict[str, str]:
+    """What git and its hook need of ours."""
+    ours = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TZ", "GIT_PROTOCOL"}}
+    return ours | {"GIT_CONFIG_SYSTEM": str(state.git_configuration)}
 
 
 if __name__ == "__main__":

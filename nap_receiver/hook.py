@@ -5,53 +5,38 @@ import os
 import sys
 from pathlib import Path
 
-from dulwich.repo import Repo
-
+from nap_receiver.answer import answer_push
 from nap_receiver.app import app_name
 from nap_receiver.channel import Channel, tell
-from nap_receiver.push import Deployment, Push, deploying, read_updates, repository_setting
-from nap_receiver.settings import load
+from nap_receiver.push import Push, read_push_options, read_updates, repository_settings
 from nap_receiver.state import State, state_at
 
 
 def main() -> int:
-    """Deploy what was pushed. 0 when that went well or nothing had to be; git ignores it, the gate does not."""
+    """Deploy what was pushed. 0 when that went well or nothing had to be; git itself ignores it."""
     repository = Path(os.environ.get("GIT_DIR", ".")).resolve()
-    updates = read_updates(sys.stdin.buffer)
-    state = _state(repository)
-
-    verdict = os.environ.get("NAP_VERDICT", os.devnull)
-    Path(verdict).write_text("deploying", encoding="ascii")
+    updates, options = read_updates(sys.stdin.buffer), read_push_options(os.environ)
+    verdict = Path(os.environ.get("NAP_VERDICT", os.devnull))
+    verdict.write_text("deploying", encoding="ascii")
 
     def story(channel: Channel) -> None:
-        push = Push(app_name(repository, state, os.environ), repository, updates, _pusher())
-        asked, fates_of_others = deploying(push)
-        for fate in fates_of_others:
-            channel.detail(fate)
-        if asked:
-            deploy(asked, state, channel)
+        state = state_of(repository)
+        app = app_name(repository, state, os.environ)
+        answer_push(Push(app, repository, updates, pusher(), options), state, channel)
 
     good = tell(1, story)
-    Path(verdict).write_text("good" if good else "failed", encoding="ascii")
+    verdict.write_text("good" if good else "failed", encoding="ascii")
     return 0 if good else 1
 
 
-def deploy(asked: Deployment, state: State, channel: Channel) -> None:
-    """Run the story, under the settings in force."""
-    settings = load(state).settings
-    from nap_receiver.receiver import receive  # half a second of libraries, which only a deploy needs
-
-    receive(asked, state, settings, channel)
-
-
-def _state(repository: Path) -> State:
+def state_of(repository: Path) -> State:
     """Which nap this repository belongs to: `NAP_STATE`, `nap.state` of its git config, or this machine's."""
-    with Repo(str(repository)) as opened:
-        return state_at(os.environ.get("NAP_STATE") or repository_setting(opened, "state"))
+    return state_at(os.environ.get("NAP_STATE") or repository_settings(repository).get("state"))
 
 
-def _pusher() -> str:
-    return os.environ.get("NAP_USER") or os.environ.get("GL_USER") or getpass.getuser()
+def pusher() -> str:
+    """Who pushes: as gitolite says it, else the account that this runs under."""
+    return os.environ.get("GL_USER") or getpass.getuser()
 
 
 if __name__ == "__main__":

@@ -2,18 +2,31 @@
 
 import re
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import sh
-
 from nap_receiver.errors import NapError
 from nap_receiver.state import State
 
+LONGEST_BYTES = 65536
+"""More than any public key has: an RSA key of 16,384 bits is 2.8 KB."""
+
 _USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
-_KEY = re.compile(r"(?P<key>(?:ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ +[A-Za-z0-9+/]+={0,3})(?: .*)?")
 _LINE = re.compile(r'restrict,command="(?:\\.|[^"\\])*" (?P<key>\S+ \S+) (?P<user>\S+)')
+
+# Those of sshd(8), "AUTHORIZED_KEYS FILE FORMAT", that OpenSSH accepts without being told to.
+_TYPES = (
+    "ssh-ed25519",
+    "ssh-rsa",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+)
+_LEAST_RSA_BITS = 1024  # RequiredRSASize, sshd_config(5)
 
 
 @dataclass(frozen=True)
@@ -41,23 +54,7 @@ def keys(state: State) -> list[Key]:
 
 def add_key(state: State, user: str, text: str) -> Key:
     """Let `user` in with the public key in `text`. Raises `NapError` with the reason when it is none."""
-    if not _USER.fullmatch(user):
-        raise NapError(
-            f'"{user[:40]}" cannot be a user\'s name', advice="Use a to z, 0 to 9, dot, dash and underscore."
-        )
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    advice = f"Give one public key: nap keys:add {user} < ~/.ssh/id_ed25519.pub"
-    if "PRIVATE KEY" in text:
-        raise NapError("that is a private key; it must stay where it is", advice=advice)
-    if len(lines) != 1:
-        raise NapError(f"expected one public key, got {len(lines)} lines", advice=advice)
-    match = _KEY.fullmatch(lines[0])
-    if not match:
-        raise NapError(
-            "that is no OpenSSH public key (type, key and perhaps a comment, without options)", advice=advice
-        )
-    key = Key(user, " ".join(match["key"].split()))
-    _told_by_ssh_keygen(key.key)
+    key = Key(checked_user(user), _read(text, user))
     known = keys(state)
     for other in known:
         if other.key == key.key:
@@ -66,14 +63,54 @@ def add_key(state: State, user: str, text: str) -> Key:
     return key
 
 
-def remove_keys(state: State, user: str) -> int:
-    """Let `user` in no longer; how many keys that were. Raises `NapError` when there was none."""
+def remove_keys(state: State, user: str, fingerprint: str | None = None) -> int:
+    """Let `user` in no longer, or not with the key of this fingerprint; how many keys that were.
+
+    Raises `NapError` when there was none.
+    """
     known = keys(state)
-    kept = [key for key in known if key.user != user]
+    kept = [key for key in known if key.user != user or fingerprint not in {None, *key.fingerprint.split()}]
     if len(kept) == len(known):
-        raise NapError(f"{user} has no key here", advice="`nap keys` lists them all.")
+        which = f" {fingerprint}" if fingerprint else ""
+        raise NapError(f"{user} has no key{which} here", advice="`nap keys` lists them all.")
     _write(state, kept)
     return len(known) - len(kept)
+
+
+def checked_user(name: str) -> str:
+    """`name`, or `NapError` when it cannot be a user's."""
+    if not _USER.fullmatch(name):
+        raise NapError(f"{name[:40]!a} cannot be a user's name", advice="Use a to z, 0 to 9, dot, dash and underscore.")
+    return name
+
+
+def _read(text: str, user: str) -> str:
+    """The key in `text` as `type base64`. Raises `NapError` with the reason when it is none, or of no use to sshd."""
+    advice = f"Give one public key: nap keys:add {user} < ~/.ssh/id_ed25519.pub"
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if "PRIVATE KEY" in text:
+        raise NapError("that is a private key; it must stay where it is", advice=advice)
+    if "BEGIN SSH2 PUBLIC KEY" in text or "BEGIN PUBLIC KEY" in text or "BEGIN RSA PUBLIC KEY" in text:
+        raise NapError("that key is not in OpenSSH's form", advice="Convert it: ssh-keygen -i -f KEY")
+    if len(lines) != 1:
+        raise NapError(f"expected one public key, got {len(lines)} lines", advice=advice)
+    kind, *rest = lines[0].split()
+    if kind.endswith("-cert-v01@openssh.com"):
+        raise NapError("that is a certificate, not a key", advice=advice)
+    if kind in {"ssh-dss", "ssh-dsa"}:
+        raise NapError("that is a DSA key, which OpenSSH accepts no longer", advice="Make one: ssh-keygen -t ed25519")
+    if any(word in _TYPES for word in rest):
+        raise NapError("options before the key are not accepted: what it may do here is nap's to say", advice=advice)
+    if kind not in _TYPES or not rest:
+        raise NapError(f"that is no OpenSSH public key: it begins with {kind[:40]!a}", advice=advice)
+    key = f"{kind} {rest[0]}"
+    size = int(_told_by_ssh_keygen(key).split()[0])
+    if kind == "ssh-rsa" and size < _LEAST_RSA_BITS:
+        raise NapError(
+            f"that RSA key has {size} bits, and OpenSSH accepts none of less than {_LEAST_RSA_BITS}",
+            advice="Make one: ssh-keygen -t ed25519",
+        )
+    return key
 
 
 def _write(state: State, all_keys: list[Key]) -> None:
@@ -91,10 +128,12 @@ def _line(state: State, key: Key) -> str:
 
 
 def _told_by_ssh_keygen(key: str) -> str:
-    try:
-        return str(sh.Command("ssh-keygen")("-l", "-f", "-", _in=key + "\n", _tty_out=False)).strip()
-    except sh.ErrorReturnCode as error:
-        raise NapError("ssh-keygen cannot read that key", advice="Copy the whole line of the .pub file.") from error
+    told = subprocess.run(
+        ["ssh-keygen", "-l", "-f", "-"], input=f"{key}\n", text=True, capture_output=True, check=False
+    )
+    if told.returncode:
+        raise NapError("ssh-keygen cannot read that key", advice="Copy the whole line of the .pub file.")
+    return told.stdout.strip()
 
 
 def _file(state: State) -> Path:

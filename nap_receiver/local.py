@@ -5,6 +5,7 @@ before a reboot runs after it. A unit whose file is gone is stopped and then for
 between starts without it.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nap_receiver.supervision import Fault, Refused, Supervisor
 from nap_receiver.units import InstanceUnits, Unit
 
 _GONE = (Fault.BAD_NAME, Fault.NOT_RUNNING)
+_LOOK_AGAIN_SECONDS = 0.05
 _THERE = (Fault.BAD_NAME, Fault.ALREADY_ADDED)  # another deploy reads the folder too, and may be quicker
 
 
@@ -105,8 +107,14 @@ class Local:
         """
         while True:
             stopping = self._supervisor.unless(_GONE, "stopProcess", unit, wait)
-            if (stopping and not wait) or self._forgotten(unit):
+            if (not wait and (stopping or self._is_stopping(unit))) or self._forgotten(unit):
                 return
+            if self._is_stopping(unit):
+                time.sleep(_LOOK_AGAIN_SECONDS)  # told to stop before; supervisord has no way to wait for it
+
+    def _is_stopping(self, unit: str) -> bool:
+        known = self._supervisor.call("getAllProcessInfo")
+        return any(each["name"] == unit and each["statename"] == "STOPPING" for each in known)
 
     def _forgotten(self, unit: str) -> bool:
         """Whether supervisord knows nothing of `unit` any more; its log goes too."""

@@ -1,36 +1,205 @@
-"""One deploy at a time per app: a leased key in etcd, so that it holds across receivers and dies with its holder."""
+"""One deploy at a time per app: a leased key in etcd, so that it holds across receivers and dies with its holder.
 
+Below `<prefix>/apps/<app>/`:
+    lock   `Turn` of the one that goes on now (leased)
+    next   `Turn` of the push that waits (leased); a newer push puts its own in its place
+"""
+
+import os
+import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import msgspec
+
+from nap_receiver.build_log import follow
 from nap_receiver.channel import Channel
 from nap_receiver.errors import NapError
-from nap_receiver.etcd import Etcd
-from nap_receiver.release import Ledger
+from nap_receiver.etcd import Entry, Etcd, EtcdAway
 
-LEASE_SECONDS = 10
-"""How long a lock outlives a holder that was killed."""
+LEASE_SECONDS = 8
+"""How long a lock outlives a holder that was killed; with etcd's own half second, under 10 s."""
+
+_ETCD_AWAY_SECONDS = 1.0
+_WATCH_SECONDS = 3600.0
+_LAST_LINES_SECONDS = 1.0  # for the end of a deploy's log to come after its lock is free
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """Who does what to an app, since when (seconds since the epoch), on which host, and where that is logged."""
+
+    who: str
+    what: str
+    since: float
+    host: str
+    log: str
+    cancelled_by: str = ""
+
+    def __str__(self) -> str:
+        since = time.strftime("%H:%M:%S", time.localtime(self.since))
+        return f"{self.who} has been deploying {self.what} since {since}"
+
+
+class Superseded(NapError):
+    """A newer push took the place of one that waited."""
+
+
+def turn(who: str, what: str, log: Path) -> Turn:
+    """One's own turn, from now on, here."""
+    return Turn(who=who, what=what, since=time.time(), host=socket.gethostname(), log=str(log))
+
+
+def whose_turn(etcd: Etcd, root: str) -> Turn | None:
+    """Who holds the lock of the app whose keys are below `root`, if anyone."""
+    entry = etcd.get(f"{root}/lock")
+    return _turn(entry) if entry else None
 
 
 @contextmanager
-def deploy_lock(etcd: Etcd, ledger: Ledger, who: str, what: str, patience: float, channel: Channel) -> Iterator[None]:
-    """Hold the app's deploy lock for the block; one who waits is told for whom, for at most `patience` seconds."""
-    app, key = ledger.app, f"{ledger.root}/lock"
-    give_up = time.monotonic() + patience
+def deploy_lock(
+    etcd: Etcd, root: str, mine: Turn, patience: float, channel: Channel, *, supersedes: bool
+) -> Iterator[None]:
+    """Hold the lock of the app whose keys are below `root` for the block.
+
+    Who waits is told for whom, and shown that deploy's log; for at most `patience` seconds. With `supersedes` it takes
+    the place of a push that waits already, and raises `Superseded` when a newer one takes its own. In the block,
+    `NapError` is raised (in the main thread) as soon as the lock is lost or the deploy is cancelled.
+    """
     with etcd.lease(LEASE_SECONDS) as lease:
-        while not etcd.create(key, {"who": who, "what": what, "since": time.time()}, lease=lease):
-            holder = etcd.get(key)
-            if holder is None:
-                continue
-            since = time.strftime("%H:%M:%S", time.localtime(holder.value["since"]))
-            doing = f"{holder.value['who']} has been deploying {holder.value['what']} since {since}"
-            channel.step(f"{app}: waiting, {doing}")
-            with channel.waiting(f"waiting: {doing}"):
-                changes = etcd.changes([key], holder.revision, max(0.0, give_up - time.monotonic()))
-                if not any(change.value is None for change in changes):
-                    raise NapError(
-                        f"{app}: not deployed: {doing}, and that is not over after {patience:g} s",
-                        advice="Push again when it is.",
-                    )
+        _wait(etcd, root, mine, patience, channel, lease, supersedes=supersedes)
+        with _interrupted_when_over(etcd, f"{root}/lock", mine):
+            yield
+
+
+def cancel(etcd: Etcd, root: str, who: str, timeout: float) -> Turn | None:
+    """Stop the deploy that goes on, and return its turn when it has ended; None where there is none.
+
+    Raises `NapError` when it has not ended after `timeout` seconds.
+    """
+    key = f"{root}/lock"
+    while entry := etcd.get(key):
+        holder = _turn(entry)
+        marked = msgspec.structs.replace(holder, cancelled_by=who)
+        if revision := etcd.write({key: marked}, unchanged={key: entry.revision}, lease=entry.lease):
+            if any(change.value is None for change in etcd.changes([key], revision, timeout)):
+                return holder
+            raise NapError(f"{holder}, and has not stopped {timeout:g} s after it was told to")
+    return None
+
+
+def _wait(
+    etcd: Etcd, root: str, mine: Turn, patience: float, channel: Channel, lease: Any, *, supersedes: bool
+) -> None:
+    """Take the lock as soon as it is free."""
+    lock, queue = f"{root}/lock", f"{root}/next"
+    give_up = time.monotonic() + patience
+    if etcd.create(lock, mine, lease=lease):
+        return
+    place = etcd.put(queue, mine, lease=lease) if supersedes else 0
+    while True:
+        free = {lock: 0, queue: place} if supersedes else {lock: 0}
+        if etcd.write({lock: mine} | ({queue: None} if supersedes else {}), unchanged=free, lease=lease):
+            return
+        holder, waiting = etcd.get(lock), etcd.get(queue)
+        if supersedes and (waiting is None or waiting.revision != place):
+            raise _superseded(mine, _turn(waiting) if waiting else None)
+        if holder:
+            doing = _turn(holder)
+            channel.step(f"waiting: {doing}")
+            with channel.waiting(f"waiting: {doing}"), _shown_log(doing, channel):
+                _await_change(etcd, lock, queue, max(holder.revision, place), give_up, doing)
+
+
+def _await_change(etcd: Etcd, lock: str, queue: str, since: int, give_up: float, doing: Turn) -> None:
+    patience = max(0.0, give_up - time.monotonic())
+    for change in etcd.changes([lock, queue], since, patience):
+        if change.key == queue or change.value is None:
+            return
+    raise NapError(f"not deployed: {doing}, and that is not over yet", advice="Push again when it is.")
+
+
+def _superseded(mine: Turn, newer: Turn | None) -> Superseded:
+    by = f"{newer.who}'s push of {newer.what}" if newer else "a newer push"
+    return Superseded(f"{mine.what} is not deployed: {by} came after it, and takes its place")
+
+
+@contextmanager
+def _shown_log(doing: Turn, channel: Channel) -> Iterator[None]:
+    """What the other deploy says, for as long as the block lasts."""
+    if doing.host != socket.gethostname():
+        channel.detail(f"its log is on {doing.host}")
         yield
+        return
+    if not Path(doing.log).is_file():
+        yield
+        return
+    with follow(Path(doing.log)) as lines:
+
+        def show() -> None:
+            for line in lines:
+                channel.detail(f"| {line}")
+
+        shown = threading.Thread(target=show, daemon=True)
+        shown.start()
+        yield
+        shown.join(_LAST_LINES_SECONDS)
+
+
+@contextmanager
+def _interrupted_when_over(etcd: Etcd, key: str, mine: Turn) -> Iterator[None]:
+    """Raise in the main thread when the lock at `key` is lost, or its deploy cancelled."""
+    over, leaving = threading.Event(), threading.Lock()
+    reason: list[NapError] = []
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        raise reason[0]
+
+    def watch() -> None:
+        while not over.is_set():
+            with suppress(EtcdAway):  # it is asked again; the lock's lease outlives a restart of etcd
+                reason.append(_ended(etcd, key, mine))
+                with leaving:
+                    if not over.is_set():
+                        os.kill(os.getpid(), signal.SIGUSR1)
+                return
+            over.wait(_ETCD_AWAY_SECONDS)
+
+    signal.signal(signal.SIGUSR1, interrupt)
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        with leaving:
+            over.set()
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def _ended(etcd: Etcd, key: str, mine: Turn) -> NapError:
+    """Why the deploy must end, once it must."""
+    entry = etcd.get(key)
+    while entry and entry.value is not None:
+        now = _turn(entry)
+        if now.cancelled_by:
+            return NapError(
+                f"{mine.what} is not deployed: {now.cancelled_by} cancelled it; what ran before still runs",
+                advice="Push again to deploy it.",
+            )
+        if (now.since, now.log) != (mine.since, mine.log):
+            break
+        entry = next(etcd.changes([key], entry.revision, _WATCH_SECONDS), entry)
+    return NapError(
+        f"{mine.what} is not deployed: this deploy lost its turn, for etcd had not heard of it for {LEASE_SECONDS} s; "
+        "what ran before still runs",
+        advice="Push again to deploy it.",
+    )
+
+
+def _turn(entry: Entry) -> Turn:
+    return msgspec.convert(entry.value, Turn)

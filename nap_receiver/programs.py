@@ -15,6 +15,7 @@ from pathlib import Path
 import sh
 
 from nap_receiver import engine
+from nap_receiver.access import write_etcdctl
 from nap_receiver.errors import NapError
 from nap_receiver.settings import EtcdSettings, Settings
 from nap_receiver.state import State
@@ -32,6 +33,7 @@ _PACKAGES = {
     "curl": "curl",
     "ip": "iproute2",
     "setpriv": "util-linux",
+    "flock": "util-linux",
 }
 
 
@@ -170,6 +172,7 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         "run": str(state.run),
         "logs": str(state.program_logs),
         "units": str(state.units),
+        "hooks": str(TEMPLATES.parent / "hooks"),
         "settings": settings,
         "programs": programs,
         "account": getpass.getuser(),
@@ -177,12 +180,21 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
     }
     templates = environment(TEMPLATES / "machine")
     changed = set()
-    owners = {"supervisord.conf": "", "scheduler.conf": "scheduler", "registry.yml": "registry", "sshd_config": "gate"}
+    owners = {
+        "supervisord.conf": "",
+        "scheduler.conf": "scheduler",
+        "registry.yml": "registry",
+        "sshd_config": "gate",
+        state.git_configuration.name: "",  # read anew by each push
+    }
     for name, owner in owners.items():
         path, text = state.run / name, templates.get_template(f"{name}.j2").render(values)
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             changed.add(owner)
+    etcd = settings.etcd
+    files = {"cacert": etcd.ca, "cert": etcd.certificate, "key": etcd.key}
+    write_etcdctl(state, etcd.url, files, etcd.root_of("").rstrip("/"))
     return changed & {program.name for program in programs}
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nap_receiver.build_log import new_log
 from nap_receiver.channel import Channel
 from nap_receiver.checkout import check_out
 from nap_receiver.deadline import deadline
@@ -20,12 +21,14 @@ from nap_receiver.discovery import (
     await_announcements,
     await_withdrawn,
     last_words,
+    serving,
+    show,
 )
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Etcd, connect
 from nap_receiver.image import Engine, Image, engine_at
 from nap_receiver.local import Local
-from nap_receiver.lock import deploy_lock
+from nap_receiver.lock import deploy_lock, turn
 from nap_receiver.placement import Placement
 from nap_receiver.push import Deployment, checked_setting
 from nap_receiver.release import Ledger, Release
@@ -59,10 +62,10 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
     Raises `NapError` when that fails; then the release before still serves, and nothing of the new one is left.
     """
     commit, who = asked.commit[:7], asked.pusher
-    with under_way(asked.app, asked.repository, who, commit, state, settings, channel) as deploy:
+    with under_way(asked.app, asked.repository, who, commit, state, settings, channel, supersedes=True) as deploy:
         current = deploy.ledger.current()
-        if current and (serving := all_announced(current, asked.commit, deploy)):
-            show(f"{current.app} {current.name} already runs {commit}", serving, channel)
+        if current and current.commit == asked.commit and (there := serving(deploy.etcd, settings.etcd, current)):
+            show(f"{current.app} {current.name} already runs {commit}", there, channel)
             return
         formation = current.formation if current else {"web": 1}
         placement = deploy.scheduler.place(asked.app, asked.repository, formation)
@@ -97,16 +100,39 @@ def scale(
 
 @contextmanager
 def under_way(
-    app: str, repository: Path, who: str, what: str, state: State, settings: Settings, channel: Channel
+    app: str,
+    repository: Path,
+    who: str,
+    what: str,
+    state: State,
+    settings: Settings,
+    channel: Channel,
+    *,
+    supersedes: bool = False,
 ) -> Iterator[Deploy]:
-    """Hold the app's deploy lock for the block, and log what is said."""
+    """Hold the app's deploy lock for the block, and log what is said; first, take away what a killed deploy left."""
     started = time.monotonic()
-    channel.keep_log(deploy_log(state, app, what))
+    log = channel.keep_log(new_log(state, app, what))
     timeout, scheduler = answer_timeout(repository, settings), scheduler_of(state, settings)
     with connect(settings.etcd) as etcd:
         ledger = Ledger(etcd, settings.etcd, app)
-        with deploy_lock(etcd, ledger, who, what, settings.deploy.build_timeout, channel):
-            yield Deploy(started, timeout, settings, scheduler, etcd, ledger, channel)
+        mine = turn(who, what, log)
+        with deploy_lock(etcd, ledger.root, mine, settings.deploy.build_timeout, channel, supersedes=supersedes):
+            deploy = Deploy(started, timeout, settings, scheduler, etcd, ledger, channel)
+            take_away_leftovers(deploy)
+            yield deploy
+
+
+def take_away_leftovers(deploy: Deploy) -> None:
+    """Take away what a deploy that was killed has left: a release that never went live, or one not yet retired."""
+    ledger, places = deploy.ledger, deploy.settings.etcd
+    for release in ledger.unfinished():
+        deploy.channel.step(f"Taking away {release.name}, whose deploy was killed")
+        take_away(release, "its deploy was killed", deploy)
+    current = ledger.current()
+    kept = {instance.unit for instance in current.instances} if current else set()
+    left = [f"{ledger.app}.{each.instance}" for each in announced(deploy.etcd, places, ledger.app)]
+    retire(ledger.app, [unit for unit in left if unit not in kept], deploy)
 
 
 def scheduler_of(state: State, settings: Settings) -> Scheduler:
@@ -116,14 +142,6 @@ def scheduler_of(state: State, settings: Settings) -> Scheduler:
 
         return Fleet(state, settings)
     return Local(state)
-
-
-def all_announced(release: Release, commit: str, deploy: Deploy) -> list[Announcement]:
-    """Where `release` answers, if it is of `commit` and every one of its instances does; else nothing."""
-    if release.commit != commit:
-        return []
-    found = announced(deploy.etcd, deploy.settings.etcd, release)
-    return found if len(found) == len(release.instances) else []
 
 
 def build_and_push(asked: Deployment, engine: Engine, settings: Settings, channel: Channel) -> Image:
@@ -167,22 +185,29 @@ def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Ann
 @contextmanager
 def taken_away_on_failure(release: Release, deploy: Deploy) -> Iterator[None]:
     """Whatever ends the block early leaves no unit, container or key of `release`, only its record."""
-    etcd, places = deploy.etcd, deploy.settings.etcd
     try:
         yield
     except BaseException as error:
         try:
-            deploy.scheduler.discard([instance.unit for instance in release.instances])
-            if isinstance(error, Silent):
-                error.words = last_words(etcd, places, error.instance)
-            await_withdrawn(etcd, places, release.app, [each.key for each in release.instances], WITHDRAW_SECONDS)
-            deploy.ledger.mark_failed(release, str(error) or type(error).__name__)
+            take_away(
+                release, str(error) or type(error).__name__, deploy, silent=error if isinstance(error, Silent) else None
+            )
         except NapError as remains:
             raise NapError(
                 f"{error}; and {release.name} could not be taken away: {remains}",
                 advice=[*remains.advice, "The next deploy takes away what is left."],
             ) from error
         raise
+
+
+def take_away(release: Release, reason: str, deploy: Deploy, silent: Silent | None = None) -> None:
+    """Leave no unit, container or key of `release`, only its record; a `silent` instance says what it printed."""
+    etcd, places = deploy.etcd, deploy.settings.etcd
+    deploy.scheduler.discard([instance.unit for instance in release.instances])
+    if silent:
+        silent.words = last_words(etcd, places, silent.instance)
+    await_withdrawn(etcd, places, release.app, [each.key for each in release.instances], WITHDRAW_SECONDS)
+    deploy.ledger.mark_failed(release, reason)
 
 
 def retire(app: str, instances: Sequence[str], deploy: Deploy) -> None:
@@ -199,23 +224,10 @@ def retire(app: str, instances: Sequence[str], deploy: Deploy) -> None:
         deploy.channel.trouble(f"{app}: the release before could not be retired: {error}; the next deploy tries again")
 
 
-def show(result: str, addresses: Sequence[Announcement], channel: Channel) -> None:
-    """The last lines of a good push."""
-    channel.result(result)
-    for announcement in addresses:
-        channel.detail(announcement.url)
-
-
 def answer_timeout(repository: Path, settings: Settings) -> int:
     """Seconds that the app has to answer: `nap.timeout` of its repository's git config, else the settings'."""
     configured = checked_setting(repository, "timeout", str.isdecimal, "a whole number of seconds", "SECONDS")
     return settings.deploy.answer_timeout if configured is None else int(configured)
-
-
-def deploy_log(state: State, app: str, what: str) -> Path:
-    """A new file for all that this deploy says."""
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    return state.deploy_logs / app / f"{stamp}-{what}.log"
 
 
 def some(names: Sequence[str]) -> str:

@@ -5,7 +5,8 @@ Below `<prefix>/apps/<app>/`:
     outcomes/<number, 8 digits>   `{"state": "live" | "failed", "reason": …}`, once it is known
     current                       the number of the release that serves
     exits/<instance>              how an instance ended that nobody had asked to end (written on its machine, leased)
-    lock                          who deploys now (leased)
+    lock, next                    who deploys now, and who waits (`lock`, leased)
+    access                        whose repository it is, and who may do what (`access`)
 """
 
 import re
@@ -120,9 +121,17 @@ class Ledger:
         entry = self._etcd.get(self._release_key(number.value)) if number else None
         return msgspec.convert(entry.value, Release) if entry else None
 
+    def unfinished(self) -> list[Release]:
+        """Releases whose end nothing tells of: while one holds the deploy lock, those whose deploy was killed."""
+        ended = {entry.key.rpartition("/")[2] for entry in self._etcd.below(f"{self.root}/outcomes/").entries}
+        written = self._etcd.below(f"{self.root}/releases/").entries
+        return [msgspec.convert(each.value, Release) for each in written if each.key.rpartition("/")[2] not in ended]
+
     def make_current(self, release: Release) -> None:
-        self._etcd.put(f"{self.root}/outcomes/{release.number:08}", {"state": "live"})
-        self._etcd.put(f"{self.root}/current", release.number)
+        """Both at once, so that a receiver killed in between leaves no release that is neither."""
+        self._etcd.write(
+            {f"{self.root}/outcomes/{release.number:08}": {"state": "live"}, f"{self.root}/current": release.number}
+        )
 
     def mark_failed(self, release: Release, reason: str) -> None:
         """Keep why it failed, and forget how its instances ended: the one who waited for them was told."""

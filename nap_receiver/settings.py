@@ -18,7 +18,7 @@ import msgspec
 from nap_receiver.errors import NapError, UnknownSetting
 from nap_receiver.state import State
 
-_OTHER_VARIABLES = {"NAP_STATE", "NAP_USER", "NAP_VERDICT"}  # of the state directory, and between gate and hook
+_OTHER_VARIABLES = {"NAP_STATE", "NAP_USER", "NAP_GATE", "NAP_VERDICT"}  # of the state directory, and for the hook
 
 
 class _Checked(str):
@@ -112,7 +112,8 @@ class HostAddress(_Checked):
         return super().fits(text) and not ipaddress.IPv4Address(text).is_unspecified
 
 
-Seconds = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[int, msgspec.Meta(ge=0, title="seconds")]
+Bytes = Annotated[int, msgspec.Meta(ge=0, title="bytes")]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -170,6 +171,9 @@ class SshSettings(_Section, frozen=True):
     """The gate's own OpenSSH server, run by `nap up`."""
 
     address: Annotated[Address, msgspec.Meta(description="Where the ssh gate listens.")] = Address("127.0.0.1:2222")
+    max_push: Annotated[
+        Bytes, msgspec.Meta(description="Bytes that one push may send; 0 for any number. The default is 1 GiB.")
+    ] = 1 << 30
 
 
 class EngineSettings(_Section, frozen=True):
@@ -214,7 +218,7 @@ class FleetSettings(_Section, frozen=True):
     )
     key: Annotated[FilePath, msgspec.Meta(description="The key of that certificate.")] = FilePath("")
     request_timeout: Annotated[
-        int, msgspec.Meta(description="Seconds that one request of fleetctl's may take.", ge=1)
+        int, msgspec.Meta(description="Seconds that one request of fleetctl's may take.", ge=1, title="seconds")
     ] = 5
     fleetctl: Annotated[
         str, msgspec.Meta(description="The program: its name, or its path where it is not in PATH.")
@@ -297,8 +301,8 @@ class Field:
             return "one of " + ", ".join(f'"{choice}"' for choice in get_args(kind))
         if kind is str:
             return "text"
-        least = next(meta.ge for meta in self.type.__metadata__ if getattr(meta, "ge", None) is not None)
-        return f"a whole number of seconds, {least} or more"
+        number = next(meta for meta in self.type.__metadata__ if getattr(meta, "ge", None) is not None)
+        return f"a whole number of {number.title}, {number.ge} or more"
 
 
 def fields(section: type[msgspec.Struct] = Settings, prefix: str = "") -> Iterator[Field]:

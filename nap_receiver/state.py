@@ -44,6 +44,11 @@ class State:
         return self.root / "run"
 
     @property
+    def git_configuration(self) -> Path:
+        """What git does with pushes through the gate."""
+        return self.run / "gitconfig"
+
+    @property
     def program_logs(self) -> Path:
         return self.root / "programs"
 

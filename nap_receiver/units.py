@@ -101,6 +101,7 @@ def environment(folder: Path) -> jinja2.Environment:
         supervisor_word=escape.supervisor_word,
         supervisor_value=escape.supervisor_value,
         sshd_word=escape.sshd_word,
+        git_value=escape.git_value,
     )
     made.globals["program"] = _program
     return made

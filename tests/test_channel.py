@@ -55,7 +55,7 @@ def pusher() -> Iterator[Pusher]:
         reader.join()
 
 
-def said(*story: Callable[[Channel], None]) -> list[str]:
+def said(*story: Callable[[Channel], object]) -> list[str]:
     """What a pusher reads of a story."""
     with pusher() as one, Channel(one.descriptor) as channel:
         for sentence in story:
@@ -302,7 +302,7 @@ def test_there_is_no_heartbeat_while_there_is_something_to_say(monkeypatch: pyte
     assert said(lambda c: c.step("x")) == ["-----> x"]
 
 
-def told(story: Callable[[Channel], None]) -> tuple[bool, list[str]]:
+def told(story: Callable[[Channel], object]) -> tuple[bool, list[str]]:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with pusher() as one:
@@ -312,7 +312,7 @@ def told(story: Callable[[Channel], None]) -> tuple[bool, list[str]]:
     return well, one.lines
 
 
-def fail(error: Exception) -> Callable[[Channel], None]:
+def fail(error: Exception) -> Callable[[Channel], object]:
     def story(channel: Channel) -> None:
         channel.step("one")
         raise error

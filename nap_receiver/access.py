@@ -1,0 +1,156 @@
+"""Who may do what with an app: kept in etcd, below `<prefix>/apps/<app>/access`, so that it holds on every receiver.
+
+The same key says which repository the app is that of: whoever writes it first has the name.
+"""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nap_receiver.errors import NapError
+from nap_receiver.state import State
+
+if TYPE_CHECKING:  # etcd's library takes a tenth of a second to import, and most connections need none of it
+    from nap_receiver.etcd import Etcd
+
+RIGHTS = ("read", "push", "owner")
+"""Each holds those before it: to fetch, and read logs; to push, deploy and cancel; to say who may."""
+
+_READ_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Access:
+    """The repository of an app (below the repositories, or its whole path), and what each user may."""
+
+    repository: str
+    users: dict[str, str] = field(default_factory=dict)
+
+    def allows(self, user: str, right: str) -> bool:
+        """Whether `user` has this right, or one that holds it."""
+        return user in self.users and RIGHTS.index(self.users[user]) >= RIGHTS.index(right)
+
+    @property
+    def owners(self) -> list[str]:
+        return [user for user, right in self.users.items() if right == "owner"]
+
+
+def access_of(app: str, state: State) -> Access | None:
+    """The access to `app`, or None where there is no such app. Raises `NapError` when etcd is away.
+
+    Read by etcd's own command, an eighth of the time that importing the library takes; each connection through the
+    gate needs it.
+    """
+    environment, root = _etcdctl(state)
+    key = f"{root}/{app}/access"
+    command = ["etcdctl", "get", "--print-value-only", key]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=_READ_SECONDS * 2)
+    except subprocess.TimeoutExpired as error:
+        raise _etcd_away("no answer in time") from error
+    if done.returncode:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise _etcd_away(lines[-1] if lines else f"etcdctl ended with status {done.returncode}")
+    return _access(json.loads(done.stdout)) if done.stdout.strip() else None
+
+
+def require_right(app: str, access: Access | None, user: str, right: str) -> Access:
+    """`access`. Raises `NapError` where there is no such app, or where `user` may not do this with it."""
+    if access is None:
+        raise NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
+    if access.allows(user, right):
+        return access
+    doing = {"read": "read", "push": "push to", "owner": "administer"}[right]
+    whom = f"its owner ({', '.join(access.owners)})" if access.owners else "the operator of this nap"
+    raise NapError(f"{user} may not {doing} {app}", advice=f"Ask {whom} for: access:add {app} {user} {right}")
+
+
+def claim(etcd: "Etcd", root: str, access: Access) -> Access:
+    """The access to the app whose keys are below `root`: this one, unless the app is somebody's already.
+
+    Raises `NapError` where the app is that of another repository.
+    """
+    key = f"{root}/access"
+    app = root.rpartition("/")[2]
+    if etcd.create(key, asdict(access)):
+        return access
+    entry = etcd.get(key)
+    if entry is None:  # given up in this very moment
+        return claim(etcd, root, access)
+    return require_same_repository(app, _access(entry.value), access.repository)
+
+
+def require_same_repository(app: str, access: Access, repository: str) -> Access:
+    """`access`. Raises `NapError` where `app` is that of another repository: no two are ever one app."""
+    if access.repository != repository:
+        raise NapError(
+            f"the app {app} is that of {access.repository} already",
+            advice="Push there, or choose another name: git remote set-url nap …",
+        )
+    return access
+
+
+def give_up(etcd: "Etcd", root: str, access: Access) -> None:
+    """Forget the app, if this is still the access to it."""
+    key = f"{root}/access"
+    entry = etcd.get(key)
+    if entry and _access(entry.value) == access:
+        etcd.write({key: None}, unchanged={key: entry.revision})
+
+
+def set_right(etcd: "Etcd", root: str, user: str, right: str | None) -> Access:
+    """Give `user` this right and no other, or, with None, no right; the access from then on.
+
+    Raises `NapError` where there is no such app, nothing to take away, or where it would be left without an owner.
+    """
+    key, app = f"{root}/access", root.rpartition("/")[2]
+    while True:
+        entry = etcd.get(key)
+        if entry is None:
+            raise NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
+        before = _access(entry.value)
+        users = {name: had for name, had in before.users.items() if name != user} | ({user: right} if right else {})
+        after = replace(before, users=users)
+        if right is None and user not in before.users:
+            raise NapError(f"{user} has no right to {app}", advice=f"`access {app}` lists who has.")
+        if before.owners and not after.owners:
+            raise NapError(
+                f"{user} is the only owner of {app}", advice=f"Name another one first: access:add {app} USER owner"
+            )
+        if etcd.write({key: asdict(after)}, unchanged={key: entry.revision}):
+            return after
+
+
+def write_etcdctl(state: State, endpoint: str, files: Mapping[str, str], root: str) -> None:
+    """Keep how `access_of` reaches etcd: at `endpoint`, with these files by etcdctl's names, keys below `root`."""
+    environment = {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": endpoint, "ETCDCTL_DIAL_TIMEOUT": f"{_READ_SECONDS}s"}
+    environment |= {f"ETCDCTL_{name.upper()}": path for name, path in files.items() if path}
+    draft = _etcdctl_file(state).with_suffix(".draft")
+    draft.write_text(json.dumps({"environment": environment, "root": root}), encoding="utf-8")
+    draft.rename(_etcdctl_file(state))
+
+
+def _etcdctl(state: State) -> tuple[dict[str, str], str]:
+    try:
+        kept = json.loads(_etcdctl_file(state).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise NapError(f"no nap is up at {state.root}", advice="Ask the operator to run: nap up") from error
+    return {"PATH": "/usr/bin:/usr/local/bin:/bin"} | kept["environment"], kept["root"]
+
+
+def _etcdctl_file(state: State) -> Path:
+    return state.run / "etcdctl.json"
+
+
+def _access(value: dict[str, Any]) -> Access:
+    return Access(**value)
+
+
+def _etcd_away(reason: str) -> NapError:
+    return NapError(
+        f"etcd does not answer ({reason}), and it knows who may do what",
+        advice="Nothing was received. On nap's machine `nap status` tells what is down; then try again.",
+    )

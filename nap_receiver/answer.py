@@ -1,0 +1,102 @@
+"""What a push is answered with: which ref deploys, what becomes of the others, and the address of what runs already."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from nap_receiver.app import repository_name
+from nap_receiver.channel import STEP, Channel, tell
+from nap_receiver.errors import NapError
+from nap_receiver.push import Deployment, Push, commit_of, deploy_branch, deploying, push_options
+from nap_receiver.state import State, state_at
+
+
+def answer_push(push: Push, state: State, channel: Channel) -> None:
+    """Deploy what was pushed, if any of it deploys, and say what becomes of the rest. Raises `NapError`."""
+    options = push_options(push.options)
+    for option in options.unknown:
+        known = "nap.deploy, nap.wait, nap.branch"
+        channel.trouble(f'push option "{option[:80]}" is not one of nap\'s, and changes nothing; there are {known}')
+    branch = options.branch or deploy_branch(push.repository, push.updates)
+    asked, fates = deploying(push, branch)
+    for fate in fates:
+        channel.detail(fate)
+    if not asked:
+        if options.branch:
+            channel.detail(f"branch {branch} did not move, so there is nothing to deploy")
+    elif not options.deploy:
+        channel.detail(
+            f"branch {branch} kept, not deployed, as nap.deploy=no asks. To deploy it: git push nap {branch}"
+        )
+    elif options.wait:
+        deploy(asked, state, channel)
+    else:
+        deploy_later(asked, state, channel)
+
+
+def answer_what_is_there(app: str, repository: Path, pusher: str, state: State, channel: Channel) -> None:
+    """Answer a push that changed nothing: the address of what runs, or another try at what does not."""
+    branch = deploy_branch(repository)
+    if commit := commit_of(repository, branch):
+        deploy(Deployment(app, repository, branch, commit, pusher), state, channel)
+    else:
+        channel.detail(f"{app} deploys {branch}, and there is no such branch yet: git push nap {branch}")
+
+
+def deploy(asked: Deployment, state: State, channel: Channel) -> None:
+    """Run the story, under the settings in force; no more than the last lines of it where it was told already."""
+    from nap_receiver.access import Access, claim  # libraries that a push that deploys nothing has no need of
+    from nap_receiver.discovery import serving, show
+    from nap_receiver.etcd import connect
+    from nap_receiver.lock import whose_turn
+    from nap_receiver.release import Ledger
+    from nap_receiver.settings import load
+
+    settings = load(state).settings
+    with connect(settings.etcd) as etcd:
+        ledger = Ledger(etcd, settings.etcd, asked.app)
+        claim(etcd, ledger.root, Access(repository_name(asked.repository, state)))
+        current = ledger.current()
+        settled = current if current and not whose_turn(etcd, ledger.root) else None
+        if settled and settled.commit == asked.commit and (addresses := serving(etcd, settings.etcd, settled)):
+            show(f"{asked.app} {settled.name} already runs {asked.commit[:7]}", addresses, channel)
+            return
+    from nap_receiver.receiver import receive  # and these, only a deploy
+
+    receive(asked, state, settings, channel)
+
+
+def deploy_later(asked: Deployment, state: State, channel: Channel) -> None:
+    """Have a process of its own deploy it. Returns when that has begun, and passes on what it says where it ended."""
+    words = [str(state.root), asked.app, str(asked.repository), asked.branch, asked.commit, asked.pusher]
+    later = subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
+    assert later.stdout
+    with later.stdout as said:
+        first = said.readline()
+        if first.startswith(STEP):
+            channel.result(f"{asked.app}: the deploy of {asked.commit[:7]} has begun, and goes on without you")
+            channel.detail(f"To follow it: ssh HOST builds:output {asked.app} -t (HOST as in your remote's URL)")
+            return
+        for line in (first, *said):
+            channel.pass_on(line)
+    if later.wait():
+        raise NapError(f"{asked.commit[:7]} is not deployed")
+
+
+def main() -> int:
+    """`python -m nap_receiver.answer STATE APP REPOSITORY BRANCH COMMIT PUSHER`: deploy, whoever listens."""
+    root, app, repository, branch, commit, pusher = sys.argv[1:]
+    asked = Deployment(app, Path(repository), branch, commit, pusher)
+    return 0 if tell(1, lambda channel: deploy(asked, state_at(root), channel)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

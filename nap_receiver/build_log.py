@@ -1,0 +1,95 @@
+"""The log of each build: all that a deploy said, a file each below the state directory's `logs/<app>/`.
+
+It is locked (flock(2)) while it is written, so that whoever reads it sees when the deploy has ended, however it ended.
+"""
+
+import fcntl
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from nap_receiver.errors import NapError
+from nap_receiver.state import State
+
+
+def new_log(state: State, app: str, what: str) -> Path:
+    """Where the log of a deploy that begins now belongs: `logs/hello/20260131T235959-1a2b3c4.log`."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    return state.deploy_logs / app / f"{stamp}-{what.replace(' ', ',')}.log"
+
+
+def open_log(path: Path) -> TextIO:
+    """Open and lock a log of one's own, at `path` or, where another has that name, at `path` with a number.
+
+    Raises `OSError` when it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        named = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        log = named.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        if os.fstat(log.fileno()).st_size == 0 and _locked(log):
+            return log
+        log.close()
+        number += 1
+
+
+def builds(state: State, app: str) -> list[str]:
+    """The builds of `app` that there is a log of, the oldest first: `20260131T235959-1a2b3c4`."""
+    return sorted(path.stem for path in (state.deploy_logs / app).glob("*.log"))
+
+
+def log_of(state: State, app: str, build: str | None) -> Path:
+    """The log of a build, named whole or by a part of its name; without a name, of the last one."""
+    there = builds(state, app)
+    found = [name for name in there if build is None or build in name]
+    if not found:
+        which = f"no build {build!a} of {app}" if build else f"no build of {app}"
+        raise NapError(f"there is {which} on this host", advice=f"`nap builds {app}` lists them.")
+    return state.deploy_logs / app / f"{found[-1]}.log"
+
+
+def is_over(log: Path) -> bool:
+    """Whether the deploy that writes this log has ended."""
+    with log.open(encoding="utf-8") as opened:
+        return _locked(opened, fcntl.LOCK_SH)
+
+
+@contextmanager
+def follow(log: Path) -> Iterator[Iterator[str]]:
+    """The lines of a log, and those that come, until the deploy has ended."""
+    # tail(1) sleeps until the file changes (inotify(7)); flock(1) ends when the lock is let go.
+    with (
+        subprocess.Popen(
+            ["flock", "--shared", str(log), "true"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as goes_on,
+        subprocess.Popen(
+            ["tail", "--lines=+1", "--follow", "--sleep-interval=0.1", f"--pid={goes_on.pid}", str(log)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        ) as tail,
+    ):
+        assert tail.stdout
+        threading.Thread(target=goes_on.wait, daemon=True).start()  # for tail, a process nobody waited for still runs
+        try:
+            yield (line.rstrip("\n") for line in tail.stdout)
+        finally:
+            tail.terminate()
+            goes_on.terminate()
+
+
+def _locked(log: TextIO, how: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(log, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
