@@ -50,10 +50,11 @@ def access_of(app: str, state: State) -> Access | None:
     try:
         done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=_READ_SECONDS * 2)
     except subprocess.TimeoutExpired as error:
-        raise _etcd_away("no answer in time") from error
+        raise _etcd_away(environment["ETCDCTL_ENDPOINTS"], "no answer in time") from error
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        raise _etcd_away(lines[-1] if lines else f"etcdctl ended with status {done.returncode}")
+        reason = lines[-1].removeprefix("Error: ") if lines else f"etcdctl ended with status {done.returncode}"
+        raise _etcd_away(environment["ETCDCTL_ENDPOINTS"], reason)
     return _access(json.loads(done.stdout)) if done.stdout.strip() else None
 
 
@@ -149,8 +150,8 @@ def _access(value: dict[str, Any]) -> Access:
     return Access(**value)
 
 
-def _etcd_away(reason: str) -> NapError:
+def _etcd_away(address: str, reason: str) -> NapError:
     return NapError(
-        f"etcd does not answer ({reason}), and it knows who may do what",
-        advice="Nothing was received. On nap's machine `nap status` tells what is down; then try again.",
+        f"etcd at {address} does not answer ({reason}), and it knows who may do what; nothing was received",
+        advice="`nap status` tells what is down, and on a single machine `nap up` starts it; then try again.",
     )

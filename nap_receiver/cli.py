@@ -270,19 +270,47 @@ def cancel_build(caller: Caller, app: str) -> None:
 def scale_processes(caller: Caller, app: str, counts: tuple[str, ...]) -> None:
     """Run COUNT instances of each PROCESS of APP: ps:scale shop web=3"""
     formation = _formation(counts)
+    access = access_of(app, caller.state)
+    if access is None:
+        raise _no_such(app)
+    repository = caller.state.repositories / f"{access.repository}.git"  # of a whole path, that path
 
     def story(channel: Channel) -> None:
         from nap_receiver.receiver import scale  # half a second of libraries
         from nap_receiver.settings import load
 
-        access = access_of(app, caller.state)
-        if access is None:
-            raise _no_such(app)
-        repository = caller.state.repositories / f"{access.repository}.git"  # of a whole path, that path
         scale(app, repository, formation, caller.user, caller.state, load(caller.state).settings, channel)
 
     if not tell(1, story):
         sys.exit(1)
+
+
+@command("gitolite:install")
+def install_in_gitolite(caller: Caller) -> None:
+    """Have the gitolite of this account deploy what gitolite.conf tells it to."""
+    from nap_receiver import gitolite
+
+    for line in gitolite.install(caller.state) or ["All of it was there already."]:
+        click.echo(line)
+    click.echo(f"\nTo have a repository deploy, say so in its part of gitolite.conf:\n\n{gitolite.CONF}")
+    _show_troubles(caller.state)
+
+
+@command("gitolite:uninstall")
+def uninstall_from_gitolite(caller: Caller) -> None:
+    """Take nap out of the gitolite of this account; apps run on."""
+    from nap_receiver import gitolite
+
+    for line in gitolite.uninstall() or ["Nothing of nap's was there."]:
+        click.echo(line)
+    _show_troubles(caller.state)
+
+
+def _show_troubles(state: State) -> None:
+    from nap_receiver import gitolite
+
+    for line in gitolite.troubles(state):
+        click.echo(f" !     {line}", err=True)
 
 
 def _set_right(caller: Caller, app: str, user: str, right: str | None) -> None:

@@ -6,6 +6,7 @@ comments, of its `%(…)s` expansion and of shlex. A value that cannot stand in 
 """
 
 import re
+import shlex
 
 from nap_receiver.errors import NapError
 
@@ -91,6 +92,16 @@ def git_value(value: str) -> str:
     if re.search(r"[\x00-\x1f\ud800-\udfff]", value):
         raise NapError(f"{value!r} cannot stand in a git configuration")
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def perl_word(value: str) -> str:
+    """A string of Perl's in single quotes (perlop(1), "Quote and Quote-like Operators"); bytes, without `use utf8`."""
+    return "'" + _refuse_nul(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def sh_word(value: str) -> str:
+    """One word of a shell's."""
+    return shlex.quote(_refuse_nul(value))
 
 
 def _systemd_quoted(value: str) -> str:

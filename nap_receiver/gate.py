@@ -33,6 +33,8 @@ _GIT_WRITES = "git-receive-pack"
 
 def main() -> int:
     """Do what `SSH_ORIGINAL_COMMAND` asks, for the user whose key it was. Returns ssh's exit status."""
+    if served_by := os.fork():
+        return _told_if_killed(served_by)
     root, user = sys.argv[1:]
     state = state_at(root)
     asked = os.environ.pop("SSH_ORIGINAL_COMMAND", "")
@@ -46,6 +48,16 @@ def main() -> int:
         status = _let_through(asked, state, user, channel)
 
     return status if tell(2, story) else 1
+
+
+def _told_if_killed(process: int) -> int:
+    """Wait for the process that does it, so that somebody is left to say so if it is killed; its exit status."""
+    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    if status < 0:
+        with Channel(2) as channel:
+            reason = f"the deploy was killed (signal {-status}); what ran before still runs"
+            channel.failure(NapError(reason, advice="Push again to deploy."))
+    return status if status >= 0 else 1
 
 
 def _let_through(asked: str, state: State, user: str, channel: Channel) -> int:
@@ -120,7 +132,7 @@ def _push(app: str, repository: Path, state: State, user: str, channel: Channel)
         if received:
             push = Push(app, repository, received.updates, user, received.options)
             if not tell(transfer.descriptor, lambda channel: answer_push(push, state, channel)):
-                failure = f"{app}: not deployed, although the commits have arrived"
+                failure = f" !     {app} is not deployed; the commits have arrived"
         status = transfer.end(failure)
     if received:
         _collect_garbage(repository)

@@ -122,7 +122,7 @@ def deploying(push: Push, branch: str) -> tuple[Deployment | None, list[str]]:
     shown = sorted(others, key=lambda update: not (update.deletes and update.branch == branch))[:_SHOWN_REFS]
     fates = [_fate(update, branch, push.app) for update in shown]
     if len(others) > _SHOWN_REFS:
-        fates.append(f"{len(others) - _SHOWN_REFS:,} more refs: kept as pushed, not deployed")
+        fates.append(f"{len(others) - _SHOWN_REFS} more refs: kept as pushed, not deployed")
     return chosen, fates
 
 

@@ -111,14 +111,13 @@ def under_way(
     supersedes: bool = False,
 ) -> Iterator[Deploy]:
     """Hold the app's deploy lock for the block, and log what is said; first, take away what a killed deploy left."""
-    started = time.monotonic()
     log = channel.keep_log(new_log(state, app, what))
     timeout, scheduler = answer_timeout(repository, settings), scheduler_of(state, settings)
     with connect(settings.etcd) as etcd:
         ledger = Ledger(etcd, settings.etcd, app)
         mine = turn(who, what, log)
         with deploy_lock(etcd, ledger.root, mine, settings.deploy.build_timeout, channel, supersedes=supersedes):
-            deploy = Deploy(started, timeout, settings, scheduler, etcd, ledger, channel)
+            deploy = Deploy(time.monotonic(), timeout, settings, scheduler, etcd, ledger, channel)
             take_away_leftovers(deploy)
             yield deploy
 

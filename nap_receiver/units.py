@@ -102,6 +102,8 @@ def environment(folder: Path) -> jinja2.Environment:
         supervisor_value=escape.supervisor_value,
         sshd_word=escape.sshd_word,
         git_value=escape.git_value,
+        perl_word=escape.perl_word,
+        sh_word=escape.sh_word,
     )
     made.globals["program"] = _program
     return made

@@ -2,10 +2,13 @@
 
 import json
 import os
+import shlex
 import subprocess
+import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +48,15 @@ def answer(url: str) -> str:
     """What a GET of `url` answers."""
     with urllib.request.urlopen(url, timeout=5) as response:
         return str(response.read().decode())
+
+
+def processes() -> Iterator[tuple[int, int, list[str]]]:
+    """Every process there is: its id, its parent's, and its words."""
+    for folder in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            yield int(folder.name), int(parent), words
 
 
 @dataclass
@@ -166,8 +178,8 @@ class Pusher:
         self.repository.mkdir()
         key = folder / "key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-        user = app[-30:].strip("-")
-        nap.run("keys:add", user, stdin=key.with_suffix(".pub").read_text())
+        self.user = app[-30:].strip("-")
+        nap.run("keys:add", self.user, stdin=key.with_suffix(".pub").read_text())
         self.ssh = (
             f"ssh -i {key} -o UserKnownHostsFile={folder}/known -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR"
         )
@@ -213,6 +225,24 @@ class Pusher:
         said, _ = process.communicate(timeout=seconds)
         lines = [line.removeprefix("remote: ").rstrip() for line in said.splitlines()]
         return Pushed(process.returncode, lines, time.monotonic() - started)
+
+    def ssh_words(self, *words: str) -> list[str]:
+        """`ssh` to nap's host, with a command of nap's."""
+        address = self.nap.settings.ssh.address
+        return [*shlex.split(self.ssh), "-p", str(address.port), address.host, *words]
+
+    def ssh_command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """How a command over ssh went."""
+        return subprocess.run(
+            self.ssh_words(*words), text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=90
+        )
+
+    def deploying(self) -> int:
+        """The process on nap's side that takes this user's push, which is the child of one that waits for it."""
+        gate = [sys.executable, "-P", "-m", "nap_receiver.gate", str(self.nap.state.root), self.user]
+        gates = {number: parent for number, parent, words in processes() if words == gate}
+        (process,) = [number for number, parent in gates.items() if parent in gates]
+        return process
 
     def announcements(self) -> dict[str, object]:
         """What is announced of this app now, by key."""

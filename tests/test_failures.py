@@ -24,7 +24,6 @@ def _what_ran_still_runs(nap: Nap, pusher: Pusher, live: Pushed) -> Iterator[Non
     assert nap.containers(pusher.app) == [f"{pusher.app}.v1.web.1.{nap.state.name}"]
     for release in range(2, 4):
         assert nap.leftovers(pusher.app, release) == []
-    assert not list(nap.state.run.glob("push-*"))
 
 
 def failed(pushed: Pushed, what: str, advice: str = "") -> None:
@@ -36,6 +35,15 @@ def failed(pushed: Pushed, what: str, advice: str = "") -> None:
     assert "nap itself failed" not in pushed.text
     own = [line for line in pushed.lines if not line.startswith(("To ", "error: ", "   ", " + ", " * "))]
     assert own[-1].startswith(" !     "), pushed.text
+
+
+def refused(pushed: Pushed, what: str, advice: str) -> None:
+    """Nothing was received, and the first lines say why and what to do."""
+    assert pushed.status == 128, pushed.text
+    assert what in pushed.trouble[0], pushed.text
+    assert advice in pushed.trouble[1], pushed.text
+    assert "[new branch]" not in pushed.text
+    assert "building" not in pushed.text
 
 
 def test_build_step_fails(nap: Nap, pusher: Pusher) -> None:
@@ -137,8 +145,7 @@ def test_etcd_is_away(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(index_html="two")
     with stopped(nap, "etcd"):
         pushed = pusher.push()
-    failed(pushed, "etcd at", "nap up")
-    assert "building" not in pushed.text
+    refused(pushed, "etcd at", "nap up")
     eventually(pusher.announcements, 20, "announced again")
 
 
@@ -150,7 +157,7 @@ def test_etcd_is_frozen(nap: Nap, pusher: Pusher) -> None:
         pushed = pusher.push()
     finally:
         os.kill(etcd, signal.SIGCONT)
-    failed(pushed, "etcd at", "nap up")
+    refused(pushed, "etcd at", "nap up")
     assert pushed.seconds < 15
     eventually(pusher.announcements, 30, "announced again")
 
@@ -161,7 +168,7 @@ def test_scheduler_is_away(nap: Nap, pusher: Pusher) -> None:
     known = {"NAP_STATE": str(nowhere), "NAP_ETCD_ADDRESS": nap.settings.etcd.address}
     known |= {"NAP_REGISTRY_ADDRESS": nap.settings.registry.address, "NAP_ENGINE_URL": nap.engine_url}
     (nowhere / "units").mkdir(parents=True)
-    pushed = push_to_hook(nap, pusher, pusher.folder / f"{pusher.app}.git", known)
+    pushed = push_to_hook(nap, pusher, nowhere / "repositories" / f"{pusher.app}.git", known)
     assert "the local scheduler does not answer" in "\n".join(pushed.trouble), pushed.text
     assert not list((nowhere / "units").iterdir())
 
@@ -200,7 +207,7 @@ def push_to_hook(nap: Nap, pusher: Pusher, bare: Path, variables: dict[str, str]
 )
 def test_under_settings(nap: Nap, pusher: Pusher, variables: dict[str, str], what: str) -> None:
     pusher.commit(index_html="two")
-    pushed = push_to_hook(nap, pusher, pusher.folder / f"{pusher.app}.git", variables)
+    pushed = push_to_hook(nap, pusher, pusher.bare, variables)
     assert pushed.status == 0, "git ignores how a plain hook ends"
     assert what in "\n".join(pushed.trouble), pushed.text
     assert "nap itself failed" not in pushed.text
@@ -222,7 +229,7 @@ def test_registry_refuses(nap: Nap, pusher: Pusher, tmp_path: Path) -> None:
     try:
         eventually(lambda: serves(f"http://{address}/v2/"), 10, "the registry answers")
         pusher.commit(index_html="two")
-        bare = pusher.folder / f"{pusher.app}.git"
+        bare = pusher.bare
         pushed = push_to_hook(nap, pusher, bare, {"NAP_REGISTRY_ADDRESS": address})
     finally:
         registry.terminate()
@@ -233,7 +240,7 @@ def test_registry_refuses(nap: Nap, pusher: Pusher, tmp_path: Path) -> None:
 
 def test_damaged_repository_yields_no_image(nap: Nap, pusher: Pusher) -> None:
     commit = pusher.commit(index_html="two", zzz="the last file of the context")
-    bare = pusher.folder / f"{pusher.app}.git"
+    bare = pusher.folder / "damaged.git"
     pusher.git("clone", "--quiet", "--bare", "--no-hardlinks", str(pusher.repository), str(bare))
     blob = pusher.git("rev-parse", "HEAD:zzz")
     (bare / "objects" / blob[:2] / blob[2:]).unlink()
@@ -253,7 +260,7 @@ def test_damaged_repository_yields_no_image(nap: Nap, pusher: Pusher) -> None:
 
 def test_build_takes_too_long(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(Dockerfile="FROM nap/busybox\nRUN echo endless; sleep 600\n")
-    pushed = push_to_hook(nap, pusher, pusher.folder / f"{pusher.app}.git", {"NAP_DEPLOY_BUILD_TIMEOUT": "2"})
+    pushed = push_to_hook(nap, pusher, pusher.bare, {"NAP_DEPLOY_BUILD_TIMEOUT": "2"})
     assert "building and pushing the image took longer than 2 s and was stopped" in pushed.trouble[0], pushed.text
     eventually(lambda: "sleep 600" not in nap.docker("ps", "--no-trunc"), 5, "the step is stopped too")
 
@@ -283,8 +290,7 @@ def test_killed_deploy_leaves_the_next_push_nothing_to_mend(nap: Nap, pusher: Pu
             break
     ((_, lock),) = nap.keys(f"/nap/apps/{pusher.app}/lock").items()
     assert lock
-    for hook in hooks_of(pusher):
-        os.kill(hook, signal.SIGKILL)
+    os.kill(pusher.deploying(), signal.SIGKILL)
     said, _ = process.communicate(timeout=20)
     assert "the deploy was killed" in said
     assert process.returncode == 1
@@ -298,21 +304,7 @@ def test_stopped_deploy_takes_its_instance_away(nap: Nap, pusher: Pusher) -> Non
     pusher.commit(Dockerfile=runs("exec sleep 1000"))
     process = pusher.start_push()
     eventually(lambda: len(nap.containers(pusher.app)) == 2, 20, "the new instance runs")
-    (hook,) = hooks_of(pusher)
-    os.kill(hook, signal.SIGTERM)
+    os.kill(pusher.deploying(), signal.SIGTERM)
     said, _ = process.communicate(timeout=30)
     assert "the deploy was stopped from outside" in said
     assert process.returncode == 1
-
-
-def hooks_of(pusher: Pusher) -> list[int]:
-    """The processes that deploy this app now."""
-    found = []
-    for process in Path("/proc").iterdir():
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            if b"nap_receiver.hook" in words and (process / "cwd").resolve() == pusher.bare.resolve():
-                found.append(int(process.name))
-        except (OSError, ValueError):
-            continue
-    return found

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from dulwich.repo import Repo
 
 from nap_receiver.app import app_name
 from nap_receiver.errors import NapError
@@ -23,12 +22,11 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def pushed(repository: Repository, *updates: RefUpdate) -> tuple[Deployment | None, list[str]]:
-    return deploying(Push("hello", repository.path, list(updates), "ann"))
+    return deploying(Push("hello", repository.path, list(updates), "ann"), branch_of(repository, *updates))
 
 
 def branch_of(repository: Repository, *updates: RefUpdate) -> str:
-    with Repo(str(repository.path)) as opened:
-        return deploy_branch(opened, updates)
+    return deploy_branch(repository.path, updates)
 
 
 def test_updates_are_read_a_line_each() -> None:
