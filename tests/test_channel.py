@@ -258,11 +258,12 @@ def test_the_log_keeps_everything_and_what_is_not_for_the_pusher(tmp_path: Path)
     ]
 
 
-def test_a_second_deploy_adds_to_its_log(tmp_path: Path) -> None:
+def test_a_second_deploy_has_a_log_of_its_own(tmp_path: Path) -> None:
     log = tmp_path / "1.log"
     for text in ("one", "two"):
         said(lambda c: c.keep_log(log), lambda c, text=text: c.step(text))  # type: ignore[misc]
-    assert log.read_text() == "-----> one\n-----> two\n"
+    assert log.read_text() == "-----> one\n"
+    assert (tmp_path / "1-2.log").read_text() == "-----> two\n"
 
 
 def test_a_full_disk_ends_the_log_and_not_the_deploy() -> None:

@@ -6,7 +6,20 @@ import pytest
 
 from nap_receiver.app import app_name
 from nap_receiver.errors import NapError
-from nap_receiver.push import Deployment, Push, RefUpdate, deploy_branch, deploying, read_updates
+from nap_receiver.push import (
+    Deployment,
+    Push,
+    PushOptions,
+    RefUpdate,
+    checked_setting,
+    commit_of,
+    deploy_branch,
+    deploying,
+    push_options,
+    read_push_options,
+    read_updates,
+    repository_settings,
+)
 from nap_receiver.state import State
 from tests.repositories import Repository
 
@@ -186,3 +199,71 @@ def test_a_name_that_cannot_be_an_apps_is_refused_with_the_reason(path: str, rea
         app_name(Path("/srv/x.git"), State(tmp_path), {"GL_REPO": path})
     assert reason in str(error.value)
     assert error.value.advice
+
+
+def test_push_options_are_read_from_the_hooks_environment() -> None:
+    environ = {"GIT_PUSH_OPTION_COUNT": "2", "GIT_PUSH_OPTION_0": "nap.deploy=no", "GIT_PUSH_OPTION_1": "b"}
+    assert read_push_options(environ) == ["nap.deploy=no", "b"]
+    assert read_push_options({}) == []
+    assert read_push_options({"GIT_PUSH_OPTION_COUNT": ""}) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "understood"),
+    [
+        ([], PushOptions()),
+        (["nap.deploy=no"], PushOptions(deploy=False)),
+        (["nap.deploy=no", "nap.deploy=yes"], PushOptions()),
+        (["nap.wait=no", "nap.branch=feature/x"], PushOptions(wait=False, branch="feature/x")),
+        (["nap.branch=refs/heads/main"], PushOptions(branch="main")),
+        (
+            ["ci.skip", "merge_request.create", "nap.dploy=no"],
+            PushOptions(unknown=("ci.skip", "merge_request.create", "nap.dploy=no")),
+        ),
+    ],
+)
+def test_push_options_are_understood(options: list[str], understood: PushOptions) -> None:
+    assert push_options(options) == understood
+
+
+@pytest.mark.parametrize(
+    "option", ["nap.deploy", "nap.deploy=", "nap.deploy=maybe", "nap.wait=NO", "nap.branch", "nap.branch="]
+)
+def test_a_push_option_with_a_wrong_value_is_refused_by_its_name(option: str) -> None:
+    with pytest.raises(NapError, match=rf"^push option {option.partition('=')[0]}: expected ") as error:
+        push_options([option])
+    assert error.value.advice
+
+
+def test_deploy_branch_of_a_deleted_master(repository: Repository) -> None:
+    repository.commit(DOCKERFILE, branch="main")
+    assert branch_of(repository, RefUpdate(OLD, NONE, "refs/heads/master")) == "master", (
+        "of the one that is deleted now"
+    )
+    assert branch_of(repository) == "main"
+
+
+def test_deletion_of_the_deploy_branch_is_told_among_many_others(repository: Repository) -> None:
+    updates = [RefUpdate(NONE, NEW, f"refs/tags/v{number}") for number in range(100)]
+    deployment, said = pushed(repository, *updates, RefUpdate(OLD, NONE, "refs/heads/master"))
+    assert deployment is None
+    assert said[0] == "branch master deleted: it deploys hello, which keeps running as it is"
+    assert said[-1] == "91 more refs: kept as pushed, not deployed"
+
+
+def test_what_a_repository_says(repository: Repository) -> None:
+    assert repository_settings(repository.path) == {}
+    repository.git("config", "nap.branch", "a\nb = c")
+    repository.git("config", "nap.timeOut", "5")
+    repository.git("config", "napper.branch", "no")
+    assert repository_settings(repository.path) == {"branch": "a\nb = c", "timeout": "5"}
+    assert checked_setting(repository.path, "timeout", str.isdecimal, "a number") == "5"
+    with pytest.raises(NapError, match=r"hello\.git/config: nap\.branch: expected a number, got"):
+        checked_setting(repository.path, "branch", str.isdecimal, "a number")
+
+
+def test_what_a_branch_is_at(repository: Repository) -> None:
+    commit = repository.commit(DOCKERFILE)
+    assert commit_of(repository.path, "master") == commit
+    assert commit_of(repository.path, "main") is None
+    assert commit_of(repository.path, "-x") is None

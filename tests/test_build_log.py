@@ -1,0 +1,73 @@
+"""Logs of builds: a file each, which tells by its lock whether the deploy goes on."""
+
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+from nap_receiver.build_log import builds, follow, is_over, log_of, new_log, open_log
+from nap_receiver.errors import NapError
+from nap_receiver.state import State
+
+
+def test_two_deploys_of_one_moment_have_a_log_each(tmp_path: Path) -> None:
+    path = new_log(State(tmp_path), "hello", "1a2b3c4")
+    assert re.fullmatch(r"\d{8}T\d{6}-1a2b3c4\.log", path.name)
+    with open_log(path) as first, open_log(path) as second:
+        first.write("one\n")
+        second.write("two\n")
+    assert path.read_text() == "one\n"
+    assert path.with_stem(f"{path.stem}-2").read_text() == "two\n"
+    assert builds(State(tmp_path), "hello") == [path.stem, f"{path.stem}-2"]
+
+
+def test_a_log_that_was_written_is_not_written_again(tmp_path: Path) -> None:
+    with open_log(tmp_path / "x.log") as log:
+        log.write("one\n")
+    with open_log(tmp_path / "x.log") as log:
+        assert log.name == str(tmp_path / "x-2.log")
+
+
+def test_a_log_is_found_by_a_part_of_its_name(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    with pytest.raises(NapError, match="there is no build of hello on this host"):
+        log_of(state, "hello", None)
+    for name in ("20260101T000000-1a2b3c4", "20260102T000000-5d6e7f8", "20260103T000000-1a2b3c4"):
+        with open_log(state.deploy_logs / "hello" / f"{name}.log") as log:
+            log.write("said\n")
+    assert log_of(state, "hello", None).stem == "20260103T000000-1a2b3c4"
+    assert log_of(state, "hello", "1a2b3c4").stem == "20260103T000000-1a2b3c4"
+    assert log_of(state, "hello", "20260102").stem == "20260102T000000-5d6e7f8"
+    for wrong in ("../other", "", "*"):
+        if wrong:
+            with pytest.raises(NapError, match="there is no build "):
+                log_of(state, "hello", wrong)
+
+
+def test_a_log_is_followed_until_its_deploy_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "x.log"
+    log = open_log(path)
+    log.write("from the start\n")
+    assert not is_over(path)
+    seen: list[str] = []
+    with follow(path) as lines:
+        seen.append(next(lines))
+        log.write("later\n")
+        seen.append(next(lines))
+        log.write("at the end\n")
+        log.close()
+        ended = threading.Timer(10, lambda: pytest.fail("it goes on for ever"))
+        ended.start()
+        seen += list(lines)
+        ended.cancel()
+    assert seen == ["from the start", "later", "at the end"]
+    assert is_over(path)
+
+
+def test_following_can_end_before_the_deploy(tmp_path: Path) -> None:
+    with open_log(tmp_path / "x.log") as log:
+        log.write("one\n")
+        with follow(tmp_path / "x.log") as lines:
+            assert next(lines) == "one"
+        assert not is_over(tmp_path / "x.log")
