@@ -111,7 +111,7 @@ class Channel:
 
     def trouble(self, text: str) -> None:
         """What is wrong, or what to do about it."""
-        self._line(f" !     {text}")
+        self._line(_trouble(text))
 
     def result(self, text: str) -> None:
         """How the push ended."""
@@ -127,13 +127,22 @@ class Channel:
             for line in text.splitlines():
                 self._to_log(line)
 
-    def failure(self, error: NapError) -> None:
-        """The last lines of a push that failed: the program's own words, what happened, what to do next."""
+    def failure(self, error: NapError, last_words: Callable[[str], None] | None = None) -> None:
+        """The last lines of a push that failed: the program's own words, what happened, what to do next.
+
+        With `last_words`, what happened and what to do next are handed to it, for the pusher to hear in another way.
+        """
         for line in error.words:
             self.detail(line)
-        self.trouble(str(error))
-        for line in error.advice:
-            self.trouble(line)
+        if last_words is None:
+            for line in (str(error), *error.advice):
+                self.trouble(line)
+            return
+        lines = [plain(_trouble(line)) for line in (str(error), *error.advice)]
+        with self._lock:
+            for line in lines:
+                self._to_log(line)
+        last_words("\n".join(lines))
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
@@ -210,25 +219,33 @@ class Channel:
         return True
 
 
-def tell(descriptor: int, story: Callable[[Channel], None]) -> bool:
-    """Run `story` with a channel to `descriptor`; whether it ended well. A failure is told in the channel's style."""
+def tell(descriptor: int, story: Callable[[Channel], None], last_words: Callable[[str], None] | None = None) -> bool:
+    """Run `story` with a channel to `descriptor`; whether it ended well.
+
+    A failure is told in the channel's style, what happened and what to do next to `last_words` where there is one.
+    """
     signal.signal(signal.SIGTERM, _stop)
     with Channel(descriptor) as channel:
         try:
             story(channel)
         except NapError as error:
-            channel.failure(error)
+            channel.failure(error, last_words)
         except Exception as error:  # noqa: BLE001 -- a bug of nap's must not show the pusher a traceback
             channel.log_only(traceback.format_exc())
             channel.failure(
                 NapError(
                     f"nap itself failed ({type(error).__name__}: {error}); what ran before still runs",
                     advice="Ask the operator to look into the deploy log; pushing again may help.",
-                )
+                ),
+                last_words,
             )
         else:
             return True
     return False
+
+
+def _trouble(text: str) -> str:
+    return f" !     {text}".replace("\n", " ")
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -128,15 +128,14 @@ def _push(app: str, repository: Path, state: State, user: str, channel: Channel)
     with _in_use(repository):
         transfer = Transfer(repository, _environment(state))
         received = transfer.received()
-        failure = ""
+        failures: list[str] = []
         if received:
             push = Push(app, repository, received.updates, user, received.options)
-            if not tell(transfer.descriptor, lambda channel: answer_push(push, state, channel)):
-                failure = f" !     {app} is not deployed; the commits have arrived"
-        status = transfer.end(failure)
+            tell(transfer.descriptor, lambda channel: answer_push(push, state, channel), failures.append)
+        status = transfer.end("".join(failures))
     if received:
         _collect_garbage(repository)
-        return status or int(bool(failure))
+        return status or int(bool(failures))
     if status == 0 and transfer.was_empty:
         answer_what_is_there(app, repository, user, state, channel)
         return 0

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from pwd import getpwuid
 
 from nap_receiver.errors import NapError
 from nap_receiver.state import State
@@ -77,7 +76,7 @@ class Gitolite:
 
     def has_trigger(self) -> bool:
         """Whether nap's trigger is enabled."""
-        return _TRIGGER in _value(self.program, self.rc, "POST_GIT").split()
+        return _TRIGGER in _value(self.program, "POST_GIT").split()
 
     def saying(self, setting: str) -> list[str]:
         """The repositories of whose `config` and `option` lines in gitolite.conf one is of this form."""
@@ -113,7 +112,7 @@ def install(state: State) -> list[str]:
         if rc != gitolite.rc_text():
             draft.rename(gitolite.rc)
             done.append(f"{gitolite.rc}: enabled the trigger")
-    if 0:
+    if not gitolite.has_trigger():
         uninstall()
         raise NapError(
             f"{gitolite.rc}: what was written before its last `1;` has no effect, and is taken away again",
@@ -163,10 +162,10 @@ def troubles(state: State) -> list[str]:
             f"gitolite.conf: `option hook.post-receive` is in nap's place in {_some(driven)}; without its hook nap "
             "deploys what is pushed only where that is on the deploy branch, and sees no push options"
         )
-    if not installed and (left := gitolite.saying(r"^nap\.")):
+    if not installed and (left := gitolite.saying(r"^(nap\.|receive\.advertisePushOptions$)")):
         found.append(
-            f"gitolite.conf still has `config nap.…` for {_some(left)}; without nap in its rc file gitolite refuses "
-            "to compile that, so take it out"
+            f"gitolite.conf still has `config` lines of nap's for {_some(left)}; take them out, for without nap in its "
+            "rc file gitolite does not compile them"
         )
     return found
 
@@ -184,24 +183,23 @@ def gitolite_of_account() -> Gitolite:
         )
     if program is None:
         raise NapError("gitolite is not in PATH", advice="Run this with gitolite's folder in PATH.")
-    if (owner := rc.stat().st_uid) != os.geteuid():
+    if rc.stat().st_uid != os.geteuid():
         raise NapError(
             f"{rc} belongs to another account",
-            advice=f"Run this as that account: su - {getpwuid(owner).pw_name} -c {shlex.quote(words)}",
+            advice=f"Run this as that account: su - ACCOUNT -c {shlex.quote(words)}",
         )
-    values = {name: _value(program, rc, name) for name in ("GL_REPO_BASE", "GL_ADMIN_BASE", "LOCAL_CODE")}
-    code = values["LOCAL_CODE"] or home / "local"  # as the block in the rc file says it
-    return Gitolite(program, rc, Path(code), Path(values["GL_REPO_BASE"]), Path(values["GL_ADMIN_BASE"]))
+    repositories = _run([program, "query-rc", "GL_REPO_BASE"])
+    if repositories.returncode:
+        said = repositories.stderr.strip().splitlines()
+        raise NapError(f"gitolite cannot use {rc}", words=said[-_SHOWN_WORDS:], advice=_AGAIN)
+    code = _value(program, "LOCAL_CODE") or home / "local"  # as the block in the rc file says it
+    administration = Path(_value(program, "GL_ADMIN_BASE"))
+    return Gitolite(program, rc, Path(code), Path(repositories.stdout.strip()), administration)
 
 
-def _value(program: str, rc: Path, name: str) -> str:
-    """What gitolite's rc says of `name`; of what is not set gitolite says nothing, with status 1."""
-    done = _run([program, "query-rc", name])
-    if done.stderr:
-        raise NapError(
-            f"gitolite cannot use {rc}", words=done.stderr.strip().splitlines()[-_SHOWN_WORDS:], advice=_AGAIN
-        )
-    return done.stdout.strip()
+def _value(program: str, name: str) -> str:
+    """What gitolite's rc says of `name`. Of what is not set gitolite says nothing, with the status of a failure."""
+    return _run([program, "query-rc", name]).stdout.strip()
 
 
 def _with_block(rc: str, block: str) -> str:

@@ -18,6 +18,8 @@ from tests.conftest import free_address, fresh_nap
 from tests.machine import HTTPD, Nap, Pusher, answer
 
 RUNS = 10
+MANY = 10_000
+KINDS = ("git push that deploys nothing", "git push of what runs already", f"git push of {MANY:,} refs")
 
 
 def main() -> None:
@@ -34,8 +36,7 @@ def main() -> None:
             with_nap(pusher, "0")
             hand = timed(lambda number: by_hand(nap, pusher, remote, f"hand {number}"))
             ours = timed(lambda number: with_nap(pusher, f"nap {number}"))
-            silent = timed(lambda number: branch_only(pusher, number))
-            again = timed(lambda number: up_to_date(pusher))
+            front_door = at_the_front_door(pusher, remote)
     finally:
         nap.run("down")
         shutil.rmtree(folder)
@@ -44,10 +45,12 @@ def main() -> None:
         {
             "git push nap master, to its first answer": ours,
             "by hand: push, archive | build, push, run": hand,
-            "git push of a branch that does not deploy": silent,
-            "git push of what runs already": again,
         },
     )
+    print_table(f"seconds over ssh, of {RUNS}", front_door)
+    figures = list(front_door.values())
+    for what, over, plain in zip(KINDS, figures[::2], figures[1::2], strict=True):
+        print(f"{what}: {statistics.median(over) - statistics.median(plain):.3f} s more than to a plain repository")
 
 
 def print_table(title: str, rows: Mapping[str, Sequence[float]]) -> None:
@@ -75,12 +78,39 @@ def with_nap(pusher: Pusher, page: str) -> None:
     assert answer(pushed.url) == page
 
 
-def branch_only(pusher: Pusher, number: int) -> None:
-    assert pusher.push("nap", f"HEAD:refs/heads/other-{number}").status == 0
+def at_the_front_door(pusher: Pusher, remote: str) -> dict[str, list[float]]:
+    """Pushes that build nothing, to nap and to a plain bare repository in turn."""
+    many = "".join(f"create refs/tags/many/{number} HEAD\n" for number in range(MANY))
+    subprocess.run(["git", "update-ref", "--stdin"], cwd=pusher.repository, input=many, text=True, check=True)
+    specs = dict(
+        zip(
+            KINDS,
+            ("HEAD:refs/heads/other-{}", "HEAD:refs/heads/master", "refs/tags/many/*:refs/tags/many-{}/*"),
+            strict=True,
+        )
+    )
+    remotes = {"nap": pusher.git("remote", "get-url", "nap"), "a plain repository": remote}
+    found: dict[str, list[float]] = {f"{what}, to {name}": [] for what in KINDS for name in remotes}
+    for what, spec in specs.items():
+        for number in range(RUNS):
+            for name, url in remotes.items():
+                pushed = pusher.push(url, spec.format(number))
+                assert pushed.status == 0, pushed.text
+                assert name != "nap" or what != KINDS[1] or "already runs" in pushed.text
+                found[f"{what}, to {name}"].append(pushed.seconds)
+                if what == KINDS[2]:  # as many refs before each push
+                    forget(pusher.bare if name == "nap" else pusher.folder.parent / "plain.git", number)
+    return found
 
 
-def up_to_date(pusher: Pusher) -> None:
-    assert "already runs" in pusher.push().text
+def forget(bare: Path, number: int) -> None:
+    """Delete the many refs that a push has brought."""
+    listed = subprocess.run(
+        ["git", f"--git-dir={bare}", "for-each-ref", "--format=delete %(refname)", f"refs/tags/many-{number}"],
+        capture_output=True,
+        check=True,
+    )
+    subprocess.run(["git", f"--git-dir={bare}", "update-ref", "--stdin"], input=listed.stdout, check=True)
 
 
 def by_hand(nap: Nap, pusher: Pusher, remote: str, page: str) -> None:

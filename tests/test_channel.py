@@ -303,7 +303,7 @@ def test_there_is_no_heartbeat_while_there_is_something_to_say(monkeypatch: pyte
     assert said(lambda c: c.step("x")) == ["-----> x"]
 
 
-def told(story: Callable[[Channel], object]) -> tuple[bool, list[str]]:
+def told(story: Callable[[Channel], None]) -> tuple[bool, list[str]]:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with pusher() as one:
@@ -313,7 +313,7 @@ def told(story: Callable[[Channel], object]) -> tuple[bool, list[str]]:
     return well, one.lines
 
 
-def fail(error: Exception) -> Callable[[Channel], object]:
+def fail(error: Exception) -> Callable[[Channel], None]:
     def story(channel: Channel) -> None:
         channel.step("one")
         raise error
