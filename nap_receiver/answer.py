@@ -10,13 +10,17 @@ from nap_receiver.errors import NapError
 from nap_receiver.push import Deployment, Push, commit_of, deploy_branch, deploying, push_options
 from nap_receiver.state import State, state_at
 
+_SHOWN_OPTIONS = 10
+
 
 def answer_push(push: Push, state: State, channel: Channel) -> None:
     """Deploy what was pushed, if any of it deploys, and say what becomes of the rest. Raises `NapError`."""
     options = push_options(push.options)
-    for option in options.unknown:
+    for option in options.unknown[:_SHOWN_OPTIONS]:
         known = "nap.deploy, nap.wait, nap.branch"
         channel.trouble(f'push option "{option[:80]}" is not one of nap\'s, and changes nothing; there are {known}')
+    if len(options.unknown) > _SHOWN_OPTIONS:
+        channel.trouble(f"{len(options.unknown) - _SHOWN_OPTIONS} more push options are not nap's, and change nothing")
     branch = options.branch or deploy_branch(push.repository, push.updates)
     asked, fates = deploying(push, branch)
     for fate in fates:

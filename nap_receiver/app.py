@@ -34,6 +34,11 @@ def repository_name(repository: Path, state: State) -> str:
     return str(repository)
 
 
+def repository_called(name: str, state: State) -> Path:
+    """The repository of which `repository_name` is `name`."""
+    return Path(name) if name.startswith("/") else state.repositories / f"{name}.git"
+
+
 def checked_app_name(name: str) -> str:
     """`name`, or `NapError` with the reason when it cannot be an app's."""
     if len(name) > _LONGEST_APP:

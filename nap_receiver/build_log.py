@@ -5,6 +5,7 @@ It is locked (flock(2)) while it is written, so that whoever reads it sees when 
 
 import fcntl
 import os
+import re
 import subprocess
 import threading
 import time
@@ -16,11 +17,14 @@ from typing import TextIO
 from nap_receiver.errors import NapError
 from nap_receiver.state import State
 
+_LONGEST_NAME = 100
+
 
 def new_log(state: State, app: str, what: str) -> Path:
     """Where the log of a deploy that begins now belongs: `logs/hello/20260131T235959-1a2b3c4.log`."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    return state.deploy_logs / app / f"{stamp}-{what.replace(' ', ',')}.log"
+    named = re.sub(r"[^A-Za-z0-9._=-]", ",", what)[:_LONGEST_NAME]
+    return state.deploy_logs / app / f"{stamp}-{named}.log"
 
 
 def open_log(path: Path) -> TextIO:
@@ -49,7 +53,7 @@ def log_of(state: State, app: str, build: str | None) -> Path:
     there = builds(state, app)
     found = [name for name in there if build is None or build in name]
     if not found:
-        which = f"no build {build!a} of {app}" if build else f"no build of {app}"
+        which = f"no build {build[:80]!a} of {app}" if build else f"no build of {app}"
         raise NapError(f"there is {which} on this host", advice=f"`nap builds {app}` lists them.")
     return state.deploy_logs / app / f"{found[-1]}.log"
 

@@ -6,6 +6,7 @@ A command is a function of its caller. To add one is to write it here.
 import copy
 import getpass
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nap_receiver.access import RIGHTS, access_of, require_right
-from nap_receiver.app import checked_app_name
+from nap_receiver.app import checked_app_name, repository_called
 from nap_receiver.build_log import builds, follow, is_over, log_of
-from nap_receiver.channel import Channel, tell
+from nap_receiver.channel import Channel, plain, tell
 from nap_receiver.errors import NapError
 from nap_receiver.state import State, default_root, state_at
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from nap_receiver.machine import Standing
 
 _MOST_INSTANCES = 100
+_PROCESS_TYPE = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+_LONGEST_COMPLAINT = 300
 _CANCEL_SECONDS = 60.0
 
 
@@ -97,7 +100,8 @@ def over_ssh(words: list[str], state: State, user: str) -> int:
     try:
         return int(guests.main(words, "ssh HOST", standalone_mode=False, obj=Caller(state, user)) or 0)
     except click.UsageError as error:
-        click.echo(f" !     {error.format_message()}", err=True)
+        complaint = plain(error.format_message().replace("\n", " "))
+        click.echo(f" !     {complaint[:_LONGEST_COMPLAINT]}", err=True)
         click.echo(" !     What there is: ssh HOST help", err=True)
         return 2
 
@@ -173,7 +177,8 @@ def add_key(caller: Caller, user: str) -> None:
     """Let USER in with the public key on standard input."""
     from nap_receiver import keys
 
-    key = keys.add_key(caller.state, user, sys.stdin.buffer.read(keys.LONGEST_BYTES).decode("utf-8", "replace"))
+    text = sys.stdin.buffer.read(keys.LONGEST_BYTES + 1).decode("utf-8", "replace")
+    key = keys.add_key(caller.state, user, text)
     click.echo(f"{user} may come in with {key.fingerprint}")
 
 
@@ -273,7 +278,7 @@ def scale_processes(caller: Caller, app: str, counts: tuple[str, ...]) -> None:
     access = access_of(app, caller.state)
     if access is None:
         raise _no_such(app)
-    repository = caller.state.repositories / f"{access.repository}.git"  # of a whole path, that path
+    repository = repository_called(access.repository, caller.state)
 
     def story(channel: Channel) -> None:
         from nap_receiver.receiver import scale  # half a second of libraries
@@ -332,8 +337,9 @@ def _formation(counts: tuple[str, ...]) -> dict[str, int]:
     formation = {}
     for count in counts:
         process, _, number = count.partition("=")
-        if not (process and number.isdecimal() and 1 <= int(number) <= _MOST_INSTANCES):
-            raise NapError(f'expected PROCESS=COUNT with a count from 1 to {_MOST_INSTANCES}, got "{count}"')
+        fits = _PROCESS_TYPE.fullmatch(process) and re.fullmatch("[0-9]{1,9}", number)
+        if not fits or not 1 <= int(number) <= _MOST_INSTANCES:
+            raise NapError(f'expected PROCESS=COUNT with a count from 1 to {_MOST_INSTANCES}, got "{count[:80]}"')
         formation[process] = int(number)
     return formation
 

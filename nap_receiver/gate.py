@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from nap_receiver.access import Access, access_of, claim, give_up, require_right, require_same_repository
@@ -23,6 +23,7 @@ from nap_receiver.answer import answer_push, answer_what_is_there
 from nap_receiver.app import app_name, repository_name
 from nap_receiver.channel import Channel, tell
 from nap_receiver.errors import NapError
+from nap_receiver.keys import keys
 from nap_receiver.push import Push
 from nap_receiver.state import State, state_at
 from nap_receiver.transfer import Transfer
@@ -45,6 +46,8 @@ def main() -> int:
 
     def story(channel: Channel) -> None:
         nonlocal status
+        if user not in {key.user for key in keys(state)}:
+            raise NapError(f"{user} has no key here any more", advice="Ask the operator of this nap.")
         status = _let_through(asked, state, user, channel)
 
     return status if tell(2, story) else 1
@@ -157,14 +160,19 @@ def _created(app: str, access: Access, repository: Path, state: State, user: str
         try:
             yield
         finally:
-            if _discard_empty(repository):
+            if _discard_empty(repository, state.repositories):
                 give_up(etcd, root, access)
 
 
 def _create(repository: Path) -> None:
     """A bare repository; nobody sees it half made."""
-    repository.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=".creating-", dir=repository.parent))
+    while True:
+        repository.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            draft = Path(tempfile.mkdtemp(prefix=".creating-", dir=repository.parent))
+            break
+        except FileNotFoundError:  # `_discard_empty` of another app was quicker
+            continue
     subprocess.run(["git", "init", "--quiet", "--bare", "--template=", str(draft)], check=True)
     draft.chmod(0o755)
     try:
@@ -184,7 +192,7 @@ def _in_use(repository: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _discard_empty(repository: Path) -> bool:
+def _discard_empty(repository: Path, repositories: Path) -> bool:
     """Remove a repository that holds no ref and that nobody pushes to; whether it was one."""
     folder = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -199,6 +207,9 @@ def _discard_empty(repository: Path) -> bool:
         return False
     finally:
         os.close(folder)
+    with suppress(OSError):  # the first that is not empty
+        for team in repository.parents[: -len(repositories.parts)]:
+            team.rmdir()
     return True
 
 

@@ -1,5 +1,6 @@
 """Who may come through the ssh gate: OpenSSH's authorized_keys, a line per key with the one command it gives."""
 
+import base64
 import re
 import shlex
 import subprocess
@@ -88,6 +89,8 @@ def _read(text: str, user: str) -> str:
     """The key in `text` as `type base64`. Raises `NapError` with the reason when it is none, or of no use to sshd."""
     advice = f"Give one public key: nap keys:add {user} < ~/.ssh/id_ed25519.pub"
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if len(text) > LONGEST_BYTES:
+        raise NapError(f"that is more than {LONGEST_BYTES} bytes, and no public key", advice=advice)
     if "PRIVATE KEY" in text:
         raise NapError("that is a private key; it must stay where it is", advice=advice)
     if "BEGIN SSH2 PUBLIC KEY" in text or "BEGIN PUBLIC KEY" in text or "BEGIN RSA PUBLIC KEY" in text:
@@ -104,13 +107,30 @@ def _read(text: str, user: str) -> str:
     if kind not in _TYPES or not rest:
         raise NapError(f"that is no OpenSSH public key: it begins with {kind[:40]!a}", advice=advice)
     key = f"{kind} {rest[0]}"
-    size = int(_told_by_ssh_keygen(key).split()[0])
+    try:
+        fields = _fields(base64.b64decode(rest[0], validate=True))
+    except ValueError:
+        fields = []
+    if fields[:1] != [kind.encode()]:
+        raise _unreadable()
+    size = int.from_bytes(fields[-1], "big").bit_length()  # of an RSA key, whose last field is the modulus
     if kind == "ssh-rsa" and size < _LEAST_RSA_BITS:
         raise NapError(
             f"that RSA key has {size} bits, and OpenSSH accepts none of less than {_LEAST_RSA_BITS}",
             advice="Make one: ssh-keygen -t ed25519",
         )
+    _told_by_ssh_keygen(key)
     return key
+
+
+def _fields(blob: bytes) -> list[bytes]:
+    """The fields of a key, each with its length before it (RFC 4251, section 5)."""
+    fields = []
+    while blob:
+        length = int.from_bytes(blob[:4], "big")
+        fields.append(blob[4 : 4 + length])
+        blob = blob[4 + length :]
+    return fields
 
 
 def _write(state: State, all_keys: list[Key]) -> None:
@@ -132,8 +152,12 @@ def _told_by_ssh_keygen(key: str) -> str:
         ["ssh-keygen", "-l", "-f", "-"], input=f"{key}\n", text=True, capture_output=True, check=False
     )
     if told.returncode:
-        raise NapError("ssh-keygen cannot read that key", advice="Copy the whole line of the .pub file.")
+        raise _unreadable()
     return told.stdout.strip()
+
+
+def _unreadable() -> NapError:
+    return NapError("ssh-keygen cannot read that key", advice="Copy the whole line of the .pub file.")
 
 
 def _file(state: State) -> Path:

@@ -137,7 +137,7 @@ def deploy_branch(repository: Path, updates: Iterable[RefUpdate] = ()) -> str:
     head = _git(repository, "symbolic-ref", "--quiet", "HEAD").strip()
     usual = [_BRANCH + "master", _BRANCH + "main", head]
     there = set(_git(repository, "for-each-ref", "--format=%(refname)", *filter(None, usual)).splitlines())
-    there |= {update.ref for update in pushed if update.ref in usual[:2]}
+    there |= {update.ref for update in pushed if update.ref in usual}
     for ref in usual:
         if ref in there and ref.startswith(_BRANCH):
             return ref.removeprefix(_BRANCH)

@@ -6,9 +6,11 @@ stream, in the band for fatal errors of gitprotocol-pack(5), "Packfile Data"; so
 """
 
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -18,7 +20,8 @@ from nap_receiver.push import RefUpdate, read_updates
 _FLUSH = b"0000"
 _PROGRESS, _FATAL = b"\2", b"\3"
 _LONGEST_BANDED_BYTES = 65515  # LARGE_PACKET_DATA_MAX less the band
-_OPTION = b"option "
+_PIECE_BYTES = 1 << 20
+_OPTION = re.compile(rb"option (\d+) ([^\n]*)")
 
 _REFUSALS = {
     b"shallow update not allowed": (
@@ -31,6 +34,11 @@ _REFUSALS = {
     ),
 }
 """What git says when it refuses a push, and what the pusher needs to know besides."""
+
+_UNTOLD = (
+    "the commits have arrived, but git could not tell nap of them, and they are not deployed",
+    "Push again to deploy; where there were many or long push options, without them.",
+)
 
 
 @dataclass(frozen=True)
@@ -50,27 +58,32 @@ class Transfer:
         self._process = subprocess.Popen(
             ["git", "receive-pack", str(repository)],
             env={**environment, "NAP_GATE": f"{for_hook} {from_gate}"},
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(for_hook, from_gate),
         )
         os.close(for_hook)
         os.close(from_gate)
         self._handed: IO[bytes] = os.fdopen(hook_hands, "rb")
-        self._pusher_sent = self._whole = False
+        self._pusher_sent = self._took = self._told = self._whole = False
         self._banded = False
         self._refusals: list[str] = []
         self._passing_on = threading.Thread(target=self._pass_on, daemon=True)
         self._passing_on.start()
+        threading.Thread(target=self._feed, daemon=True).start()
 
     def received(self) -> Received | None:
         """What was pushed, once it is in the repository; None where git took nothing."""
+        options: dict[int, str] = {}
         lines: list[bytes] = []
         for line in self._handed:
             if line == b"\n":
-                options = [line.removeprefix(_OPTION) for line in lines if line.startswith(_OPTION)]
-                updates = read_updates(line for line in lines if not line.startswith(_OPTION))
-                return Received(updates, [option.decode("utf-8", "replace").rstrip("\n") for option in options])
-            lines.append(line)
+                self._told = True
+                return Received(read_updates(lines), [options[number] for number in sorted(options)])
+            if option := _OPTION.match(line):
+                options[int(option[1])] = option[2].decode("utf-8", "replace")
+            else:
+                lines.append(line)
         return None
 
     def end(self, failure: str = "") -> int:
@@ -80,6 +93,8 @@ class Transfer:
         """
         os.close(self.descriptor)
         self._passing_on.join()
+        if self._took and not self._told:
+            self._refusals += _UNTOLD
         for line in self._refusals:
             self._add(_PROGRESS, f" !     {line}\n")
         if failure:
@@ -94,6 +109,18 @@ class Transfer:
         """Whether the pusher had nothing to send: all was there already. Known once it has ended."""
         return not self._pusher_sent
 
+    def _feed(self) -> None:
+        """What the pusher sends goes to git; whether it is more than the flush-pkt of one who has nothing to send."""
+        assert self._process.stdin
+        with suppress(OSError), self._process.stdin as git:  # git may have seen enough, or the pusher be gone
+            begin = b""
+            while len(begin) < len(_FLUSH) and (piece := os.read(0, len(_FLUSH) - len(begin))):
+                begin += piece
+            self._pusher_sent = begin not in {_FLUSH, b""}
+            os.write(git.fileno(), begin)
+            while os.splice(0, git.fileno(), _PIECE_BYTES):
+                pass
+
     def _pass_on(self) -> None:
         """Everything but what ends it, a packet at a time."""
         assert self._process.stdout
@@ -103,17 +130,19 @@ class Transfer:
                 if packet == _FLUSH:
                     self._whole = True
                     break
-                self._pusher_sent = True
                 self._banded = packet[4:5] in {b"\1", _PROGRESS, _FATAL}
+                self._took |= b"ok refs/" in packet
                 for mark, refusal in _REFUSALS.items():
                     if mark in packet:
                         self._refusals += [line for line in refusal if line not in self._refusals]
                 _write(packet)
 
     def _add(self, band: bytes, text: str) -> None:
+        content = text.encode("utf-8", "replace")[:_LONGEST_BANDED_BYTES]
         if self._banded:
-            content = band + text.encode("utf-8", "replace")[:_LONGEST_BANDED_BYTES]
-            _write(b"%04x" % (len(content) + 4) + content)
+            _write(b"%04x" % (len(content) + 5) + band + content)
+        else:
+            _write(content, 2)
 
 
 def _packets(stream: IO[bytes]) -> Iterable[bytes]:
@@ -124,10 +153,10 @@ def _packets(stream: IO[bytes]) -> Iterable[bytes]:
             return
 
 
-def _write(content: bytes) -> None:
+def _write(content: bytes, descriptor: int = 1) -> None:
     """To the pusher, who may be gone."""
     while content:
         try:
-            content = content[os.write(1, content) :]
+            content = content[os.write(descriptor, content) :]
         except OSError:
             return

@@ -119,7 +119,7 @@ os.close(w)
 print(os.read(hands, 10000).decode())
 """
     said = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, check=True).stdout
-    assert said == f"option {fake.replace(chr(10), ' ')}\n\n\n"
+    assert said == f"option 0 {fake.replace(chr(10), ' ')}\n\n\n"
     assert server.push(client, "master").returncode == 0
 
 
