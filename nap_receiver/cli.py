@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nap_receiver.access import RIGHTS, access_of, require_right
+from nap_receiver.account import become_owner
 from nap_receiver.app import checked_app_name, repository_called
 from nap_receiver.build_log import builds, follow, is_over, log_of
 from nap_receiver.channel import Channel, plain, tell
@@ -64,6 +65,7 @@ def command(name: str, right: str | None = None) -> Callable[[Callable[..., None
             caller = click.get_current_context().obj
             if caller is None:
                 caller = Caller(state_at(root), os.environ.get("NAP_USER") or getpass.getuser(), root)
+                become_owner(caller.state)
             elif right:
                 require_right(words["app"], access_of(words["app"], caller.state), caller.user, right)
             function(caller, **words)

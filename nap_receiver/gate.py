@@ -13,7 +13,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -166,6 +165,8 @@ def _created(app: str, access: Access, repository: Path, state: State, user: str
 
 def _create(repository: Path) -> None:
     """A bare repository; nobody sees it half made."""
+    import tempfile  # what only the first push needs
+
     while True:
         repository.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -3,7 +3,6 @@
 What is true of apps is in etcd; a receiver keeps only what cannot be there (shared/design.md, "Where state lives").
 """
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +63,8 @@ class State:
     @property
     def name(self) -> str:
         """Eight hexadecimal digits that tell this state directory's containers and bridge from another's."""
+        import hashlib  # a library of OpenSSL's, which the gate does without
+
         return hashlib.sha256(os.fsencode(self.root)).hexdigest()[:8]
 
     def require_room_for_sockets(self) -> None:

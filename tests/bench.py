@@ -153,6 +153,7 @@ def plain_ssh(pusher: Pusher, folder: Path) -> Iterator[str]:
         "PidFile": "none",
         "StrictModes": "no",
         "UseDNS": "no",
+        "SetEnv": "SHLVL=1",  # as nap's own
         "UsePAM": "yes" if account_is_locked() else "no",
     }
     words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]

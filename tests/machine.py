@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -163,6 +164,11 @@ class Pushed:
     def url(self) -> str:
         """The address that the push printed."""
         return next(line.strip() for line in reversed(self.lines) if line.strip().startswith("http://"))
+
+    @property
+    def deploy_seconds(self) -> float:
+        """How long the deploy took, without what it waited for."""
+        return float(re.findall(r"is live \((\d+\.\d) s\)", self.text)[-1])
 
     @property
     def trouble(self) -> list[str]:

@@ -4,6 +4,9 @@ one.
 systemd, Docker, etcd and the registry are real on both.
 """
 
+import os
+import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Cluster
+from tests.conftest import receiver_on
 from tests.fleet_apps import Visitor, an_app, answered, host_of, only, pushed, wanted
-from tests.machine import Nap, Pushed, Pusher, answer, eventually, runs
+from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually, runs
 
 pytestmark = pytest.mark.machine
 
@@ -128,3 +132,33 @@ def test_docker_restarted_on_the_machine(either: Cluster, pusher: Pusher, live: 
         took = eventually(lambda: answered(pusher) == ["one"], 60, "announced again")
         print(f"docker {verb[0]}: {took:.1f} s")
     only(either, pusher, 1)
+
+
+def test_two_receivers_take_turns(
+    either: Cluster, either_receiver: Nap, pusher: Pusher, short_folder: Path, tmp_path: Path
+) -> None:
+    pusher.commit(Dockerfile=HTTPD.replace("EXPOSE", "RUN echo begin; sleep 6\nEXPOSE"), index_html="one")
+    for other in receiver_on(either, short_folder / f"other-{len(either.machines)}"):
+        (tmp_path / "other").mkdir()
+        colleague = Pusher(other, pusher.app, tmp_path / "other")
+        first = pusher.start_push()
+        eventually(lambda: either_receiver.keys(f"/nap/apps/{pusher.app}/lock"), 20, "the first deploys")
+        colleague.commit(Dockerfile=HTTPD, index_html="two")
+        second = pushed(colleague)
+        said, _ = first.communicate(timeout=60)
+        assert first.returncode == 0, said
+        assert re.match(rf"-----> waiting: {pusher.user} has been deploying [0-9a-f]{{7}} since ", second.lines[0])
+        assert f"{pusher.app} v1 is live" in said
+        assert f"=====> {pusher.app} v2 is live" in second.text
+        assert answer(second.url) == "two"
+
+        colleague.commit(Dockerfile=HTTPD.replace("EXPOSE", "RUN sleep 60\nEXPOSE"))
+        killed = colleague.start_push()
+        eventually(lambda: either_receiver.keys(f"/nap/apps/{pusher.app}/lock"), 20, "the other deploys")
+        os.kill(colleague.deploying(), signal.SIGKILL)
+        started = time.monotonic()
+        pusher.commit(Dockerfile=HTTPD, index_html="three")
+        third = pushed(pusher)
+        assert time.monotonic() - started < 10 + third.deploy_seconds
+        assert answer(third.url) == "three"
+        assert killed.wait(timeout=20) == 1
