@@ -4,10 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from nap_receiver.app import repository_name
 from nap_receiver.channel import STEP, Channel, tell
 from nap_receiver.errors import NapError
 from nap_receiver.push import Deployment, Push, commit_of, deploy_branch, deploying, push_options
+from nap_receiver.repository import name_of
 from nap_receiver.state import State, state_at
 
 _SHOWN_OPTIONS = 10
@@ -59,7 +59,7 @@ def deploy(asked: Deployment, state: State, channel: Channel) -> None:
     settings = load(state).settings
     with connect(settings.etcd) as etcd:
         ledger = Ledger(etcd, settings.etcd, asked.app)
-        claim(etcd, ledger.root, Access(repository_name(asked.repository, state)))
+        claim(etcd, ledger.root, Access(name_of(asked.repository, state)))
         current = ledger.current()
         settled = current if current and not whose_turn(etcd, ledger.root) else None
         if settled and settled.commit == asked.commit and (addresses := serving(etcd, settings.etcd, settled)):

@@ -27,18 +27,6 @@ def app_name(repository: Path, state: State, environ: Mapping[str, str]) -> str:
     return checked_app_name("-".join([*path.parts[:-1], path.name.removesuffix(".git")]))
 
 
-def repository_name(repository: Path, state: State) -> str:
-    """What a repository is called on every receiver: its path below the repositories, `team/shop`; else all of it."""
-    if repository.is_relative_to(state.repositories):
-        return str(repository.relative_to(state.repositories)).removesuffix(".git")
-    return str(repository)
-
-
-def repository_called(name: str, state: State) -> Path:
-    """The repository of which `repository_name` is `name`."""
-    return Path(name) if name.startswith("/") else state.repositories / f"{name}.git"
-
-
 def checked_app_name(name: str) -> str:
     """`name`, or `NapError` with the reason when it cannot be an app's."""
     if len(name) > _LONGEST_APP:

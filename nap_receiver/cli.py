@@ -17,10 +17,11 @@ import click
 
 from nap_receiver.access import RIGHTS, access_of, require_right
 from nap_receiver.account import become_owner
-from nap_receiver.app import checked_app_name, repository_called
+from nap_receiver.app import checked_app_name
 from nap_receiver.build_log import builds, follow, is_over, log_of
 from nap_receiver.channel import Channel, plain, tell
 from nap_receiver.errors import NapError
+from nap_receiver.repository import name_of, repository_called, repository_of
 from nap_receiver.state import State, default_root, state_at
 
 if TYPE_CHECKING:
@@ -321,14 +322,17 @@ def _show_troubles(state: State) -> None:
 
 
 def _set_right(caller: Caller, app: str, user: str, right: str | None) -> None:
-    from nap_receiver.access import set_right
+    from nap_receiver.access import Access, claim, set_right
     from nap_receiver.etcd import connect
     from nap_receiver.keys import checked_user
     from nap_receiver.settings import load
 
     places = load(caller.state).settings.etcd
     with connect(places) as etcd:
-        set_right(etcd, places.root_of(app), checked_user(user), right)
+        root = places.root_of(app)
+        if right and (repository := repository_of(app, caller.state)):
+            claim(etcd, root, Access(name_of(repository, caller.state)))  # where nobody has; over ssh, somebody does
+        set_right(etcd, root, checked_user(user), right)
 
 
 def _no_such(app: str) -> NapError:

@@ -6,29 +6,30 @@ git ends with its verdict; and because a push of what is already there runs no h
 (shared/design.md, "Truth").
 """
 
-import fcntl
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from contextlib import contextmanager
+from pathlib import Path
 
 from nap_receiver.access import Access, access_of, claim, give_up, require_right, require_same_repository
 from nap_receiver.answer import answer_push, answer_what_is_there
-from nap_receiver.app import app_name, repository_name
+from nap_receiver.app import app_name
 from nap_receiver.channel import Channel, tell
 from nap_receiver.errors import NapError
 from nap_receiver.keys import keys
 from nap_receiver.push import Push
+from nap_receiver.repository import collect_garbage, create, discard_empty, has_refs, in_use, name_of, repository_at
 from nap_receiver.state import State, state_at
 from nap_receiver.transfer import Transfer
 
 _GIT_READS = {"git-upload-pack", "git-upload-archive"}
 _GIT_WRITES = "git-receive-pack"
+
+_HOW = ("To deploy an app: git push ssh://…/APP master", "What else there is: ssh HOST help")
 
 
 def main() -> int:
@@ -69,9 +70,11 @@ def _let_through(asked: str, state: State, user: str, channel: Channel) -> int:
     if words and words[0] in {*_GIT_READS, _GIT_WRITES}:
         if len(words) != 2:
             raise NapError(f"{words[0]} takes one repository here, and nothing else", advice=_HOW)
-        repository = _repository(words[1], state)
+        repository = repository_at(words[1], state)
         app = app_name(repository, state, {})
-        return (_receive if words[0] == _GIT_WRITES else _send)(words[0], app, repository, state, user, channel)
+        if words[0] in _GIT_READS:
+            return _send(words[0], app, repository, state, user)
+        return _receive(app, repository, state, user, channel)
     if not words:
         raise NapError(
             f"Hello {user}. This is nap: it takes git pushes and nap's commands, and has no shell", advice=_HOW
@@ -81,9 +84,6 @@ def _let_through(asked: str, state: State, user: str, channel: Channel) -> int:
     return over_ssh(words, state, user)
 
 
-_HOW = ("To deploy an app: git push ssh://…/APP master", "What else there is: ssh HOST help")
-
-
 def _words(asked: str) -> list[str]:
     try:
         return shlex.split(asked)
@@ -91,20 +91,7 @@ def _words(asked: str) -> list[str]:
         raise NapError(f"that command cannot be read: {str(error).lower()}", advice=_HOW) from error
 
 
-def _repository(path: str, state: State) -> Path:
-    """`hello`, `/hello.git` and `team/hello` below the repositories; nothing else has a place."""
-    relative = PurePosixPath(path.removeprefix("/").removeprefix("~/"))
-    parts = [*relative.parts[:-1], relative.name.removesuffix(".git")]
-    if relative.is_absolute() or any(not p or p.startswith((".", "-")) or not p.isprintable() for p in parts):
-        raise NapError(f"{path[:80]!a} is no name of an app", advice="Push to ssh://…/APP or ssh://…/TEAM/APP.")
-    repository = state.repositories.joinpath(*parts[:-1], f"{parts[-1]}.git")
-    base = state.repositories.resolve()
-    if repository.resolve() != base / repository.relative_to(state.repositories):
-        raise NapError(f"{path[:80]!a} is a link on this host, and the gate follows none")
-    return repository
-
-
-def _send(program: str, app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
+def _send(program: str, app: str, repository: Path, state: State, user: str) -> int:
     """Let `user` fetch."""
     require_right(app, access_of(app, state), user, "read")
     if not repository.is_dir():
@@ -113,21 +100,20 @@ def _send(program: str, app: str, repository: Path, state: State, user: str, cha
     return subprocess.run(words, env=_environment(state), check=False).returncode
 
 
-def _receive(program: str, app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
+def _receive(app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
     """Let `user` push, and answer the push; how it went."""
     access = access_of(app, state)
-    name = repository_name(repository, state)
+    name = name_of(repository, state)
     if access is None:
         with _created(app, Access(name, {user: "owner"}), repository, state, user):
             return _push(app, repository, state, user, channel)
     require_right(app, require_same_repository(app, access, name), user, "push")
-    if not repository.is_dir():
-        _create(repository)
+    create(repository)
     return _push(app, repository, state, user, channel)
 
 
 def _push(app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
-    with _in_use(repository):
+    with in_use(repository):
         transfer = Transfer(repository, _environment(state))
         received = transfer.received()
         failures: list[str] = []
@@ -136,7 +122,7 @@ def _push(app: str, repository: Path, state: State, user: str, channel: Channel)
             tell(transfer.descriptor, lambda channel: answer_push(push, state, channel), failures.append)
         status = transfer.end("".join(failures))
     if received:
-        _collect_garbage(repository)
+        collect_garbage(repository)
         return status or int(bool(failures))
     if status == 0 and transfer.was_empty:
         answer_what_is_there(app, repository, user, state, channel)
@@ -150,75 +136,21 @@ def _created(app: str, access: Access, repository: Path, state: State, user: str
     from nap_receiver.etcd import connect  # a tenth of a second that only the first push needs
     from nap_receiver.settings import load
 
+    if repository.is_dir() and has_refs(repository):
+        raise NapError(
+            f"nobody has a right to {app}, of which there is a repository here; etcd may have lost what it knew",
+            advice=f"Ask the operator of this nap for: nap access:add {app} {user} owner",
+        )
     places = load(state).settings.etcd
     root = places.root_of(app)
     with connect(places) as etcd:
         require_right(app, claim(etcd, root, access), user, "push")
-        if not repository.is_dir():
-            _create(repository)
+        create(repository)
         try:
             yield
         finally:
-            if _discard_empty(repository, state.repositories):
+            if discard_empty(repository, state):
                 give_up(etcd, root, access)
-
-
-def _create(repository: Path) -> None:
-    """A bare repository; nobody sees it half made."""
-    import tempfile  # what only the first push needs
-
-    while True:
-        repository.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            draft = Path(tempfile.mkdtemp(prefix=".creating-", dir=repository.parent))
-            break
-        except FileNotFoundError:  # `_discard_empty` of another app was quicker
-            continue
-    subprocess.run(["git", "init", "--quiet", "--bare", "--template=", str(draft)], check=True)
-    draft.chmod(0o755)
-    try:
-        draft.rename(repository)
-    except OSError:  # another push created it meanwhile
-        shutil.rmtree(draft)
-
-
-@contextmanager
-def _in_use(repository: Path) -> Iterator[None]:
-    """Nobody takes the repository away during the block."""
-    folder = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_SH)
-        yield
-    finally:
-        os.close(folder)
-
-
-def _discard_empty(repository: Path, repositories: Path) -> bool:
-    """Remove a repository that holds no ref and that nobody pushes to; whether it was one."""
-    folder = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        refs = subprocess.run(
-            ["git", f"--git-dir={repository}", "for-each-ref", "--count=1"], capture_output=True, check=True
-        )
-        if refs.stdout:
-            return False
-        shutil.rmtree(repository)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(folder)
-    with suppress(OSError):  # the first that is not empty
-        for team in repository.parents[: -len(repositories.parts)]:
-            team.rmdir()
-    return True
-
-
-def _collect_garbage(repository: Path) -> None:
-    """In the background, and only where enough has gathered (git-gc(1), `--auto`)."""
-    command = ["git", f"--git-dir={repository}", "gc", "--auto", "--quiet"]
-    null = subprocess.DEVNULL
-    subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
 
 
 def _environment(state: State) -> dict[str, str]:

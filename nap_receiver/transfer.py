@@ -50,7 +50,7 @@ class Received:
 
 
 class Transfer:
-    """One git-receive-pack on its way: `received`, then `say` until `end`."""
+    """One git-receive-pack on its way: `received`, then what is written to `descriptor`, then `end`."""
 
     def __init__(self, repository: Path, environment: Mapping[str, str]) -> None:
         hook_hands, for_hook = os.pipe()
@@ -133,7 +133,7 @@ class Transfer:
                 self._banded = packet[4:5] in {b"\1", _PROGRESS, _FATAL}
                 self._took |= b"ok refs/" in packet
                 for mark, refusal in _REFUSALS.items():
-                    if mark in packet:
+                    if mark in packet and not self._told:  # else it may be a build that says so
                         self._refusals += [line for line in refusal if line not in self._refusals]
                 _write(packet)
 

@@ -90,6 +90,11 @@ def test_etcd_that_lost_all_its_data_has_the_announcements_again(nap: Nap, pushe
     eventually(lambda: pusher.announcements() == before, 20, "announced again")
     assert answer(url(pusher)) == "still here"
     pusher.commit(index_html="and deploys")
+    refused = pusher.push()
+    assert refused.status == 128, "nobody becomes the owner of what somebody else has pushed"
+    assert refused.trouble[0].startswith(f"nobody has a right to {pusher.app}, of which there is a repository here")
+    assert refused.trouble[1].endswith(f"nap access:add {pusher.app} {pusher.user} owner")
+    nap.run("access:add", pusher.app, pusher.user, "owner")
     pushed = pusher.push()
     assert pushed.status == 0, pushed.text
     assert answer(pushed.url) == "and deploys"

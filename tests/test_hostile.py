@@ -27,7 +27,7 @@ from typing import IO, Any
 import pytest
 
 from nap_receiver.errors import NapError
-from nap_receiver.gate import _repository
+from nap_receiver.repository import repository_at
 from tests.conftest import free_address
 from tests.machine import COMMAND, HTTPD, Nap, Pushed, answer, eventually
 
@@ -774,7 +774,7 @@ def test_nap_command_is_refused(place: Place, row: tuple[str | bytes, str]) -> N
 @pytest.mark.parametrize("path", NOT_CARRIED, ids=ascii)
 def test_path_with_a_nul_has_no_place(untouched: Place, path: str) -> None:
     with pytest.raises(NapError, match=_NO_PLACE) as error:
-        _repository(path, untouched.nap.state)
+        repository_at(path, untouched.nap.state)
     assert str(error.value).isprintable()
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nap_receiver.errors import NapError
-from nap_receiver.gate import _repository
+from nap_receiver.repository import repository_at
 from nap_receiver.state import State
 
 STATE = State(Path("/state"))
@@ -28,7 +28,7 @@ STATE = State(Path("/state"))
     ],
 )
 def test_a_path_has_its_place_below_the_repositories(path: str, place: str) -> None:
-    assert _repository(path, STATE) == Path("/state/repositories", place)
+    assert repository_at(path, STATE) == Path("/state/repositories", place)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_path_has_its_place_below_the_repositories(path: str, place: str) -> N
 )
 def test_a_path_without_a_place_is_refused(path: str) -> None:
     with pytest.raises(NapError, match="is no name of an app") as error:
-        _repository(path, STATE)
+        repository_at(path, STATE)
     assert error.value.advice
     assert str(error.value).isprintable()
 
@@ -71,7 +71,7 @@ def test_a_path_without_a_place_is_refused(path: str) -> None:
 )
 def test_no_path_leads_out_of_the_repositories(path: str) -> None:
     try:
-        place = _repository(path, STATE)
+        place = repository_at(path, STATE)
     except NapError:
         return
     assert place.is_relative_to(STATE.repositories)
@@ -84,9 +84,9 @@ def test_a_link_among_the_repositories_is_not_followed(tmp_path: Path) -> None:
     state = State(tmp_path)
     (tmp_path / "elsewhere" / "hello.git").mkdir(parents=True)
     state.repositories.symlink_to(tmp_path / "elsewhere")  # the operator's own, of all of them
-    assert _repository("hello", state) == state.repositories / "hello.git"
+    assert repository_at("hello", state) == state.repositories / "hello.git"
     (tmp_path / "elsewhere" / "link.git").symlink_to(tmp_path / "elsewhere" / "hello.git")
     (tmp_path / "elsewhere" / "team").symlink_to(tmp_path)
     for path in ("link", "team/hello", "team/elsewhere/hello"):
         with pytest.raises(NapError, match="is a link on this host"):
-            _repository(path, state)
+            repository_at(path, state)
