@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -49,6 +50,18 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 class Superseded(NapError):
     """A newer push took the place of one that waited."""
 
+    def __init__(self, commit: str, newer: str) -> None:
+        super().__init__(f"{commit} is not deployed: {newer} came after it, and takes its place")
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock that is held: its key, the revision that took it, and whose it is."""
+
+    key: str
+    revision: int
+    turn: Turn
+
 
 def turn(who: str, what: str, log: Path) -> Turn:
     """One's own turn, from now on, here."""
@@ -64,7 +77,7 @@ def whose_turn(etcd: Etcd, root: str) -> Turn | None:
 @contextmanager
 def deploy_lock(
     etcd: Etcd, root: str, mine: Turn, patience: float, channel: Channel, *, supersedes: bool
-) -> Iterator[None]:
+) -> Iterator[Lock]:
     """Hold the lock of the app whose keys are below `root` for the block.
 
     Who waits is told for whom, and shown that deploy's log; for at most `patience` seconds. With `supersedes` it takes
@@ -72,9 +85,10 @@ def deploy_lock(
     `NapError` is raised (in the main thread) as soon as the lock is lost or the deploy is cancelled.
     """
     with etcd.lease(LEASE_SECONDS) as lease:
-        _wait(etcd, root, mine, patience, channel, lease, supersedes=supersedes)
-        with _interrupted_when_over(etcd, f"{root}/lock", mine):
-            yield
+        revision = _wait(etcd, root, mine, patience, channel, lease, supersedes=supersedes)
+        lock = Lock(f"{root}/lock", revision, mine)
+        with _interrupted_when_over(etcd, lock):
+            yield lock
 
 
 def cancel(etcd: Etcd, root: str, who: str, timeout: float) -> Turn | None:
@@ -93,22 +107,23 @@ def cancel(etcd: Etcd, root: str, who: str, timeout: float) -> Turn | None:
     return None
 
 
-def _wait(
-    etcd: Etcd, root: str, mine: Turn, patience: float, channel: Channel, lease: Any, *, supersedes: bool
-) -> None:
-    """Take the lock as soon as it is free."""
+def _wait(etcd: Etcd, root: str, mine: Turn, patience: float, channel: Channel, lease: Any, *, supersedes: bool) -> int:
+    """Take the lock as soon as it is free; the revision of that."""
     lock, queue = f"{root}/lock", f"{root}/next"
     give_up = time.monotonic() + patience
-    if etcd.create(lock, mine, lease=lease):
-        return
+    # A newer push does not overtake one that waits, which would deploy an older commit after it.
+    if taken := etcd.write({lock: mine}, unchanged={lock: 0, queue: 0} if supersedes else {lock: 0}, lease=lease):
+        return taken
     place = etcd.put(queue, mine, lease=lease) if supersedes else 0
     while True:
         free = {lock: 0, queue: place} if supersedes else {lock: 0}
-        if etcd.write({lock: mine} | ({queue: None} if supersedes else {}), unchanged=free, lease=lease):
-            return
+        taken = etcd.write({lock: mine} | ({queue: None} if supersedes else {}), unchanged=free, lease=lease)
+        if taken:
+            return taken
         holder, waiting = etcd.get(lock), etcd.get(queue)
         if supersedes and (waiting is None or waiting.revision != place):
-            raise _superseded(mine, _turn(waiting) if waiting else None)
+            newer = _turn(waiting) if waiting else None
+            raise Superseded(mine.what, f"{newer.who}'s push of {newer.what}" if newer else "a newer push")
         if holder:
             doing = _turn(holder)
             channel.step(f"waiting: {doing}")
@@ -122,11 +137,6 @@ def _await_change(etcd: Etcd, lock: str, queue: str, since: int, give_up: float,
         if change.key == queue or change.value is None:
             return
     raise NapError(f"not deployed: {doing}, and that is not over yet", advice="Push again when it is.")
-
-
-def _superseded(mine: Turn, newer: Turn | None) -> Superseded:
-    by = f"{newer.who}'s push of {newer.what}" if newer else "a newer push"
-    return Superseded(f"{mine.what} is not deployed: {by} came after it, and takes its place")
 
 
 @contextmanager
@@ -152,8 +162,8 @@ def _shown_log(doing: Turn, channel: Channel) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupted_when_over(etcd: Etcd, key: str, mine: Turn) -> Iterator[None]:
-    """Raise in the main thread when the lock at `key` is lost, or its deploy cancelled."""
+def _interrupted_when_over(etcd: Etcd, lock: Lock) -> Iterator[None]:
+    """Raise in the main thread when the lock is lost, or its deploy cancelled."""
     over, leaving = threading.Event(), threading.Lock()
     reason: list[NapError] = []
 
@@ -164,7 +174,7 @@ def _interrupted_when_over(etcd: Etcd, key: str, mine: Turn) -> Iterator[None]:
     def watch() -> None:
         while not over.is_set():
             with suppress(EtcdAway):  # it is asked again; the lock's lease outlives a restart of etcd
-                reason.append(_ended(etcd, key, mine))
+                reason.append(why_over(etcd, lock))
                 with leaving:
                     if not over.is_set():
                         os.kill(os.getpid(), signal.SIGUSR1)
@@ -181,8 +191,9 @@ def _interrupted_when_over(etcd: Etcd, key: str, mine: Turn) -> Iterator[None]:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
-def _ended(etcd: Etcd, key: str, mine: Turn) -> NapError:
-    """Why the deploy must end, once it must."""
+def why_over(etcd: Etcd, lock: Lock) -> NapError:
+    """Why the deploy must end, once it must: it is waited for."""
+    key, mine = lock.key, lock.turn
     entry = etcd.get(key)
     while entry and entry.value is not None:
         now = _turn(entry)

@@ -28,9 +28,9 @@ from nap_receiver.errors import NapError
 from nap_receiver.etcd import Etcd, connect
 from nap_receiver.image import Engine, Image, engine_at
 from nap_receiver.local import Local
-from nap_receiver.lock import deploy_lock, turn
+from nap_receiver.lock import Lock, Superseded, deploy_lock, turn, why_over
 from nap_receiver.placement import Placement
-from nap_receiver.push import Deployment, checked_setting
+from nap_receiver.push import Deployment, checked_setting, commit_of
 from nap_receiver.release import Ledger, Release
 from nap_receiver.scheduler import Scheduler
 from nap_receiver.settings import Settings
@@ -53,6 +53,7 @@ class Deploy:
     scheduler: Scheduler
     etcd: Etcd
     ledger: Ledger
+    lock: Lock
     channel: Channel
 
 
@@ -67,6 +68,9 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
         if current and current.commit == asked.commit and (there := serving(deploy.etcd, settings.etcd, current)):
             show(f"{current.app} {current.name} already runs {commit}", there, channel)
             return
+        tip = commit_of(asked.repository, asked.branch)
+        if current and tip != asked.commit and tip == current.commit:  # of two pushes at once, the newer was quicker
+            raise Superseded(commit, f"{current.by}'s push of {current.commit[:7]}")
         formation = current.formation if current else {"web": 1}
         placement = deploy.scheduler.place(asked.app, asked.repository, formation)
         before = deploy.scheduler.running(asked.app)
@@ -116,8 +120,9 @@ def under_way(
     with connect(settings.etcd) as etcd:
         ledger = Ledger(etcd, settings.etcd, app)
         mine = turn(who, what, log)
-        with deploy_lock(etcd, ledger.root, mine, settings.deploy.build_timeout, channel, supersedes=supersedes):
-            deploy = Deploy(time.monotonic(), timeout, settings, scheduler, etcd, ledger, channel)
+        patience = settings.deploy.build_timeout
+        with deploy_lock(etcd, ledger.root, mine, patience, channel, supersedes=supersedes) as lock:
+            deploy = Deploy(time.monotonic(), timeout, settings, scheduler, etcd, ledger, lock, channel)
             take_away_leftovers(deploy)
             yield deploy
 
@@ -177,7 +182,8 @@ def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Ann
         scheduler.start(units)
         wait = Wait(before, deploy.timeout, lambda: scheduler.require_placed(units))
         addresses = await_announcements(etcd, settings.etcd, release, wait, deploy.channel)
-        deploy.ledger.make_current(release)
+        if not deploy.ledger.make_current(release, deploy.lock):
+            raise why_over(etcd, deploy.lock)
     return addresses
 
 

@@ -22,6 +22,7 @@ from nap_receiver.settings import EtcdSettings
 if TYPE_CHECKING:  # etcd's and docker's libraries are for those who call them
     from nap_receiver.etcd import Etcd
     from nap_receiver.image import Image
+    from nap_receiver.lock import Lock
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -127,11 +128,12 @@ class Ledger:
         written = self._etcd.below(f"{self.root}/releases/").entries
         return [msgspec.convert(each.value, Release) for each in written if each.key.rpartition("/")[2] not in ended]
 
-    def make_current(self, release: Release) -> None:
-        """Both at once, so that a receiver killed in between leaves no release that is neither."""
-        self._etcd.write(
-            {f"{self.root}/outcomes/{release.number:08}": {"state": "live"}, f"{self.root}/current": release.number}
-        )
+    def make_current(self, release: Release, lock: "Lock") -> bool:
+        """Say that it is live and serves from now on, both at once; false where the lock was lost or its deploy
+        cancelled, up to this very moment, and nothing was written."""
+        outcome = f"{self.root}/outcomes/{release.number:08}"
+        written = {outcome: {"state": "live"}, f"{self.root}/current": release.number}
+        return bool(self._etcd.write(written, unchanged={lock.key: lock.revision}))
 
     def mark_failed(self, release: Release, reason: str) -> None:
         """Keep why it failed, and forget how its instances ended: the one who waited for them was told."""

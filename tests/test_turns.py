@@ -7,9 +7,12 @@ import subprocess
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.machine import HTTPD, Nap, Pusher, answer, eventually
+from nap_receiver.lock import Lock, turn
+from nap_receiver.release import Ledger
+from tests.machine import HTTPD, ROOT, Nap, Pushed, Pusher, answer, eventually
 
 pytestmark = pytest.mark.machine
 
@@ -277,3 +280,51 @@ def test_output_of_builds(nap: Nap, pusher: Pusher) -> None:
     assert "v2 is live" in pusher.ssh_command("builds:output", pusher.app, "-t").stdout
     unknown = pusher.ssh_command("builds:output", pusher.app, "fffffff0")
     assert unknown.stderr.startswith(f" !     there is no build 'fffffff0' of {pusher.app} on this host\n")
+
+
+def test_a_push_does_not_overtake_one_that_waits(nap: Nap, pusher: Pusher) -> None:
+    waiting = {"who": "someone", "what": "0000000", "since": 0.0, "host": "elsewhere", "log": ""}
+    etcd = nap.etcd()
+    try:
+        etcd.put(f"/nap/apps/{pusher.app}/next", waiting)  # the lock has become free this moment
+    finally:
+        etcd.close()
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    assert pusher.push().status == 0
+    assert not nap.keys(f"/nap/apps/{pusher.app}/next"), "and so the other gives way"
+
+
+def test_an_older_push_that_comes_late_does_not_undo_a_newer_one(nap: Nap, pusher: Pusher) -> None:
+    older = pusher.commit(Dockerfile=HTTPD, index_html="one")
+    newer = pusher.commit(index_html="two")
+    pushed = pusher.push()
+    hook = subprocess.run(
+        [str(ROOT / "hooks" / "post-receive")],
+        cwd=pusher.bare,
+        env=nap.environment | {"GIT_DIR": "."},
+        input=f"{'0' * 40} {older} refs/heads/master\n",
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert hook.returncode == 1
+    assert f" !     {older[:7]} is not deployed: {pusher.user}'s push of {newer[:7]} came after it" in hook.stdout
+    assert answer(pushed.url) == "two"
+
+
+def test_a_release_goes_live_only_while_its_lock_is_held(nap: Nap, pusher: Pusher, live: Pushed) -> None:
+    etcd = nap.etcd()
+    try:
+        ledger = Ledger(etcd, nap.settings.etcd, pusher.app)
+        release = ledger.current()
+        assert release
+        mine = turn("someone", "0000000", Path("/"))
+        taken = etcd.create(f"{ledger.root}/lock", mine)
+        etcd.put(f"{ledger.root}/lock", mine)  # marked as cancelled, say
+        later = msgspec.structs.replace(release, number=2)
+        assert not ledger.make_current(later, Lock(f"{ledger.root}/lock", taken, mine))
+        assert ledger.current() == release
+        assert len(nap.keys(f"{ledger.root}/outcomes/")) == 1
+        etcd.delete(f"{ledger.root}/lock")
+    finally:
+        etcd.close()
