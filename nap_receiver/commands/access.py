@@ -1,0 +1,51 @@
+"""Who may do what with an app."""
+
+import click
+
+from nap_receiver.access import RIGHTS, access_of
+from nap_receiver.commands.table import Caller, app_argument, command, json_option, no_such, show_listing
+from nap_receiver.repository import name_of, repository_of
+
+
+@command("access", right="read")
+@app_argument
+@json_option
+def list_access(caller: Caller, app: str, as_json: bool) -> None:
+    """List who may do what with APP."""
+    access = access_of(app, caller.state)
+    if access is None:
+        raise no_such(app)
+    show_listing(access.users.items(), "user", "right", as_json=as_json)
+
+
+@command("access:add", right="owner")
+@app_argument
+@click.argument("user")
+@click.argument("right", type=click.Choice(RIGHTS), default="push")
+def add_access(caller: Caller, app: str, user: str, right: str) -> None:
+    """Let USER read, push to, or own APP. Who may push may also read; an owner may both, and say who else may."""
+    _set_right(caller, app, user, right)
+    click.echo(f"{user} has the right to {app}: {right}")
+
+
+@command("access:remove", right="owner")
+@app_argument
+@click.argument("user")
+def remove_access(caller: Caller, app: str, user: str) -> None:
+    """Let USER do nothing with APP any more."""
+    _set_right(caller, app, user, None)
+    click.echo(f"{user} has no right to {app} any more")
+
+
+def _set_right(caller: Caller, app: str, user: str, right: str | None) -> None:
+    from nap_receiver.access import Access, claim, set_right
+    from nap_receiver.etcd import connect
+    from nap_receiver.keys import checked_user
+    from nap_receiver.settings import load
+
+    places = load(caller.state).settings.etcd
+    with connect(places) as etcd:
+        root = places.root_of(app)
+        if right and (repository := repository_of(app, caller.state)):
+            claim(etcd, root, Access(name_of(repository, caller.state)))  # where nobody has; over ssh, somebody does
+        set_right(etcd, root, checked_user(user), right)

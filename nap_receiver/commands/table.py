@@ -1,0 +1,99 @@
+"""The one table of commands, for nap's host and, those that say which right they need, over ssh.
+
+A command is a function of its caller; the modules beside this one add theirs when they are imported.
+"""
+
+import copy
+import getpass
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from nap_receiver.access import access_of, require_right
+from nap_receiver.account import become_owner
+from nap_receiver.app import checked_app_name
+from nap_receiver.errors import NapError
+from nap_receiver.state import State, default_root, state_at
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls a command, and of which nap: on its host anyone who can, over ssh a user with a key."""
+
+    state: State
+    user: str
+    root: str | None = None
+    """The state directory, where it was named."""
+
+    @property
+    def again(self) -> str:
+        """What to add to another command, so that it means the same nap."""
+        return f" --state {self.root}" if self.root else ""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def nap() -> None:
+    """git push to a running, announced app."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, add_help_option=False)
+def guests() -> None:
+    """What nap does for you: besides git push, git fetch and git archive, these commands."""
+
+
+def command(name: str, right: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command of this name; with a right, one that users who have it for the APP may call over ssh."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        def called(root: str | None = None, **words: Any) -> None:
+            caller = click.get_current_context().obj
+            if caller is None:
+                caller = Caller(state_at(root), os.environ.get("NAP_USER") or getpass.getuser(), root)
+                become_owner(caller.state)
+            elif right:
+                require_right(words["app"], access_of(words["app"], caller.state), caller.user, right)
+            function(caller, **words)
+
+        called.__doc__ = function.__doc__
+        called.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+        made = click.command(name)(called)
+        if right:
+            guest = copy.copy(made)
+            guest.params = list(made.params)
+            guests.add_command(guest)
+        about = f"The state directory. [NAP_STATE, else {default_root()}]"
+        made.params.append(click.Option(["--state", "root"], metavar="DIR", help=about))
+        nap.add_command(made)
+        return function
+
+    return register
+
+
+def _app(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    return checked_app_name(value)
+
+
+app_argument = click.argument("app", callback=_app)
+
+
+def no_such(app: str) -> NapError:
+    return NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects, one a line.")
+
+
+def show_listing(rows: Iterable[Sequence[object]], *headers: str, as_json: bool = False) -> None:
+    """Print rows below their headers, aligned; as JSON, a list of objects whose names are the headers."""
+    if as_json:
+        import json
+
+        lines = [json.dumps(dict(zip(headers, row, strict=True)), ensure_ascii=False) for row in rows]
+        click.echo("[" + ",\n".join(lines) + "]")
+        return
+    from tabulate import tabulate  # a thirtieth of a second that most commands have no need of
+
+    click.echo(tabulate(rows, headers=headers, disable_numparse=True))
