@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -78,6 +78,13 @@ class Instance:
         return f"{self.release.app}.{self.key}"
 
 
+class Outcome(msgspec.Struct, frozen=True):
+    """How a release's deploy ended, and why it failed."""
+
+    state: Literal["live", "failed"]
+    reason: str = ""
+
+
 class Ledger:
     """One app's releases."""
 
@@ -98,7 +105,10 @@ class Ledger:
         return max(map(int, [*written, *running]), default=0) + 1
 
     def write(self, number: int, commit: str, image: "Image", formation: dict[str, int], by: str, why: str) -> Release:
-        """Write a release down, as `number` or, where that was given out meanwhile, as the next that is free."""
+        """Write a release down, as `number` or, where that was given out meanwhile, as the next that is free.
+
+        What failed is written down too, so the numbers have no gaps.
+        """
         while True:
             release = Release(
                 app=self.app,
@@ -122,24 +132,32 @@ class Ledger:
         entry = self._etcd.get(self._release_key(number.value)) if number else None
         return msgspec.convert(entry.value, Release) if entry else None
 
+    def history(self) -> list[tuple[Release, Outcome | None]]:
+        """Every release and how its deploy ended, None where nothing tells of that; the oldest first."""
+        prefix = f"{self.root}/outcomes/"
+        ended = {
+            entry.key.removeprefix(prefix): msgspec.convert(entry.value, Outcome)
+            for entry in self._etcd.below(prefix).entries
+        }
+        written = self._etcd.below(f"{self.root}/releases/").entries
+        return [(msgspec.convert(each.value, Release), ended.get(each.key.rpartition("/")[2])) for each in written]
+
     def unfinished(self) -> list[Release]:
         """Releases whose end nothing tells of: while one holds the deploy lock, those whose deploy was killed."""
-        ended = {entry.key.rpartition("/")[2] for entry in self._etcd.below(f"{self.root}/outcomes/").entries}
-        written = self._etcd.below(f"{self.root}/releases/").entries
-        return [msgspec.convert(each.value, Release) for each in written if each.key.rpartition("/")[2] not in ended]
+        return [release for release, outcome in self.history() if outcome is None]
 
     def make_current(self, release: Release, lock: "Lock") -> bool:
         """Say that it is live and serves from now on, both at once; false where the lock was lost or its deploy
         cancelled, up to this very moment, and nothing was written."""
         outcome = f"{self.root}/outcomes/{release.number:08}"
-        written = {outcome: {"state": "live"}, f"{self.root}/current": release.number}
+        written = {outcome: Outcome("live"), f"{self.root}/current": release.number}
         return bool(self._etcd.write(written, unchanged={lock.key: lock.revision}))
 
     def mark_failed(self, release: Release, reason: str) -> None:
         """Keep why it failed, and forget how its instances ended: the one who waited for them was told."""
         for instance in release.instances:
             self._etcd.delete(f"{self._exits}{instance.key}")
-        self._etcd.put(f"{self.root}/outcomes/{release.number:08}", {"state": "failed", "reason": reason})
+        self._etcd.put(f"{self.root}/outcomes/{release.number:08}", Outcome("failed", reason))
 
     def _release_key(self, number: int) -> str:
         return f"{self.root}/releases/{number:08}"
