@@ -33,7 +33,7 @@ def answer_push(push: Push, state: State, channel: Channel) -> None:
             f"branch {branch} kept, not deployed, as nap.deploy=no asks. To deploy it: git push nap {branch}"
         )
     elif options.wait:
-        deploy(asked, state, channel)
+        deploy(asked, state, channel, moved=any(update.moved for update in push.updates))
     else:
         deploy_later(asked, state, channel)
 
@@ -42,18 +42,22 @@ def answer_what_is_there(app: str, repository: Path, pusher: str, state: State, 
     """Answer a push that changed nothing: the address of what runs, or another try at what does not."""
     branch = deploy_branch(repository)
     if commit := commit_of(repository, branch):
-        deploy(Deployment(app, repository, branch, commit, pusher), state, channel)
+        deploy(Deployment(app, repository, branch, commit, pusher), state, channel, moved=False)
     else:
         channel.detail(f"{app} deploys {branch}, and there is no such branch yet: git push nap {branch}")
 
 
-def deploy(asked: Deployment, state: State, channel: Channel) -> None:
-    """Run the story, under the settings in force; no more than the last lines of it where it was told already."""
+def deploy(asked: Deployment, state: State, channel: Channel, *, moved: bool = True) -> None:
+    """Run the story, under the settings in force; no more than the last lines of it where it was told already.
+
+    A branch that has not `moved` is deployed only where its commit was not live yet, and not where somebody has gone
+    back from it.
+    """
     from nap_receiver.access import Access, claim  # libraries that a push that deploys nothing has no need of
     from nap_receiver.discovery import serving, show
     from nap_receiver.etcd import connect
     from nap_receiver.lock import whose_turn
-    from nap_receiver.release import Ledger
+    from nap_receiver.release import Ledger, Outcome
     from nap_receiver.settings import load
 
     settings = load(state).settings
@@ -61,10 +65,15 @@ def deploy(asked: Deployment, state: State, channel: Channel) -> None:
         ledger = Ledger(etcd, settings.etcd, asked.app)
         claim(etcd, ledger.root, Access(name_of(asked.repository, state)))
         current = ledger.current()
-        settled = current if current and not whose_turn(etcd, ledger.root) else None
-        if settled and settled.commit == asked.commit and (addresses := serving(etcd, settings.etcd, settled)):
-            show(f"{asked.app} {settled.name} already runs {asked.commit[:7]}", addresses, channel)
-            return
+        if current and not whose_turn(etcd, ledger.root) and (addresses := serving(etcd, settings.etcd, current)):
+            commit = asked.commit[:7]
+            if current.commit == asked.commit:
+                show(f"{asked.app} {current.name} already runs {commit}", addresses, channel)
+                return
+            if not moved and (last := ledger.last_of(asked.commit)) and last[1] == Outcome("live"):
+                show(f"{asked.app} {current.name} runs {current.commit[:7]} ({current.why})", addresses, channel)
+                channel.detail(f"{commit} was {last[0].name}. To run it again: rollback {asked.app} {last[0].name}")
+                return
     from nap_receiver.receiver import receive  # and these, only a deploy
 
     receive(asked, state, settings, channel)

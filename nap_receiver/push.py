@@ -26,6 +26,11 @@ class RefUpdate:
         return not self.new.strip("0")
 
     @property
+    def moved(self) -> bool:
+        """Whether the ref is another one now; libgit2 sends also what is there already."""
+        return self.old != self.new
+
+    @property
     def branch(self) -> str | None:
         """`feature/x` for `refs/heads/feature/x`, None for what is no branch."""
         return self.ref.removeprefix(_BRANCH) if self.ref.startswith(_BRANCH) else None
@@ -151,6 +156,11 @@ def deploy_branch(repository: Path, updates: Iterable[RefUpdate] = ()) -> str:
 def commit_of(repository: Path, branch: str) -> str | None:
     """The commit that `branch` is at, or None where there is no such branch."""
     return _git(repository, "rev-parse", "--verify", "--quiet", f"{_BRANCH}{branch}^{{commit}}").strip() or None
+
+
+def mark_release(repository: Path, release: str, commit: str) -> None:
+    """Have `refs/nap/<release>` name the commit, where the repository has it; it is fetched like any ref."""
+    _git(repository, "update-ref", f"refs/nap/{release}", commit)
 
 
 def repository_settings(repository: Path) -> dict[str, str]:

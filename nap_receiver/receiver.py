@@ -30,7 +30,7 @@ from nap_receiver.image import Engine, Image, engine_at
 from nap_receiver.local import Local
 from nap_receiver.lock import Lock, Superseded, deploy_lock, turn, why_over
 from nap_receiver.placement import Placement
-from nap_receiver.push import Deployment, checked_setting, commit_of
+from nap_receiver.push import Deployment, checked_setting, commit_of, mark_release
 from nap_receiver.release import Ledger, Release
 from nap_receiver.scheduler import Scheduler
 from nap_receiver.settings import Settings
@@ -76,8 +76,8 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
         before = deploy.scheduler.running(asked.app)
         with engine_at(settings.engine.url) as engine:
             image = build_and_push(asked, engine, settings, channel)
-        number = deploy.ledger.next_number(before)
-        release = deploy.ledger.write(number, asked.commit, image, formation, who, f"Deploy {commit}")
+        why = f"Deploy {commit}"
+        release = write_down(asked.commit, image, formation, who, why, before, asked.repository, deploy)
         go_live(release, placement, before, deploy)
 
 
@@ -87,19 +87,74 @@ def scale(
     """Make a release of what runs now, with these counts of instances. Raises `NapError` as `receive` does."""
     counts = " ".join(f"{process}={n}" for process, n in changes.items())
     with under_way(app, repository, who, counts, state, settings, channel) as deploy:
-        current = deploy.ledger.current()
-        if current is None:
-            raise NapError(f"{app} was never deployed", advice="Push it first: git push nap master")
+        current = require_current(deploy)
         if unknown := changes.keys() - current.formation.keys():
             there = ", ".join(current.formation)
             raise NapError(f"{app} has no process type {', '.join(sorted(unknown))}; there are: {there}")
-        formation = current.formation | changes
-        placement = deploy.scheduler.place(app, repository, formation)
-        before = deploy.scheduler.running(app)
-        number = deploy.ledger.next_number(before)
-        image = Image(current.image, current.ports, current.has_healthcheck)
-        release = deploy.ledger.write(number, current.commit, image, formation, who, f"Scale {counts}")
-        go_live(release, placement, before, deploy)
+        release_again(current, current.formation | changes, f"Scale {counts}", who, repository, deploy)
+
+
+def rollback(
+    app: str, repository: Path, number: int | None, who: str, state: State, settings: Settings, channel: Channel
+) -> None:
+    """Make a new release of an earlier one's image, or of the last that was live before this one; nothing is built.
+
+    Counts stay as they are now. Raises `NapError` as `receive` does.
+    """
+    with under_way(app, repository, who, f"v{number}" if number else "rollback", state, settings, channel) as deploy:
+        current = require_current(deploy)
+        target = rollback_target(deploy.ledger, current, number)
+        release_again(target, current.formation, f"Rollback to {target.name}", who, repository, deploy)
+
+
+def require_current(deploy: Deploy) -> Release:
+    """The release that serves. Raises `NapError` where there is none."""
+    if current := deploy.ledger.current():
+        return current
+    raise NapError(f"{deploy.ledger.app} was never deployed", advice="Push it first: git push nap master")
+
+
+def rollback_target(ledger: Ledger, current: Release, number: int | None) -> Release:
+    """The release of that number, or the last one before `current` that was live and of another image."""
+    live = {release.number: release for release, ended in ledger.history() if ended and ended.state == "live"}
+    if number is None:
+        before = [each for each in live.values() if each.number < current.number and each.image != current.image]
+        if not before:
+            raise NapError(f"{ledger.app} has no release before {current.name} to go back to")
+        return before[-1]
+    if number not in live:
+        raise NapError(
+            f"{ledger.app} has no release v{number} that was live", advice=f"What there is: releases {ledger.app}"
+        )
+    return live[number]
+
+
+def release_again(
+    source: Release, formation: dict[str, int], why: str, who: str, repository: Path, deploy: Deploy
+) -> None:
+    """Make a new release of the image that `source` has, and roll it out."""
+    placement = deploy.scheduler.place(source.app, repository, formation)
+    before = deploy.scheduler.running(source.app)
+    image = Image(source.image, source.ports, source.has_healthcheck)
+    release = write_down(source.commit, image, formation, who, why, before, repository, deploy)
+    go_live(release, placement, before, deploy)
+
+
+def write_down(
+    commit: str,
+    image: Image,
+    formation: dict[str, int],
+    who: str,
+    why: str,
+    running: Sequence[str],
+    repository: Path,
+    deploy: Deploy,
+) -> Release:
+    """Write a release into the ledger, under the next number, and as a ref into the repository: `refs/nap/v3`."""
+    ledger = deploy.ledger
+    release = ledger.write(ledger.next_number(running), commit, image, formation, who, why)
+    mark_release(repository, release.name, commit)
+    return release
 
 
 @contextmanager

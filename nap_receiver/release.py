@@ -89,7 +89,8 @@ class Ledger:
     """One app's releases."""
 
     def __init__(self, etcd: "Etcd", places: EtcdSettings, app: str) -> None:
-        self._etcd = etcd
+        self.etcd = etcd
+        self.places = places
         self._exits = places.exits_of(app)
         self.app = app
         self.root = places.root_of(app)
@@ -100,7 +101,7 @@ class Ledger:
         It is above that of every release in etcd and of every one of the `units`, which are what still runs should
         etcd ever lose its data: no name is used twice.
         """
-        written = [entry.key.rpartition("/")[2] for entry in self._etcd.below(f"{self.root}/releases/").entries]
+        written = [entry.key.rpartition("/")[2] for entry in self.etcd.below(f"{self.root}/releases/").entries]
         running = [match[1] for match in map(re.compile(rf"{self.app}\.v(\d+)\.").match, units) if match]
         return max(map(int, [*written, *running]), default=0) + 1
 
@@ -122,14 +123,14 @@ class Ledger:
                 at=time.time(),
                 why=why,
             )
-            if self._etcd.create(self._release_key(number), release):
+            if self.etcd.create(self._release_key(number), release):
                 return release
             number += 1
 
     def current(self) -> Release | None:
         """The release that serves, or None before the first."""
-        number = self._etcd.get(f"{self.root}/current")
-        entry = self._etcd.get(self._release_key(number.value)) if number else None
+        number = self.etcd.get(f"{self.root}/current")
+        entry = self.etcd.get(self._release_key(number.value)) if number else None
         return msgspec.convert(entry.value, Release) if entry else None
 
     def history(self) -> list[tuple[Release, Outcome | None]]:
@@ -137,10 +138,14 @@ class Ledger:
         prefix = f"{self.root}/outcomes/"
         ended = {
             entry.key.removeprefix(prefix): msgspec.convert(entry.value, Outcome)
-            for entry in self._etcd.below(prefix).entries
+            for entry in self.etcd.below(prefix).entries
         }
-        written = self._etcd.below(f"{self.root}/releases/").entries
+        written = self.etcd.below(f"{self.root}/releases/").entries
         return [(msgspec.convert(each.value, Release), ended.get(each.key.rpartition("/")[2])) for each in written]
+
+    def last_of(self, commit: str) -> tuple[Release, Outcome | None] | None:
+        """The last release of a commit, and how its deploy ended."""
+        return next((entry for entry in reversed(self.history()) if entry[0].commit == commit), None)
 
     def unfinished(self) -> list[Release]:
         """Releases whose end nothing tells of: while one holds the deploy lock, those whose deploy was killed."""
@@ -151,13 +156,13 @@ class Ledger:
         cancelled, up to this very moment, and nothing was written."""
         outcome = f"{self.root}/outcomes/{release.number:08}"
         written = {outcome: Outcome("live"), f"{self.root}/current": release.number}
-        return bool(self._etcd.write(written, unchanged={lock.key: lock.revision}))
+        return bool(self.etcd.write(written, unchanged={lock.key: lock.revision}))
 
     def mark_failed(self, release: Release, reason: str) -> None:
         """Keep why it failed, and forget how its instances ended: the one who waited for them was told."""
         for instance in release.instances:
-            self._etcd.delete(f"{self._exits}{instance.key}")
-        self._etcd.put(f"{self.root}/outcomes/{release.number:08}", Outcome("failed", reason))
+            self.etcd.delete(f"{self._exits}{instance.key}")
+        self.etcd.put(f"{self.root}/outcomes/{release.number:08}", Outcome("failed", reason))
 
     def _release_key(self, number: int) -> str:
         return f"{self.root}/releases/{number:08}"

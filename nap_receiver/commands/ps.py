@@ -1,18 +1,43 @@
 """The processes of an app."""
 
 import re
-import sys
 
 import click
 
-from nap_receiver.access import access_of
-from nap_receiver.channel import Channel, tell
-from nap_receiver.commands.table import Caller, app_argument, command, no_such
+from nap_receiver.channel import Channel
+from nap_receiver.commands.table import (
+    Caller,
+    app_argument,
+    command,
+    json_option,
+    ledger_of,
+    repository_for,
+    run_story,
+    show_listing,
+)
 from nap_receiver.errors import NapError
-from nap_receiver.repository import repository_called
 
 _MOST_INSTANCES = 100
 _PROCESS_TYPE = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+
+
+@command("ps", right="read")
+@app_argument
+@json_option
+def list_processes(caller: Caller, app: str, as_json: bool) -> None:
+    """List the instances of APP, and where they answer."""
+    from nap_receiver.discovery import announced
+
+    with ledger_of(caller, app) as ledger:
+        current = ledger.current()
+        there = {each.instance: each for each in announced(ledger.etcd, ledger.places, app)}
+    wanted = [instance.key for instance in current.instances] if current else []
+    rows = []
+    for key in [*wanted, *sorted(there.keys() - set(wanted))]:
+        release, _, process = key.partition(".")
+        answers = "answers" if key in there else "does not answer"
+        rows.append((process, release, answers if key in wanted else "leaves", there[key].url if key in there else ""))
+    show_listing(rows, "process", "release", "state", "address", as_json=as_json)
 
 
 @command("ps:scale", right="push")
@@ -21,10 +46,7 @@ _PROCESS_TYPE = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 def scale_processes(caller: Caller, app: str, counts: tuple[str, ...]) -> None:
     """Run COUNT instances of each PROCESS of APP: ps:scale shop web=3"""
     formation = _formation(counts)
-    access = access_of(app, caller.state)
-    if access is None:
-        raise no_such(app)
-    repository = repository_called(access.repository, caller.state)
+    repository = repository_for(caller, app)
 
     def story(channel: Channel) -> None:
         from nap_receiver.receiver import scale  # half a second of libraries
@@ -32,8 +54,7 @@ def scale_processes(caller: Caller, app: str, counts: tuple[str, ...]) -> None:
 
         scale(app, repository, formation, caller.user, caller.state, load(caller.state).settings, channel)
 
-    if not tell(1, story):
-        sys.exit(1)
+    run_story(story)
 
 
 def _formation(counts: tuple[str, ...]) -> dict[str, int]:

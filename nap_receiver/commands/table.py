@@ -6,17 +6,25 @@ A command is a function of its caller; the modules beside this one add theirs wh
 import copy
 import getpass
 import os
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nap_receiver.access import access_of, require_right
 from nap_receiver.account import become_owner
 from nap_receiver.app import checked_app_name
+from nap_receiver.channel import Channel, tell
 from nap_receiver.errors import NapError
+from nap_receiver.repository import repository_called
 from nap_receiver.state import State, default_root, state_at
+
+if TYPE_CHECKING:
+    from nap_receiver.release import Ledger
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,34 @@ app_argument = click.argument("app", callback=_app)
 
 def no_such(app: str) -> NapError:
     return NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
+
+
+def repository_for(caller: Caller, app: str) -> Path:
+    """The repository of an app that there is. Raises `NapError` where there is none."""
+    access = access_of(app, caller.state)
+    if access is None:
+        raise no_such(app)
+    return repository_called(access.repository, caller.state)
+
+
+@contextmanager
+def ledger_of(caller: Caller, app: str) -> "Iterator[Ledger]":
+    """The ledger of an app that there is, for the block."""
+    if access_of(app, caller.state) is None:
+        raise no_such(app)
+    from nap_receiver.etcd import connect  # a tenth of a second that other commands have no need of
+    from nap_receiver.release import Ledger
+    from nap_receiver.settings import load
+
+    places = load(caller.state).settings.etcd
+    with connect(places) as etcd:
+        yield Ledger(etcd, places, app)
+
+
+def run_story(story: Callable[[Channel], None]) -> None:
+    """Tell a story that deploys on standard output; exit status 1 where it fails."""
+    if not tell(1, story):
+        sys.exit(1)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects, one a line.")

@@ -1,0 +1,103 @@
+"""What was released, and going back to it."""
+
+import re
+import time
+
+import click
+import msgspec
+
+from nap_receiver.channel import Channel
+from nap_receiver.commands.table import (
+    Caller,
+    app_argument,
+    command,
+    json_option,
+    ledger_of,
+    repository_for,
+    run_story,
+    show_listing,
+)
+from nap_receiver.errors import NapError
+from nap_receiver.release import Outcome, Release
+
+
+def _number(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    if not re.fullmatch(r"v?[0-9]{1,8}", value):
+        raise NapError(f"expected a release such as v3, got {value[:40]!a}")
+    return int(value.removeprefix("v"))
+
+
+@command("releases", right="read")
+@app_argument
+@json_option
+def list_releases(caller: Caller, app: str, as_json: bool) -> None:
+    """List the releases of APP, the newest first."""
+    with ledger_of(caller, app) as ledger:
+        current, history = ledger.current(), ledger.history()
+    rows = [
+        (each.name, _standing(each, outcome, current), each.why, each.by, _when(each.at))
+        for each, outcome in reversed(history)
+    ]
+    show_listing(rows, "release", "state", "why", "by", "at", as_json=as_json)
+
+
+@command("releases:info", right="read")
+@app_argument
+@click.argument("release", required=False, callback=_number)
+@json_option
+def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -> None:
+    """Show all that is known of a RELEASE (v3); of the one that serves unless one is named."""
+    with ledger_of(caller, app) as ledger:
+        current, history = ledger.current(), ledger.history()
+    number = release or (current.number if current else 0)
+    found = [(each, outcome) for each, outcome in history if each.number == number]
+    if not found:
+        which = f"release v{release}" if release else "release that serves"
+        raise NapError(f"{app} has no {which}", advice=f"What there is: releases {app}")
+    each, outcome = found[0]
+    facts = {
+        "release": each.name,
+        "state": _standing(each, outcome, current),
+        "reason": outcome.reason if outcome else "",
+        "why": each.why,
+        "by": each.by,
+        "at": _when(each.at),
+        "commit": each.commit,
+        "image": each.image,
+        "processes": " ".join(f"{process}={n}" for process, n in each.formation.items()),
+    }
+    if as_json:
+        click.echo(msgspec.json.encode(facts).decode())
+        return
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        if fact:
+            click.echo(f"{name:{width}}  {fact}")
+
+
+@command("rollback", right="push")
+@app_argument
+@click.argument("release", required=False, callback=_number)
+def roll_back(caller: Caller, app: str, release: int | None) -> None:
+    """Run the image of an earlier RELEASE (v3) again, as a new one; of the one before unless one is named."""
+    repository = repository_for(caller, app)
+
+    def story(channel: Channel) -> None:
+        from nap_receiver.receiver import rollback  # half a second of libraries
+        from nap_receiver.settings import load
+
+        rollback(app, repository, release, caller.user, caller.state, load(caller.state).settings, channel)
+
+    run_story(story)
+
+
+def _standing(release: Release, outcome: Outcome | None, current: Release | None) -> str:
+    if current and release.number == current.number:
+        return "current"
+    return outcome.state if outcome else "never finished"
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
