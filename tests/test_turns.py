@@ -111,12 +111,14 @@ def test_scaling_waits_for_a_deploy_and_is_not_superseded(nap: Nap, pusher: Push
 
 def test_cancelled_deploy_leaves_nothing_and_says_by_whom(nap: Nap, pusher: Pusher) -> None:
     nothing = nap.run("builds:cancel", "no-such-app-here", ok=False)
-    assert (nothing.returncode, nothing.stderr.splitlines()[0]) == (
-        1,
-        " !     nothing is being deployed to no-such-app-here",
-    )
+    assert (nothing.returncode, nothing.stderr.splitlines()[0]) == (1, " !     there is no app no-such-app-here here")
     pusher.commit(Dockerfile=HTTPD, index_html="one")
     before = pusher.push()
+    nothing = nap.run("builds:cancel", pusher.app, ok=False)
+    assert (nothing.returncode, nothing.stderr.splitlines()[0]) == (
+        1,
+        f" !     nothing is being deployed to {pusher.app}",
+    )
     deploy = slow_push(pusher, "two", 60)
     commit = pusher.git("rev-parse", "HEAD")[:7]
     asked = time.monotonic()
