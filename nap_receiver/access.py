@@ -1,4 +1,4 @@
-"""Who may do what with an app: kept in etcd, below `<prefix>/apps/<app>/access`, so that it holds on every receiver.
+"""Who may do what with an app: kept in etcd, in `<prefix>/access/<app>`, so that it holds on every receiver.
 
 The same key says which repository the app is that of: whoever writes it first has the name.
 """
@@ -44,9 +44,8 @@ def access_of(app: str, state: State) -> Access | None:
     Read by etcd's own command, an eighth of the time that importing the library takes; each connection through the
     gate needs it.
     """
-    environment, root = _etcdctl(state)
-    key = f"{root}/{app}/access"
-    command = ["etcdctl", "get", "--print-value-only", key]
+    environment, prefix = _etcdctl(state)
+    command = ["etcdctl", "get", "--print-value-only", f"{prefix}/{app}"]
     try:
         done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=_READ_SECONDS * 2)
     except subprocess.TimeoutExpired as error:
@@ -56,6 +55,11 @@ def access_of(app: str, state: State) -> Access | None:
         reason = lines[-1].removeprefix("Error: ") if lines else f"etcdctl ended with status {done.returncode}"
         raise _etcd_away(environment["ETCDCTL_ENDPOINTS"], reason)
     return _access(json.loads(done.stdout)) if done.stdout.strip() else None
+
+
+def everybodys(etcd: "Etcd", prefix: str) -> dict[str, Access]:
+    """The access to every app there is, by the app, all kept below `prefix`."""
+    return {entry.key.rpartition("/")[2]: _access(entry.value) for entry in etcd.below(f"{prefix}/").entries}
 
 
 def require_right(app: str, access: Access | None, user: str, right: str) -> Access:
@@ -69,18 +73,17 @@ def require_right(app: str, access: Access | None, user: str, right: str) -> Acc
     raise NapError(f"{user} may not {doing} {app}", advice=f"Ask {whom} for: access:add {app} {user} {right}")
 
 
-def claim(etcd: "Etcd", root: str, access: Access) -> Access:
-    """The access to the app whose keys are below `root`: this one, unless the app is somebody's already.
+def claim(etcd: "Etcd", key: str, access: Access) -> Access:
+    """The access to an app, kept at `key`: this one, unless the app is somebody's already.
 
     Raises `NapError` where the app is that of another repository.
     """
-    key = f"{root}/access"
-    app = root.rpartition("/")[2]
+    app = key.rpartition("/")[2]
     if etcd.create(key, asdict(access)):
         return access
     entry = etcd.get(key)
     if entry is None:  # given up in this very moment
-        return claim(etcd, root, access)
+        return claim(etcd, key, access)
     return require_same_repository(app, _access(entry.value), access.repository)
 
 
@@ -94,20 +97,19 @@ def require_same_repository(app: str, access: Access, repository: str) -> Access
     return access
 
 
-def give_up(etcd: "Etcd", root: str, access: Access) -> None:
+def give_up(etcd: "Etcd", key: str, access: Access) -> None:
     """Forget the app, if this is still the access to it."""
-    key = f"{root}/access"
     entry = etcd.get(key)
     if entry and _access(entry.value) == access:
         etcd.write({key: None}, unchanged={key: entry.revision})
 
 
-def set_right(etcd: "Etcd", root: str, user: str, right: str | None) -> Access:
+def set_right(etcd: "Etcd", key: str, user: str, right: str | None) -> Access:
     """Give `user` this right and no other, or, with None, no right; the access from then on.
 
     Raises `NapError` where there is no such app, nothing to take away, or where it would be left without an owner.
     """
-    key, app = f"{root}/access", root.rpartition("/")[2]
+    app = key.rpartition("/")[2]
     while True:
         entry = etcd.get(key)
         if entry is None:
@@ -125,12 +127,12 @@ def set_right(etcd: "Etcd", root: str, user: str, right: str | None) -> Access:
             return after
 
 
-def write_etcdctl(state: State, endpoint: str, files: Mapping[str, str], root: str) -> None:
-    """Keep how `access_of` reaches etcd: at `endpoint`, with these files by etcdctl's names, keys below `root`."""
+def write_etcdctl(state: State, endpoint: str, files: Mapping[str, str], prefix: str) -> None:
+    """Keep how `access_of` reaches etcd: at `endpoint`, with these files by etcdctl's names, keys below `prefix`."""
     environment = {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": endpoint, "ETCDCTL_DIAL_TIMEOUT": f"{_READ_SECONDS}s"}
     environment |= {f"ETCDCTL_{name.upper()}": path for name, path in files.items() if path}
     draft = _etcdctl_file(state).with_suffix(".draft")
-    draft.write_text(json.dumps({"environment": environment, "root": root}), encoding="utf-8")
+    draft.write_text(json.dumps({"environment": environment, "prefix": prefix}), encoding="utf-8")
     draft.rename(_etcdctl_file(state))
 
 
@@ -139,7 +141,7 @@ def _etcdctl(state: State) -> tuple[dict[str, str], str]:
         kept = json.loads(_etcdctl_file(state).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise NapError(f"no nap is up at {state.root}", advice="Ask the operator to run: nap up") from error
-    return {"PATH": "/usr/bin:/usr/local/bin:/bin"} | kept["environment"], kept["root"]
+    return {"PATH": "/usr/bin:/usr/local/bin:/bin"} | kept["environment"], kept["prefix"]
 
 
 def _etcdctl_file(state: State) -> Path:

@@ -63,7 +63,7 @@ def deploy(asked: Deployment, state: State, channel: Channel, *, moved: bool = T
     settings = load(state).settings
     with connect(settings.etcd) as etcd:
         ledger = Ledger(etcd, settings.etcd, asked.app)
-        claim(etcd, ledger.root, Access(name_of(asked.repository, state)))
+        claim(etcd, settings.etcd.access_of(asked.app), Access(name_of(asked.repository, state)))
         current = ledger.current()
         if current and not whose_turn(etcd, ledger.root) and (addresses := serving(etcd, settings.etcd, current)):
             commit = asked.commit[:7]

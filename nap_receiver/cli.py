@@ -26,7 +26,9 @@ def over_ssh(words: list[str], state: State, user: str) -> int:
             click.echo(guests.get_help(click.Context(guests, info_name="ssh HOST")))
             return 0
     try:
-        return int(guests.main(words, "ssh HOST", standalone_mode=False, obj=Caller(state, user)) or 0)
+        return int(
+            guests.main(words, "ssh HOST", standalone_mode=False, obj=Caller(state, user, is_operator=False)) or 0
+        )
     except click.UsageError as error:
         complaint = plain(error.format_message().replace("\n", " "))
         click.echo(f" !     {complaint[:_LONGEST_COMPLAINT]}", err=True)

@@ -142,15 +142,15 @@ def _created(app: str, access: Access, repository: Path, state: State, user: str
             advice=f"Ask the operator of this nap for: nap access:add {app} {user} owner",
         )
     places = load(state).settings.etcd
-    root = places.root_of(app)
+    key = places.access_of(app)
     with connect(places) as etcd:
-        require_right(app, claim(etcd, root, access), user, "push")
+        require_right(app, claim(etcd, key, access), user, "push")
         create(repository)
         try:
             yield
         finally:
             if discard_empty(repository, state):
-                give_up(etcd, root, access)
+                give_up(etcd, key, access)
 
 
 def _environment(state: State) -> dict[str, str]:

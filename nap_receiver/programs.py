@@ -194,7 +194,7 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
             changed.add(owner)
     etcd = settings.etcd
     files = {"cacert": etcd.ca, "cert": etcd.certificate, "key": etcd.key}
-    write_etcdctl(state, etcd.url, files, etcd.root_of("").rstrip("/"))
+    write_etcdctl(state, etcd.url, files, etcd.access)
     return changed & {program.name for program in programs}
 
 

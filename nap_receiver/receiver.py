@@ -3,6 +3,7 @@
 Its first step, which of the pushed refs deploys, is `push.deploying`: most pushes end there, and need none of this.
 """
 
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from nap_receiver.lock import Lock, Superseded, deploy_lock, turn, why_over
 from nap_receiver.placement import Placement
 from nap_receiver.push import Deployment, checked_setting, commit_of, mark_release
 from nap_receiver.release import Ledger, Release
+from nap_receiver.repository import remove
 from nap_receiver.scheduler import Scheduler
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
@@ -92,6 +94,35 @@ def scale(
             there = ", ".join(current.formation)
             raise NapError(f"{app} has no process type {', '.join(sorted(unknown))}; there are: {there}")
         release_again(current, current.formation | changes, f"Scale {counts}", who, repository, deploy)
+
+
+def restart(app: str, repository: Path, who: str, state: State, settings: Settings, channel: Channel) -> None:
+    """Make a release that is the same as what runs now. Raises `NapError` as `receive` does."""
+    with under_way(app, repository, who, "restart", state, settings, channel) as deploy:
+        current = require_current(deploy)
+        release_again(current, current.formation, "Restart", who, repository, deploy)
+
+
+def destroy(app: str, repository: Path, who: str, state: State, settings: Settings, channel: Channel) -> None:
+    """Stop the app and remove all that is kept of it but its images. Raises `NapError`; then it can be tried again."""
+    with under_way(app, repository, who, "destroy", state, settings, channel) as deploy:
+        running = deploy.scheduler.running(app)
+        channel.step(f"Stopping {app}: {some(running) or 'nothing runs'}")
+        deploy.scheduler.withdraw(running)
+        keys = [unit.removeprefix(f"{app}.") for unit in running]
+        await_withdrawn(deploy.etcd, settings.etcd, app, keys, WITHDRAW_SECONDS)
+        deploy.scheduler.stop(running)
+        for key in deploy.ledger.keys() - {deploy.lock.key}:
+            deploy.etcd.delete(key)
+        deploy.etcd.delete(settings.etcd.access_of(app))
+        if repository.is_relative_to(state.repositories):
+            remove(repository, state)
+            kept = "its images, in the registry and on the engine"
+        else:
+            kept = f"its images, and {repository}, which is not nap's own"
+        shutil.rmtree(state.deploy_logs / app, ignore_errors=True)
+        channel.result(f"{app} is gone")
+        channel.detail(f"Kept: {kept}")
 
 
 def rollback(

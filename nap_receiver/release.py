@@ -6,7 +6,6 @@ Below `<prefix>/apps/<app>/`:
     current                       the number of the release that serves
     exits/<instance>              how an instance ended that nobody had asked to end (written on its machine, leased)
     lock, next                    who deploys now, and who waits (`lock`, leased)
-    access                        whose repository it is, and who may do what (`access`)
 """
 
 import re
@@ -132,6 +131,10 @@ class Ledger:
         number = self.etcd.get(f"{self.root}/current")
         entry = self.etcd.get(self._release_key(number.value)) if number else None
         return msgspec.convert(entry.value, Release) if entry else None
+
+    def keys(self) -> set[str]:
+        """Every key that is kept of the app."""
+        return {entry.key for entry in self.etcd.below(f"{self.root}/").entries}
 
     def history(self) -> list[tuple[Release, Outcome | None]]:
         """Every release and how its deploy ended, None where nothing tells of that; the oldest first."""

@@ -88,15 +88,21 @@ def discard_empty(repository: Path, state: State) -> bool:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if has_refs(repository):
             return False
-        shutil.rmtree(repository)
+        remove(repository, state)
     except BlockingIOError:
         return False
     finally:
         os.close(folder)
+    return True
+
+
+def remove(repository: Path, state: State) -> None:
+    """Remove a repository, and the folders above it that hold no other."""
+    if repository.is_dir():
+        shutil.rmtree(repository)
     with suppress(OSError):  # the first that is not empty
         for team in repository.parents[: -len(state.repositories.parts)]:
             team.rmdir()
-    return True
 
 
 def has_refs(repository: Path) -> bool:

@@ -149,6 +149,15 @@ class EtcdSettings(_Section, frozen=True):
         """Below this, a slash and a name, all that is kept of `app` (`release`)."""
         return f"{self.prefix}/apps/{app}"
 
+    @property
+    def access(self) -> str:
+        """Below this, a slash and an app's name, whose it is and who may do what with it (`access`)."""
+        return f"{self.prefix}/access"
+
+    def access_of(self, app: str) -> str:
+        """Whose `app` is, and who may do what with it."""
+        return f"{self.access}/{app}"
+
     def exits_of(self, app: str) -> str:
         """Below this, how instances of `app` ended that nobody had asked to end."""
         return f"{self.root_of(app)}/exits/"

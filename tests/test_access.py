@@ -69,4 +69,4 @@ def test_first_push_of_nothing_leaves_no_app(nap: Nap, pusher: Pusher) -> None:
     url = f"{pusher.git('remote', 'get-url', 'nap').rpartition('/')[0]}/new-team/thing"
     assert pusher.push("--dry-run", url, "HEAD:refs/heads/master").status == 0
     assert not (nap.state.repositories / "new-team").exists()
-    assert not nap.keys("/nap/apps/new-team-thing/")
+    assert not nap.keys("/nap/access/new-team-thing")

@@ -668,7 +668,7 @@ class Place:
         keys = set()
         for prefix in ("/nap/", "/services/"):
             for entry in self.etcd.below(prefix).entries:
-                keys.add(f"{entry.key} = {entry.value}" if entry.key.endswith("/access") else entry.key)
+                keys.add(f"{entry.key} = {entry.value}" if "/access/" in entry.key else entry.key)
         keys.add(f"authorized_keys: {(state.ssh / 'authorized_keys').read_text()}")
         return Left(frozenset(files), frozenset(keys), frozenset(self.processes()))
 

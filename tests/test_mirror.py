@@ -138,7 +138,7 @@ def test_shallow_push_that_lacks_history_is_refused_before_anything_is_built(nap
         "Fetch the whole history, then push again: git fetch --unshallow",
     ]
     assert not pusher.bare.exists(), "and there is no app yet"
-    assert not nap.keys(f"/nap/apps/{pusher.app}/")
+    assert not nap.keys(f"/nap/access/{pusher.app}")
 
     pusher.git("-C", str(folder), "fetch", "--quiet", "--unshallow")
     pushed = push_from(folder, pusher)

@@ -45,7 +45,7 @@ def _set_right(caller: Caller, app: str, user: str, right: str | None) -> None:
 
     places = load(caller.state).settings.etcd
     with connect(places) as etcd:
-        root = places.root_of(app)
+        key = places.access_of(app)
         if right and (repository := repository_of(app, caller.state)):
-            claim(etcd, root, Access(name_of(repository, caller.state)))  # where nobody has; over ssh, somebody does
-        set_right(etcd, root, checked_user(user), right)
+            claim(etcd, key, Access(name_of(repository, caller.state)))  # where nobody has; over ssh, somebody does
+        set_right(etcd, key, checked_user(user), right)

@@ -40,6 +40,21 @@ def list_processes(caller: Caller, app: str, as_json: bool) -> None:
     show_listing(rows, "process", "release", "state", "address", as_json=as_json)
 
 
+@command("ps:restart", right="push")
+@app_argument
+def restart_processes(caller: Caller, app: str) -> None:
+    """Put new instances in the place of those of APP, as a new release of the same; not a moment without one."""
+    repository = repository_for(caller, app)
+
+    def story(channel: Channel) -> None:
+        from nap_receiver.receiver import restart
+        from nap_receiver.settings import load
+
+        restart(app, repository, caller.user, caller.state, load(caller.state).settings, channel)
+
+    run_story(story)
+
+
 @command("ps:scale", right="push")
 @app_argument
 @click.argument("counts", nargs=-1, required=True, metavar="PROCESS=COUNT...")

@@ -35,11 +35,16 @@ class Caller:
     user: str
     root: str | None = None
     """The state directory, where it was named."""
+    is_operator: bool = True
 
     @property
     def again(self) -> str:
         """What to add to another command, so that it means the same nap."""
         return f" --state {self.root}" if self.root else ""
+
+
+ANYBODY = "anybody"
+"""The right that everybody has whom the gate lets in."""
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +66,8 @@ def command(name: str, right: str | None = None) -> Callable[[Callable[..., None
             if caller is None:
                 caller = Caller(state_at(root), os.environ.get("NAP_USER") or getpass.getuser(), root)
                 become_owner(caller.state)
-            elif right:
+            elif right != ANYBODY:
+                assert right
                 require_right(words["app"], access_of(words["app"], caller.state), caller.user, right)
             function(caller, **words)
 

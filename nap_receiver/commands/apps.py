@@ -1,0 +1,60 @@
+"""The apps there are, and doing away with one."""
+
+import sys
+
+import click
+
+from nap_receiver.channel import Channel
+from nap_receiver.commands.table import (
+    ANYBODY,
+    Caller,
+    app_argument,
+    command,
+    json_option,
+    repository_for,
+    run_story,
+    show_listing,
+)
+from nap_receiver.errors import NapError
+
+
+@command("apps", right=ANYBODY)
+@json_option
+def list_apps(caller: Caller, as_json: bool) -> None:
+    """List the apps that you may read, and whose they are."""
+    from nap_receiver.access import everybodys
+    from nap_receiver.etcd import connect
+    from nap_receiver.settings import load
+
+    places = load(caller.state).settings.etcd
+    with connect(places) as etcd:
+        found = everybodys(etcd, places.access)
+    rows = [
+        (app, access.repository, ", ".join(access.owners))
+        for app, access in found.items()
+        if caller.is_operator or access.allows(caller.user, "read")
+    ]
+    show_listing(rows, "app", "repository", "owners", as_json=as_json)
+
+
+@command("apps:destroy", right="owner")
+@app_argument
+@click.option("--confirm", metavar="APP", help="The app's name again, instead of being asked for it.")
+def destroy_app(caller: Caller, app: str, confirm: str | None) -> None:
+    """Stop APP and remove it for good: its instances, releases, rights, repository and logs."""
+    repository = repository_for(caller, app)
+    if confirm is None and sys.stdin.isatty():
+        confirm = click.prompt(f" !     This stops {app} and removes it for good. Its name, to go on", default="")
+    if confirm != app:
+        raise NapError(
+            f"{app} is not destroyed: that would stop it, and remove its releases, repository and logs for good",
+            advice=f"To go on: apps:destroy {app} --confirm {app}",
+        )
+
+    def story(channel: Channel) -> None:
+        from nap_receiver.receiver import destroy
+        from nap_receiver.settings import load
+
+        destroy(app, repository, caller.user, caller.state, load(caller.state).settings, channel)
+
+    run_story(story)
