@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from nap_receiver.build_log import new_log
 from nap_receiver.channel import Channel
 from nap_receiver.checkout import check_out
@@ -79,7 +81,8 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
         with engine_at(settings.engine.url) as engine:
             image = build_and_push(asked, engine, settings, channel)
         why = f"Deploy {commit}"
-        release = write_down(asked.commit, image, formation, who, why, before, asked.repository, deploy)
+        config = current.config if current else deploy.ledger.first_config()
+        release = write_down(asked.commit, image, formation, config, who, why, before, asked.repository, deploy)
         go_live(release, placement, before, deploy)
 
 
@@ -138,6 +141,37 @@ def rollback(
         release_again(target, current.formation, f"Rollback to {target.name}", who, repository, deploy)
 
 
+def configure(
+    app: str,
+    repository: Path,
+    added: dict[str, str],
+    removed: Sequence[str],
+    who: str,
+    state: State,
+    settings: Settings,
+    channel: Channel,
+) -> None:
+    """Make a release of what runs now with these values added or removed. Raises `NapError` as `receive` does.
+
+    Before the first release, they are kept for it.
+    """
+    with under_way(app, repository, who, "config", state, settings, channel) as deploy:
+        ledger, current = deploy.ledger, deploy.ledger.current()
+        before = ledger.configuration(current.config if current else ledger.first_config())
+        after = {name: value for name, value in (before | added).items() if name not in removed}
+        if after == before:
+            channel.result(f"{app}: nothing changed")
+            return
+        number = ledger.write_configuration(after)
+        if current is None:
+            ledger.set_first_config(number)
+            channel.result(f"{app} has {len(after)} variables, for its first release")
+            return
+        why = f"Config add {', '.join(added)}" if added else f"Config remove {', '.join(removed)}"
+        configured = msgspec.structs.replace(current, config=number)
+        release_again(configured, current.formation, why, who, repository, deploy)
+
+
 def require_current(deploy: Deploy) -> Release:
     """The release that serves. Raises `NapError` where there is none."""
     if current := deploy.ledger.current():
@@ -167,7 +201,7 @@ def release_again(
     placement = deploy.scheduler.place(source.app, repository, formation)
     before = deploy.scheduler.running(source.app)
     image = Image(source.image, source.ports, source.has_healthcheck)
-    release = write_down(source.commit, image, formation, who, why, before, repository, deploy)
+    release = write_down(source.commit, image, formation, source.config, who, why, before, repository, deploy)
     go_live(release, placement, before, deploy)
 
 
@@ -175,6 +209,7 @@ def write_down(
     commit: str,
     image: Image,
     formation: dict[str, int],
+    config: int,
     who: str,
     why: str,
     running: Sequence[str],
@@ -183,7 +218,7 @@ def write_down(
 ) -> Release:
     """Write a release into the ledger, under the next number, and as a ref into the repository: `refs/nap/v3`."""
     ledger = deploy.ledger
-    release = ledger.write(ledger.next_number(running), commit, image, formation, who, why)
+    release = ledger.write(ledger.next_number(running), commit, image, formation, config, who, why)
     mark_release(repository, release.name, commit)
     return release
 

@@ -2,12 +2,15 @@
 
 Below `<prefix>/apps/<app>/`:
     releases/<number, 8 digits>   a release
+    configs/<number, 8 digits>    a configuration: `{NAME: value in base64, …}`; never changed, releases name theirs
+    config                        the number of the configuration that the first release will have
     outcomes/<number, 8 digits>   `{"state": "live" | "failed", "reason": …}`, once it is known
     current                       the number of the release that serves
     exits/<instance>              how an instance ended that nobody had asked to end (written on its machine, leased)
     lock, next                    who deploys now, and who waits (`lock`, leased)
 """
 
+import base64
 import re
 import time
 from collections.abc import Iterable
@@ -37,6 +40,8 @@ class Release(msgspec.Struct, frozen=True):
     by: str
     at: float
     why: str
+    config: int = 0
+    """The number of its configuration, 0 for none."""
 
     @property
     def name(self) -> str:
@@ -94,6 +99,31 @@ class Ledger:
         self.app = app
         self.root = places.root_of(app)
 
+    def first_config(self) -> int:
+        """The number of the configuration that the first release will have, 0 for none."""
+        entry = self.etcd.get(f"{self.root}/config")
+        return int(entry.value) if entry else 0
+
+    def set_first_config(self, number: int) -> None:
+        self.etcd.put(f"{self.root}/config", number)
+
+    def configuration(self, number: int) -> dict[str, str]:
+        """The values of a configuration by name."""
+        entry = self.etcd.get(self.places.config_of(self.app, number)) if number else None
+        found = entry.value.items() if entry else ()
+        return {name: base64.b64decode(value).decode() for name, value in found}
+
+    def write_configuration(self, values: dict[str, str]) -> int:
+        """Write a configuration down; its number, 0 for an empty one."""
+        if not values:
+            return 0
+        encoded = {name: base64.b64encode(value.encode()).decode() for name, value in sorted(values.items())}
+        number = len(self.etcd.below(f"{self.root}/configs/").entries)
+        while True:
+            number += 1
+            if self.etcd.create(self.places.config_of(self.app, number), encoded):
+                return number
+
     def next_number(self, units: Iterable[str]) -> int:
         """The number that the next release gets while the deploy lock is held.
 
@@ -104,7 +134,9 @@ class Ledger:
         running = [match[1] for match in map(re.compile(rf"{self.app}\.v(\d+)\.").match, units) if match]
         return max(map(int, [*written, *running]), default=0) + 1
 
-    def write(self, number: int, commit: str, image: "Image", formation: dict[str, int], by: str, why: str) -> Release:
+    def write(
+        self, number: int, commit: str, image: "Image", formation: dict[str, int], config: int, by: str, why: str
+    ) -> Release:
         """Write a release down, as `number` or, where that was given out meanwhile, as the next that is free.
 
         What failed is written down too, so the numbers have no gaps.
@@ -118,6 +150,7 @@ class Ledger:
                 ports=image.ports,
                 has_healthcheck=image.has_healthcheck,
                 formation=formation,
+                config=config,
                 by=by,
                 at=time.time(),
                 why=why,

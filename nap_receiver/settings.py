@@ -87,6 +87,13 @@ class FilePath(_Checked):
     form = re.compile(r"|/[^\x00-\x1f]+")
 
 
+class LogsPlace(_Checked):
+    """Where a machine's journal is read, `{address}` being the machine's; empty for nowhere."""
+
+    expected = 'where to log in, such as "ssh://root@{address}"'
+    form = re.compile(r"|ssh://([A-Za-z0-9._-]+@)?\{address\}(:\d{1,5})?")
+
+
 class MachineMetadata(_Checked):
     """fleet's metadata of machines, as `FLEET_METADATA` takes it; empty for any machine."""
 
@@ -157,6 +164,10 @@ class EtcdSettings(_Section, frozen=True):
     def access_of(self, app: str) -> str:
         """Whose `app` is, and who may do what with it."""
         return f"{self.access}/{app}"
+
+    def config_of(self, app: str, number: int) -> str:
+        """A configuration of `app`: of the one that a release has, its number."""
+        return f"{self.root_of(app)}/configs/{number:08}"
 
     def exits_of(self, app: str) -> str:
         """Below this, how instances of `app` ended that nobody had asked to end."""
@@ -232,6 +243,13 @@ class FleetSettings(_Section, frozen=True):
     fleetctl: Annotated[
         str, msgspec.Meta(description="The program: its name, or its path where it is not in PATH.")
     ] = "fleetctl"
+    logs: Annotated[
+        LogsPlace,
+        msgspec.Meta(
+            description="Where `nap logs` reads a machine's journal, over ssh; `{address}` stands for the machine's. "
+            "Empty: nowhere."
+        ),
+    ] = LogsPlace("")
     metadata: Annotated[
         MachineMetadata, msgspec.Meta(description="Apps run on machines that have this metadata; empty for all.")
     ] = MachineMetadata("")

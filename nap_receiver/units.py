@@ -61,6 +61,7 @@ def render(
         "programs": TEMPLATES,
         "port": release.ports[0],
         "announcement": f"{settings.etcd.announcements_of(release.app)}{instance.key}",
+        "config": settings.etcd.config_of(release.app, release.config) if release.config else "",
         "exit": f"{settings.etcd.exits_of(release.app)}{instance.key}",
         "lease_seconds": LEASE_SECONDS,
     }

@@ -4,6 +4,7 @@ one.
 systemd, Docker, etcd and the registry are real on both.
 """
 
+import json
 import os
 import re
 import signal
@@ -162,3 +163,22 @@ def test_two_receivers_take_turns(
         assert time.monotonic() - started < 10 + third.deploy_seconds
         assert answer(third.url) == "three"
         assert killed.wait(timeout=20) == 1
+
+
+def test_variables_reach_the_app_unchanged(either: Cluster, either_receiver: Nap, pusher: Pusher, live: Pushed) -> None:
+    values = {
+        "LINES": 'one\ntwo $HOME %h "quoted" it\'s\n',
+        "LONG": "é" * 30000,
+        "PATH": "/bin",
+        "docker": "/bin/false",
+    }
+    done = either_receiver.run("config:set", pusher.app, *(f"{name}={value}" for name, value in values.items()))
+    assert f"=====> {pusher.app} v2 is live" in done.stdout
+    machine = either.machines[host_of(either, pusher.app)]
+    listed = machine.docker("inspect", "--format", "{{json .Config.Env}}", f"{pusher.app}.v2.web.1")
+    found = dict(variable.split("=", 1) for variable in json.loads(listed))
+    assert {name: found.get(name) for name in values} == values
+    assert "quoted" not in machine.run("systemctl", "cat", f"{pusher.app}.v2.web.1").stdout
+    machine.docker("kill", f"{pusher.app}.v2.web.1")
+    eventually(lambda: not pusher.announcements(), 5, "withdrawn")
+    eventually(lambda: answered(pusher) == ["one"], 20, "and started again with them")

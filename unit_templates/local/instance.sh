@@ -62,8 +62,18 @@ report() {
     NAP_CONTAINER=${id:-$NAP_CONTAINER} NAP_STATUS=$1 /bin/sh "$programs/report_exit.sh"
 }
 
+# What it prints, on both outputs: the id, or what is wrong.
+create() (
+    set -- create --name "$NAP_CONTAINER" --label "nap.arguments=$arguments" "$@"
+    if [ -n "${NAP_CONFIG_KEY:-}" ]; then
+        . "$programs/configure.sh" 2>&1
+    else
+        docker "$@" 2>&1
+    fi
+)
+
 start() {
-    said=$(docker create --name "$NAP_CONTAINER" --label "nap.arguments=$arguments" "$@" 2>&1) || fail "$said"
+    said=$(create "$@") || fail "$said"
     id=$(echo "$said" | tail -n 1)
     tries=0
     while [ "$tries" -lt 30 ] && [ -z "$stopping" ]; do
