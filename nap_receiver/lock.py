@@ -33,10 +33,14 @@ _LAST_LINES_SECONDS = 1.0  # for the end of a deploy's log to come after its loc
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """Who does what to an app, since when (seconds since the epoch), on which host, and where that is logged."""
+    """Who does what to an app, since when (seconds since the epoch), on which host, and where that is logged.
+
+    `what` is the commit, or what else it is about; `doing` says it in words: `deploying 1a2b3c4`.
+    """
 
     who: str
     what: str
+    doing: str
     since: float
     host: str
     log: str
@@ -44,7 +48,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         since = time.strftime("%H:%M:%S", time.localtime(self.since))
-        return f"{self.who} has been deploying {self.what} since {since}"
+        return f"{self.who} has been {self.doing} since {since}"
 
 
 class Superseded(NapError):
@@ -63,9 +67,9 @@ class Lock:
     turn: Turn
 
 
-def turn(who: str, what: str, log: Path) -> Turn:
+def turn(who: str, what: str, doing: str, log: Path) -> Turn:
     """One's own turn, from now on, here."""
-    return Turn(who=who, what=what, since=time.time(), host=socket.gethostname(), log=str(log))
+    return Turn(who=who, what=what, doing=doing, since=time.time(), host=socket.gethostname(), log=str(log))
 
 
 def whose_turn(etcd: Etcd, root: str) -> Turn | None:
@@ -136,7 +140,7 @@ def _await_change(etcd: Etcd, lock: str, queue: str, since: int, give_up: float,
     for change in etcd.changes([lock, queue], since, patience):
         if change.key == queue or change.value is None:
             return
-    raise NapError(f"not deployed: {doing}, and that is not over yet", advice="Push again when it is.")
+    raise NapError(f"nothing is done: {doing}, and that is not over yet", advice="Do it again when it is.")
 
 
 @contextmanager
@@ -199,16 +203,16 @@ def why_over(etcd: Etcd, lock: Lock) -> NapError:
         now = _turn(entry)
         if now.cancelled_by:
             return NapError(
-                f"{mine.what} is not deployed: {now.cancelled_by} cancelled it; what ran before still runs",
-                advice="Push again to deploy it.",
+                f"no longer {mine.doing}: {now.cancelled_by} cancelled it; what ran before still runs",
+                advice="Do it again, if it is wanted after all.",
             )
         if (now.since, now.log) != (mine.since, mine.log):
             break
         entry = next(etcd.changes([key], entry.revision, _WATCH_SECONDS), entry)
     return NapError(
-        f"{mine.what} is not deployed: this deploy lost its turn, for etcd had not heard of it for {LEASE_SECONDS} s; "
+        f"no longer {mine.doing}: its turn is lost, for etcd had not heard of it for {LEASE_SECONDS} s; "
         "what ran before still runs",
-        advice="Push again to deploy it.",
+        advice="Do it again.",
     )
 
 

@@ -1,7 +1,7 @@
 """A push: which refs moved, and which one of them deploys."""
 
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -181,6 +181,11 @@ def checked_setting(
             advice=f"Mend it there with: git config nap.{name} {value}",
         )
     return found
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of `names`, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _git(repository: Path, *words: str) -> str:

@@ -23,23 +23,23 @@ from nap_receiver.settings import EtcdSettings
 
 if TYPE_CHECKING:  # etcd's and docker's libraries are for those who call them
     from nap_receiver.etcd import Etcd
-    from nap_receiver.image import Image
     from nap_receiver.lock import Lock
 
 
-class Release(msgspec.Struct, frozen=True):
+class Release(msgspec.Struct, frozen=True, kw_only=True):
     """What one deploy runs. `at` is in seconds since the epoch; `formation` is instances by process type."""
 
     app: str
-    number: int
     commit: str
     image: str
     ports: list[str]
     has_healthcheck: bool
     formation: dict[str, int]
     by: str
-    at: float
     why: str
+    number: int = 0
+    """0 for a draft, which the ledger has not got yet."""
+    at: float = 0.0
     config: int = 0
     """The number of its configuration, 0 for none."""
 
@@ -134,27 +134,13 @@ class Ledger:
         running = [match[1] for match in map(re.compile(rf"{self.app}\.v(\d+)\.").match, units) if match]
         return max(map(int, [*written, *running]), default=0) + 1
 
-    def write(
-        self, number: int, commit: str, image: "Image", formation: dict[str, int], config: int, by: str, why: str
-    ) -> Release:
+    def write(self, draft: Release, number: int) -> Release:
         """Write a release down, as `number` or, where that was given out meanwhile, as the next that is free.
 
         What failed is written down too, so the numbers have no gaps.
         """
         while True:
-            release = Release(
-                app=self.app,
-                number=number,
-                commit=commit,
-                image=image.digest,
-                ports=image.ports,
-                has_healthcheck=image.has_healthcheck,
-                formation=formation,
-                config=config,
-                by=by,
-                at=time.time(),
-                why=why,
-            )
+            release = msgspec.structs.replace(draft, number=number, at=time.time())
             if self.etcd.create(self._release_key(number), release):
                 return release
             number += 1

@@ -96,7 +96,7 @@ def test_variables_before_the_first_release(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(Dockerfile=HTTPD, index_html="one")
     assert pusher.push("-o", "nap.deploy=no", "nap", "HEAD:refs/heads/master").status == 0
     done = pusher.ssh_command("config:set", pusher.app, "EARLY=yes")
-    assert done.stdout == f"=====> {pusher.app} has 1 variables, for its first release\n"
+    assert done.stdout == f"=====> {pusher.app} has EARLY, for its first release\n"
     pushed(pusher)
     assert environment_of(nap, pusher.app)["EARLY"] == "yes"
 

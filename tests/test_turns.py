@@ -16,6 +16,16 @@ from tests.machine import HTTPD, ROOT, Nap, Pushed, Pusher, answer, eventually
 
 pytestmark = pytest.mark.machine
 
+SOMEONE = {
+    "who": "someone",
+    "what": "0000000",
+    "doing": "deploying 0000000",
+    "since": 0.0,
+    "host": "elsewhere",
+    "log": "",
+}
+"""Another's turn."""
+
 SLOW = HTTPD.replace("EXPOSE", "RUN echo begin {app}; sleep {seconds}; echo end\nEXPOSE")
 
 
@@ -124,17 +134,17 @@ def test_cancelled_deploy_leaves_nothing_and_says_by_whom(nap: Nap, pusher: Push
     asked = time.monotonic()
     cancelled = pusher.ssh_command("builds:cancel", pusher.app)
     assert (cancelled.returncode, cancelled.stderr) == (0, "")
-    assert cancelled.stdout == f"{pusher.app}: cancelled {pusher.user}'s deploy of {commit}\n"
+    assert cancelled.stdout == f"{pusher.app}: cancelled; {pusher.user} was deploying {commit}\n"
     assert time.monotonic() - asked < 5
     said = rest(deploy)
     assert deploy.returncode == 1
-    assert f" !     {commit} is not deployed: {pusher.user} cancelled it; what ran before still runs" in said
+    assert f" !     no longer deploying {commit}: {pusher.user} cancelled it; what ran before still runs" in said
     assert answer(before.url) == "one"
     assert nap.leftovers(pusher.app, 2) == []
     again = pusher.start_push()  # of what is there: it failed, so it is tried again
     read_until(again, "       begin")
     nap.run("builds:cancel", pusher.app)
-    assert "is not deployed" in rest(again)
+    assert "no longer deploying" in rest(again)
     assert again.returncode == 1
 
 
@@ -184,8 +194,7 @@ def test_a_release_that_was_never_retired_is_retired_by_the_next_push(nap: Nap, 
     assert pusher.push().status == 0
     etcd = nap.etcd()
     try:
-        lost = {"who": "someone", "what": "0000000", "since": 0.0, "host": "elsewhere", "log": ""}
-        etcd.put(f"/nap/apps/{pusher.app}/lock", lost)  # nobody can have it: the retiring of v1 waits for us
+        etcd.put(f"/nap/apps/{pusher.app}/lock", SOMEONE)  # nobody can have it: the retiring of v1 waits for us
         pusher.commit(index_html="two")
         second = pusher.start_push()
         lines = read_until(second, "       its log is on elsewhere")
@@ -211,7 +220,8 @@ def test_deploy_that_lost_its_turn_ends(nap: Nap, pusher: Pusher) -> None:
         os.kill(process, signal.SIGCONT)
     said = rest(deploy)
     assert deploy.returncode == 1
-    assert "is not deployed: this deploy lost its turn" in said
+    assert "no longer deploying" in said
+    assert "its turn is lost" in said
     assert nap.leftovers(pusher.app, 1) == []
 
 
@@ -285,10 +295,9 @@ def test_output_of_builds(nap: Nap, pusher: Pusher) -> None:
 
 
 def test_a_push_does_not_overtake_one_that_waits(nap: Nap, pusher: Pusher) -> None:
-    waiting = {"who": "someone", "what": "0000000", "since": 0.0, "host": "elsewhere", "log": ""}
     etcd = nap.etcd()
     try:
-        etcd.put(f"/nap/apps/{pusher.app}/next", waiting)  # the lock has become free this moment
+        etcd.put(f"/nap/apps/{pusher.app}/next", SOMEONE)  # the lock has become free this moment
     finally:
         etcd.close()
     pusher.commit(Dockerfile=HTTPD, index_html="one")
@@ -320,7 +329,7 @@ def test_a_release_goes_live_only_while_its_lock_is_held(nap: Nap, pusher: Pushe
         ledger = Ledger(etcd, nap.settings.etcd, pusher.app)
         release = ledger.current()
         assert release
-        mine = turn("someone", "0000000", Path("/"))
+        mine = turn("someone", "0000000", "deploying 0000000", Path("/"))
         taken = etcd.create(f"{ledger.root}/lock", mine)
         etcd.put(f"{ledger.root}/lock", mine)  # marked as cancelled, say
         later = msgspec.structs.replace(release, number=2)

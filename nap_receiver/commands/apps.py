@@ -4,15 +4,14 @@ import sys
 
 import click
 
-from nap_receiver.channel import Channel
 from nap_receiver.commands.table import (
     ANYBODY,
     Caller,
     app_argument,
+    change_app,
     command,
     json_option,
-    repository_for,
-    run_story,
+    require_app,
     show_listing,
 )
 from nap_receiver.errors import NapError
@@ -42,7 +41,9 @@ def list_apps(caller: Caller, as_json: bool) -> None:
 @click.option("--confirm", metavar="APP", help="The app's name again, instead of being asked for it.")
 def destroy_app(caller: Caller, app: str, confirm: str | None) -> None:
     """Stop APP and remove it for good: its instances, releases, rights, repository and logs."""
-    repository = repository_for(caller, app)
+    require_app(caller, app)
+    from nap_receiver import changes
+
     if confirm is None and sys.stdin.isatty():
         confirm = click.prompt(f" !     This stops {app} and removes it for good. Its name, to go on", default="")
     if confirm != app:
@@ -50,11 +51,4 @@ def destroy_app(caller: Caller, app: str, confirm: str | None) -> None:
             f"{app} is not destroyed: that would stop it, and remove its releases, repository and logs for good",
             advice=f"To go on: apps:destroy {app} --confirm {app}",
         )
-
-    def story(channel: Channel) -> None:
-        from nap_receiver.receiver import destroy
-        from nap_receiver.settings import load
-
-        destroy(app, repository, caller.user, caller.state, load(caller.state).settings, channel)
-
-    run_story(story)
+    change_app(caller, app, changes.destroy)

@@ -52,4 +52,4 @@ def cancel_build(caller: Caller, app: str) -> None:
         raise NapError(f"nothing is being deployed to {app}", advice=f"What was: builds {app}")
     if now and now != before:
         raise NapError(f"{app} {now.name} was live before it could be cancelled")
-    click.echo(f"{app}: cancelled {stopped.who}'s deploy of {stopped.what}")
+    click.echo(f"{app}: cancelled; {stopped.who} was {stopped.doing}")

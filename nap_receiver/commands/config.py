@@ -5,15 +5,13 @@ import sys
 
 import click
 
-from nap_receiver.channel import Channel
 from nap_receiver.commands.table import (
     Caller,
     app_argument,
+    change_app,
     command,
     json_option,
     ledger_of,
-    repository_for,
-    run_story,
     show_listing,
 )
 from nap_receiver.errors import NapError
@@ -75,16 +73,9 @@ def _configuration(caller: Caller, app: str) -> dict[str, str]:
 
 
 def _configure(caller: Caller, app: str, added: dict[str, str], removed: tuple[str, ...]) -> None:
-    repository = repository_for(caller, app)
+    from nap_receiver import changes
 
-    def story(channel: Channel) -> None:
-        from nap_receiver.receiver import configure  # half a second of libraries
-        from nap_receiver.settings import load
-
-        settings = load(caller.state).settings
-        configure(app, repository, added, removed, caller.user, caller.state, settings, channel)
-
-    run_story(story)
+    change_app(caller, app, lambda it: changes.configure(it, added, removed))
 
 
 def _checked_name(name: str) -> str:

@@ -4,15 +4,13 @@ import re
 
 import click
 
-from nap_receiver.channel import Channel
 from nap_receiver.commands.table import (
     Caller,
     app_argument,
+    change_app,
     command,
     json_option,
     ledger_of,
-    repository_for,
-    run_story,
     show_listing,
 )
 from nap_receiver.errors import NapError
@@ -44,15 +42,9 @@ def list_processes(caller: Caller, app: str, as_json: bool) -> None:
 @app_argument
 def restart_processes(caller: Caller, app: str) -> None:
     """Put new instances in the place of those of APP, as a new release of the same; not a moment without one."""
-    repository = repository_for(caller, app)
+    from nap_receiver import changes
 
-    def story(channel: Channel) -> None:
-        from nap_receiver.receiver import restart
-        from nap_receiver.settings import load
-
-        restart(app, repository, caller.user, caller.state, load(caller.state).settings, channel)
-
-    run_story(story)
+    change_app(caller, app, changes.restart)
 
 
 @command("ps:scale", right="push")
@@ -60,16 +52,10 @@ def restart_processes(caller: Caller, app: str) -> None:
 @click.argument("counts", nargs=-1, required=True, metavar="PROCESS=COUNT...")
 def scale_processes(caller: Caller, app: str, counts: tuple[str, ...]) -> None:
     """Run COUNT instances of each PROCESS of APP: ps:scale shop web=3"""
+    from nap_receiver import changes
+
     formation = _formation(counts)
-    repository = repository_for(caller, app)
-
-    def story(channel: Channel) -> None:
-        from nap_receiver.receiver import scale  # half a second of libraries
-        from nap_receiver.settings import load
-
-        scale(app, repository, formation, caller.user, caller.state, load(caller.state).settings, channel)
-
-    run_story(story)
+    change_app(caller, app, lambda it: changes.scale(it, formation))
 
 
 def _formation(counts: tuple[str, ...]) -> dict[str, int]:

@@ -6,15 +6,13 @@ import time
 import click
 import msgspec
 
-from nap_receiver.channel import Channel
 from nap_receiver.commands.table import (
     Caller,
     app_argument,
+    change_app,
     command,
     json_option,
     ledger_of,
-    repository_for,
-    run_story,
     show_listing,
 )
 from nap_receiver.errors import NapError
@@ -82,15 +80,9 @@ def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -
 @click.argument("release", required=False, callback=_number)
 def roll_back(caller: Caller, app: str, release: int | None) -> None:
     """Run the image of an earlier RELEASE (v3) again, as a new one; of the one before unless one is named."""
-    repository = repository_for(caller, app)
+    from nap_receiver import changes
 
-    def story(channel: Channel) -> None:
-        from nap_receiver.receiver import rollback  # half a second of libraries
-        from nap_receiver.settings import load
-
-        rollback(app, repository, release, caller.user, caller.state, load(caller.state).settings, channel)
-
-    run_story(story)
+    change_app(caller, app, lambda it: changes.rollback(it, release))
 
 
 def _standing(release: Release, outcome: Outcome | None, current: Release | None) -> str:

@@ -10,21 +10,21 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nap_receiver.access import access_of, require_right
+from nap_receiver.access import Access, access_of, require_right
 from nap_receiver.account import become_owner
 from nap_receiver.app import checked_app_name
-from nap_receiver.channel import Channel, tell
+from nap_receiver.channel import tell
 from nap_receiver.errors import NapError
 from nap_receiver.repository import repository_called
 from nap_receiver.state import State, default_root, state_at
 
 if TYPE_CHECKING:
     from nap_receiver.release import Ledger
+    from nap_receiver.rollout import App
 
 
 @dataclass(frozen=True)
@@ -97,19 +97,31 @@ def no_such(app: str) -> NapError:
     return NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
 
 
-def repository_for(caller: Caller, app: str) -> Path:
-    """The repository of an app that there is. Raises `NapError` where there is none."""
+def require_app(caller: Caller, app: str) -> Access:
+    """The access to an app. Raises `NapError` where there is none of that name."""
     access = access_of(app, caller.state)
     if access is None:
         raise no_such(app)
-    return repository_called(access.repository, caller.state)
+    return access
+
+
+def change_app(caller: Caller, name: str, change: "Callable[[App], None]") -> None:
+    """Change an app, and tell that story on standard output; exit status 1 where it fails.
+
+    Raises `NapError` where there is none of that name.
+    """
+    from nap_receiver.rollout import App  # a quarter of a second of libraries
+    from nap_receiver.settings import load
+
+    repository, state = repository_called(require_app(caller, name).repository, caller.state), caller.state
+    if not tell(1, lambda channel: change(App(name, repository, caller.user, state, load(state).settings, channel))):
+        sys.exit(1)
 
 
 @contextmanager
 def ledger_of(caller: Caller, app: str) -> "Iterator[Ledger]":
     """The ledger of an app that there is, for the block."""
-    if access_of(app, caller.state) is None:
-        raise no_such(app)
+    require_app(caller, app)
     from nap_receiver.etcd import connect  # a tenth of a second that other commands have no need of
     from nap_receiver.release import Ledger
     from nap_receiver.settings import load
@@ -117,12 +129,6 @@ def ledger_of(caller: Caller, app: str) -> "Iterator[Ledger]":
     places = load(caller.state).settings.etcd
     with connect(places) as etcd:
         yield Ledger(etcd, places, app)
-
-
-def run_story(story: Callable[[Channel], None]) -> None:
-    """Tell a story that deploys on standard output; exit status 1 where it fails."""
-    if not tell(1, story):
-        sys.exit(1)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects, one a line.")

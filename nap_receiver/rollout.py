@@ -1,0 +1,191 @@
+"""From an image to a release that serves: what every change of an app has in common, under the app's lock.
+
+`under_way` holds the lock; `release` writes a release down, renders its units, starts them, waits for them, makes it
+the current one, and retires the one before.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nap_receiver.build_log import new_log
+from nap_receiver.channel import Channel
+from nap_receiver.discovery import (
+    Announcement,
+    Silent,
+    Wait,
+    announced,
+    await_announcements,
+    await_withdrawn,
+    last_words,
+    show,
+)
+from nap_receiver.errors import NapError
+from nap_receiver.etcd import Etcd, connect
+from nap_receiver.local import Local
+from nap_receiver.lock import Lock, deploy_lock, turn, why_over
+from nap_receiver.placement import Placement
+from nap_receiver.push import checked_setting, mark_release
+from nap_receiver.release import Ledger, Release
+from nap_receiver.scheduler import Scheduler
+from nap_receiver.settings import Settings
+from nap_receiver.state import State
+from nap_receiver.units import LEASE_SECONDS, render
+
+WITHDRAW_SECONDS = LEASE_SECONDS + 10
+"""How long an announcement may take to go: of a machine that was lost, until its lease ends."""
+
+
+@dataclass(frozen=True)
+class App:
+    """An app that somebody changes here, and what is needed for that."""
+
+    name: str
+    repository: Path
+    who: str
+    state: State
+    settings: Settings
+    channel: Channel
+
+
+@dataclass(frozen=True)
+class Deploy:
+    """A deploy under way: what it works with while it holds the app's lock."""
+
+    app: App
+    started: float
+    """When, by the monotonic clock."""
+    timeout: int
+    """Seconds that the app has to answer."""
+    scheduler: Scheduler
+    etcd: Etcd
+    ledger: Ledger
+    lock: Lock
+
+    @property
+    def settings(self) -> Settings:
+        return self.app.settings
+
+    @property
+    def channel(self) -> Channel:
+        return self.app.channel
+
+
+@contextmanager
+def under_way(app: App, what: str, doing: str, *, supersedes: bool = False) -> Iterator[Deploy]:
+    """Hold the app's deploy lock for the block, and log what is said; first, take away what a killed deploy left.
+
+    `what` names the log (`1a2b3c4`, `web=2`), `doing` tells those who wait (`deploying 1a2b3c4`).
+    """
+    log = app.channel.keep_log(new_log(app.state, app.name, what))
+    timeout, scheduler = answer_timeout(app.repository, app.settings), scheduler_of(app.state, app.settings)
+    with connect(app.settings.etcd) as etcd:
+        ledger = Ledger(etcd, app.settings.etcd, app.name)
+        mine = turn(app.who, what, doing, log)
+        patience = app.settings.deploy.build_timeout
+        with deploy_lock(etcd, ledger.root, mine, patience, app.channel, supersedes=supersedes) as lock:
+            deploy = Deploy(app, time.monotonic(), timeout, scheduler, etcd, ledger, lock)
+            take_away_leftovers(deploy)
+            yield deploy
+
+
+def take_away_leftovers(deploy: Deploy) -> None:
+    """Take away what a deploy that was killed has left: a release that never went live, or one not yet retired."""
+    ledger, places = deploy.ledger, deploy.settings.etcd
+    for release in ledger.unfinished():
+        deploy.channel.step(f"Taking away {release.name}, whose deploy was killed")
+        take_away(release, "its deploy was killed", deploy)
+    current = ledger.current()
+    kept = {instance.unit for instance in current.instances} if current else set()
+    left = [f"{ledger.app}.{each.instance}" for each in announced(deploy.etcd, places, ledger.app)]
+    retire(ledger.app, [unit for unit in left if unit not in kept], deploy)
+
+
+def scheduler_of(state: State, settings: Settings) -> Scheduler:
+    """What runs units under these settings."""
+    if settings.scheduler == "fleet":
+        from nap_receiver.fleet import Fleet  # its library is for those who call it
+
+        return Fleet(state, settings)
+    return Local(state)
+
+
+def release(draft: Release, placement: Placement, deploy: Deploy) -> None:
+    """Give the draft its number, write it down and roll it out."""
+    before = deploy.scheduler.running(draft.app)
+    written = deploy.ledger.write(draft, deploy.ledger.next_number(before))
+    mark_release(deploy.app.repository, written.name, written.commit)
+    go_live(written, placement, before, deploy)
+
+
+def go_live(release: Release, placement: Placement, before: Sequence[str], deploy: Deploy) -> None:
+    """Roll the release out, print its addresses, and retire the instances that were there `before`."""
+    addresses = roll_out(release, placement, deploy)
+    seconds = time.monotonic() - deploy.started
+    show(f"{release.app} {release.name} is live ({seconds:.1f} s)", addresses, deploy.channel)
+    retire(release.app, before, deploy)
+
+
+def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Announcement]:
+    """Start the release's instances and wait until all of them answer; from then on it is the current one."""
+    settings, scheduler, etcd = deploy.settings, deploy.scheduler, deploy.etcd
+    units = [render(each, settings, scheduler.machine, settings.engine.url, placement) for each in release.instances]
+    deploy.channel.step(f"Starting {release.name}: {', '.join(instance.label for instance in release.instances)}")
+    with taken_away_on_failure(release, deploy):
+        before = etcd.revision()
+        scheduler.start(units)
+        wait = Wait(before, deploy.timeout, lambda: scheduler.require_placed(units))
+        addresses = await_announcements(etcd, settings.etcd, release, wait, deploy.channel)
+        if not deploy.ledger.make_current(release, deploy.lock):
+            raise why_over(etcd, deploy.lock)
+    return addresses
+
+
+@contextmanager
+def taken_away_on_failure(release: Release, deploy: Deploy) -> Iterator[None]:
+    """Whatever ends the block early leaves no unit, container or key of `release`, only its record."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            take_away(
+                release, str(error) or type(error).__name__, deploy, silent=error if isinstance(error, Silent) else None
+            )
+        except NapError as remains:
+            raise NapError(
+                f"{error}; and {release.name} could not be taken away: {remains}",
+                advice=[*remains.advice, "The next deploy takes away what is left."],
+            ) from error
+        raise
+
+
+def take_away(release: Release, reason: str, deploy: Deploy, silent: Silent | None = None) -> None:
+    """Leave no unit, container or key of `release`, only its record; a `silent` instance says what it printed."""
+    etcd, places = deploy.etcd, deploy.settings.etcd
+    deploy.scheduler.discard([instance.unit for instance in release.instances])
+    if silent:
+        silent.words = last_words(etcd, places, silent.instance)
+    await_withdrawn(etcd, places, release.app, [each.key for each in release.instances], WITHDRAW_SECONDS)
+    deploy.ledger.mark_failed(release, reason)
+
+
+def retire(app: str, instances: Sequence[str], deploy: Deploy) -> None:
+    """Withdraw and stop these instances of the app. A failure here is told, but the new release is live."""
+    if not instances:
+        return
+    try:
+        with deploy.channel.waiting("retiring the release before"):
+            deploy.scheduler.withdraw(instances)
+            keys = [unit.removeprefix(f"{app}.") for unit in instances]
+            await_withdrawn(deploy.etcd, deploy.settings.etcd, app, keys, WITHDRAW_SECONDS)
+            deploy.scheduler.stop(instances)
+    except NapError as error:
+        deploy.channel.trouble(f"{app}: the release before could not be retired: {error}; the next deploy tries again")
+
+
+def answer_timeout(repository: Path, settings: Settings) -> int:
+    """Seconds that the app has to answer: `nap.timeout` of its repository's git config, else the settings'."""
+    configured = checked_setting(repository, "timeout", str.isdecimal, "a whole number of seconds", "SECONDS")
+    return settings.deploy.answer_timeout if configured is None else int(configured)
