@@ -1,0 +1,95 @@
+"""What the instances of an app print."""
+
+import re
+from contextlib import suppress
+
+import click
+
+from nap_receiver.commands.table import Caller, app_argument, command, ledger_of
+from nap_receiver.errors import NapError
+from nap_receiver.release import Release
+
+_USUAL_LINES = 100
+_STANDARD_OUTPUT = 1
+
+
+def _lines(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    from nap_receiver.logs import MOST_LINES
+
+    if not re.fullmatch(r"[0-9]{1,6}", value) or int(value) > MOST_LINES:
+        raise NapError(f"expected a number of lines from 0 to {MOST_LINES}, got {value[:40]!a}")
+    return int(value)
+
+
+def _process(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if value and not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?(\.[1-9][0-9]{0,2})?", value):
+        raise NapError(f"expected a process such as web or web.1, got {value[:40]!a}")
+    return value
+
+
+def _number(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    if not re.fullmatch(r"v?[0-9]{1,8}", value):
+        raise NapError(f"expected a release such as v3, got {value[:40]!a}")
+    return int(value.removeprefix("v"))
+
+
+@command("logs", right="read")
+@app_argument
+@click.option("-t", "--tail", is_flag=True, help="Stay, and show what comes, also of instances that start later.")
+@click.option(
+    "-n",
+    "--num",
+    "most",
+    metavar="LINES",
+    callback=_lines,
+    default=str(_USUAL_LINES),
+    show_default=True,
+    help="So many.",
+)
+@click.option(
+    "-p", "--process", metavar="PROCESS", callback=_process, default="", help="Only of this process: web, or web.1."
+)
+@click.option("--release", "number", metavar="RELEASE", callback=_number, help="Only of this release: v3.")
+def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, number: int | None) -> None:
+    """Show the last lines that the instances of APP printed, merged by time; of the release that serves."""
+    from nap_receiver.logs import Wanted, follow, merged, source_of
+    from nap_receiver.settings import load
+
+    with ledger_of(caller, app) as ledger:
+        current = ledger.current()
+        release = current
+        if number is not None:
+            release = next((each for each, _ in ledger.history() if each.number == number), None)
+            if release is None:
+                raise NapError(f"{app} has no release v{number}", advice=f"What there is: releases {app}")
+    if release is None and not tail:
+        raise NapError(f"{app} has no release that serves", advice=f"What its deploys said: builds:output {app}")
+    wanted = Wanted(app, release.name if release and number is not None else "", process)
+    instances = [each for each in release.instances if wanted.includes(each.label)] if release else []
+    if release and not instances:
+        _refuse_unknown(release, process, tail)
+    settings = load(caller.state).settings
+    # Ctrl-C is how one stops to follow, and whoever reads it through a pipe may have seen enough.
+    with suppress(BrokenPipeError, KeyboardInterrupt), source_of(app, caller.state, settings) as source:
+        lines = source.past(instances, most)
+        for why in source.missing:
+            click.echo(f" !     Not shown: what ran on {why}", err=True)
+        if not lines and release != current and release and not tail:
+            raise NapError(
+                f"nothing is left of what {app} {release.name} printed",
+                advice=f"What its deploy said: builds:output {app} (builds {app} lists them)",
+            )
+        if shown := merged(lines, most):
+            click.echo("\n".join(map(str, shown)))
+        if tail:
+            follow(source, wanted, _STANDARD_OUTPUT, click.echo)
+
+
+def _refuse_unknown(release: Release, process: str, tail: bool) -> None:
+    """Raise `NapError` for a process that is not there; one that is followed may come yet, if its type is known."""
+    if tail and process.partition(".")[0] in release.formation:
+        return
+    there = ", ".join(instance.label for instance in release.instances)
+    raise NapError(f"{release.app} {release.name} has no process {process}; there are: {there}")
