@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import click
 
-from nap_receiver.commands.table import Caller, app_argument, command, ledger_of
+from nap_receiver.commands.table import Caller, app_argument, command, ledger_of, release_number
 from nap_receiver.errors import NapError
 from nap_receiver.release import Release
 
@@ -27,14 +27,6 @@ def _process(context: click.Context, parameter: click.Parameter, value: str) -> 
     return value
 
 
-def _number(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    if not re.fullmatch(r"v?[0-9]{1,8}", value):
-        raise NapError(f"expected a release such as v3, got {value[:40]!a}")
-    return int(value.removeprefix("v"))
-
-
 @command("logs", right="read")
 @app_argument
 @click.option("-t", "--tail", is_flag=True, help="Stay, and show what comes, also of instances that start later.")
@@ -51,7 +43,7 @@ def _number(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.option(
     "-p", "--process", metavar="PROCESS", callback=_process, default="", help="Only of this process: web, or web.1."
 )
-@click.option("--release", "number", metavar="RELEASE", callback=_number, help="Only of this release: v3.")
+@click.option("--release", "number", metavar="RELEASE", callback=release_number, help="Only of this release: v3.")
 def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, number: int | None) -> None:
     """Show the last lines that the instances of APP printed, merged by time; of the release that serves."""
     from nap_receiver.logs import Wanted, follow, merged, source_of

@@ -1,6 +1,5 @@
 """What was released, and going back to it."""
 
-import re
 import time
 
 import click
@@ -13,18 +12,11 @@ from nap_receiver.commands.table import (
     command,
     json_option,
     ledger_of,
+    release_number,
     show_listing,
 )
 from nap_receiver.errors import NapError
 from nap_receiver.release import Outcome, Release
-
-
-def _number(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    if not re.fullmatch(r"v?[0-9]{1,8}", value):
-        raise NapError(f"expected a release such as v3, got {value[:40]!a}")
-    return int(value.removeprefix("v"))
 
 
 @command("releases", right="read")
@@ -43,7 +35,7 @@ def list_releases(caller: Caller, app: str, as_json: bool) -> None:
 
 @command("releases:info", right="read")
 @app_argument
-@click.argument("release", required=False, callback=_number)
+@click.argument("release", required=False, callback=release_number)
 @json_option
 def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -> None:
     """Show all that is known of a RELEASE (v3); of the one that serves unless one is named."""
@@ -77,7 +69,7 @@ def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -
 
 @command("rollback", right="push")
 @app_argument
-@click.argument("release", required=False, callback=_number)
+@click.argument("release", required=False, callback=release_number)
 def roll_back(caller: Caller, app: str, release: int | None) -> None:
     """Run the image of an earlier RELEASE (v3) again, as a new one; of the one before unless one is named."""
     from nap_receiver import changes

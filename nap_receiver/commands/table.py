@@ -6,6 +6,7 @@ A command is a function of its caller; the modules beside this one add theirs wh
 import copy
 import getpass
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -129,6 +130,15 @@ def ledger_of(caller: Caller, app: str) -> "Iterator[Ledger]":
     places = load(caller.state).settings.etcd
     with connect(places) as etcd:
         yield Ledger(etcd, places, app)
+
+
+def release_number(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """The number of a release that is given as `v3` or `3`."""
+    if value is None:
+        return None
+    if not re.fullmatch(r"v?[0-9]{1,8}", value):
+        raise NapError(f"expected a release such as v3, got {value[:40]!a}")
+    return int(value.removeprefix("v"))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects, one a line.")
