@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ NICKNAME = "nap-of-the-tests"
 
 
 @dataclass(frozen=True)
-class Client:
+class Client(ABC):
     """A git that pushes and clones over ssh."""
 
     name: str
@@ -35,11 +36,13 @@ class Client:
     def clone(self, pusher: Pusher, source: str, folder: Path) -> Pushed:
         return self._run(self._clone(source, folder), pusher)
 
+    @abstractmethod
     def _push(self, to: str, refspecs: Sequence[str], options: Sequence[str]) -> list[str]:
-        raise NotImplementedError
+        """The command that pushes these refs to the URL `to`."""
 
+    @abstractmethod
     def _clone(self, source: str, folder: Path) -> list[str]:
-        raise NotImplementedError
+        """The command that clones the URL `source` into `folder`."""
 
     def _run(self, words: list[str], pusher: Pusher, **variables: str) -> Pushed:
         ssh = str(_ssh(pusher))

@@ -91,6 +91,18 @@ class Nap:
         assert not ok or done.returncode == 0, f"nap {' '.join(words)}: {done.stdout}{done.stderr}"
         return done
 
+    def run_hook(self, bare: Path, commit: str) -> subprocess.CompletedProcess[str]:
+        """nap's hook in a repository of anybody's, as if `master` had just been pushed there at this commit."""
+        return subprocess.run(
+            [str(ROOT / "hooks" / "post-receive")],
+            cwd=bare,
+            env=self.environment | {"GIT_DIR": "."},
+            input=f"{'0' * 40} {commit} refs/heads/master\n",
+            text=True,
+            capture_output=True,
+            timeout=60,
+        )
+
     def docker(self, *words: str) -> str:
         """What docker prints, of the engine that this nap uses."""
         environment = os.environ | {"DOCKER_HOST": self.engine_url}

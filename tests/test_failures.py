@@ -244,15 +244,7 @@ def test_damaged_repository_yields_no_image(nap: Nap, pusher: Pusher) -> None:
     pusher.git("clone", "--quiet", "--bare", "--no-hardlinks", str(pusher.repository), str(bare))
     blob = pusher.git("rev-parse", "HEAD:zzz")
     (bare / "objects" / blob[:2] / blob[2:]).unlink()
-    hook = subprocess.run(
-        [str(ROOT / "hooks" / "post-receive")],
-        cwd=bare,
-        env=nap.environment | {"GIT_DIR": "."},
-        input=f"{'0' * 40} {commit} refs/heads/master\n",
-        text=True,
-        capture_output=True,
-        timeout=60,
-    )
+    hook = nap.run_hook(bare, commit)
     assert hook.returncode == 1
     assert f"object {blob[:12]} cannot be read" in hook.stdout
     assert commit not in nap.docker("images", "--format", "{{.Repository}}:{{.Tag}}")

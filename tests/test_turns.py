@@ -12,7 +12,7 @@ import pytest
 
 from nap_receiver.lock import Lock, turn
 from nap_receiver.release import Ledger
-from tests.machine import HTTPD, ROOT, Nap, Pushed, Pusher, answer, eventually
+from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually
 
 pytestmark = pytest.mark.machine
 
@@ -309,15 +309,7 @@ def test_an_older_push_that_comes_late_does_not_undo_a_newer_one(nap: Nap, pushe
     older = pusher.commit(Dockerfile=HTTPD, index_html="one")
     newer = pusher.commit(index_html="two")
     pushed = pusher.push()
-    hook = subprocess.run(
-        [str(ROOT / "hooks" / "post-receive")],
-        cwd=pusher.bare,
-        env=nap.environment | {"GIT_DIR": "."},
-        input=f"{'0' * 40} {older} refs/heads/master\n",
-        text=True,
-        capture_output=True,
-        timeout=60,
-    )
+    hook = nap.run_hook(pusher.bare, older)
     assert hook.returncode == 1
     assert f" !     {older[:7]} is not deployed: {pusher.user}'s push of {newer[:7]} came after it" in hook.stdout
     assert answer(pushed.url) == "two"
