@@ -13,6 +13,7 @@ from nap_receiver.errors import NapError
 from nap_receiver.push import some
 from nap_receiver.release import Ledger, Release
 from nap_receiver.repository import remove
+from nap_receiver.retention import require_kept
 from nap_receiver.rollout import WITHDRAW_SECONDS, App, Deploy, release, under_way
 
 
@@ -40,7 +41,7 @@ def rollback(app: App, number: int | None) -> None:
     """
     with under_way(app, f"v{number}" if number else "rollback", "rolling back") as deploy:
         current = require_current(deploy)
-        target = rollback_target(deploy.ledger, current, number)
+        target = rollback_target(deploy.ledger, current, number, app.settings.deploy.keep_releases)
         release_again(replace(target, formation=current.formation), f"Rollback to {target.name}", deploy)
 
 
@@ -92,9 +93,13 @@ def require_current(deploy: Deploy) -> Release:
     raise NapError(f"{deploy.ledger.app} was never deployed", advice="Push it first: git push nap master")
 
 
-def rollback_target(ledger: Ledger, current: Release, number: int | None) -> Release:
-    """The release of that number, or the last one before `current` that was live and of another image."""
-    live = {release.number: release for release, ended in ledger.history() if ended and ended.state == "live"}
+def rollback_target(ledger: Ledger, current: Release, number: int | None, keep: int) -> Release:
+    """The release of that number, or the last one before `current` that was live and of another image.
+
+    Raises `NapError` where there is none, or where it is older than the `keep` releases whose images are kept.
+    """
+    history = ledger.history()
+    live = {release.number: release for release, ended in history if ended and ended.state == "live"}
     if number is None:
         before = [each for each in live.values() if each.number < current.number and each.image != current.image]
         if not before:
@@ -104,6 +109,7 @@ def rollback_target(ledger: Ledger, current: Release, number: int | None) -> Rel
         raise NapError(
             f"{ledger.app} has no release v{number} that was live", advice=f"What there is: releases {ledger.app}"
         )
+    require_kept(live[number], history, keep)
     return live[number]
 
 

@@ -11,6 +11,7 @@ from nap_receiver.image import Engine, Image, engine_at
 from nap_receiver.lock import Superseded
 from nap_receiver.push import Deployment, commit_of, some
 from nap_receiver.release import Release
+from nap_receiver.retention import keep_recent, registry_in_use, require_space
 from nap_receiver.rollout import App, release, under_way
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
@@ -32,7 +33,9 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
         formation = current.formation if current else {"web": 1}
         placement = deploy.scheduler.place(asked.app, asked.repository, formation)
         with engine_at(settings.engine.url) as engine:
-            image = build_and_push(asked, engine, settings, channel)
+            require_space(deploy, engine)
+            with registry_in_use(app):
+                image = build_and_push(asked, engine, settings, channel)
         config = current.config if current else deploy.ledger.first_config()
         draft = Release(
             app=asked.app,
@@ -46,6 +49,7 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
             why=f"Deploy {commit}",
         )
         release(draft, placement, deploy)
+        keep_recent(deploy)
 
 
 def require_newest(asked: Deployment, current: Release | None) -> None:

@@ -3,6 +3,7 @@
 Below `<prefix>/apps/<app>/`:
     releases/<number, 8 digits>   a release
     configs/<number, 8 digits>    a configuration: `{NAME: value in base64, …}`; never changed, releases name theirs
+    removed                       the number of the last release whose image was removed (`retention`)
     config                        the number of the configuration that the first release will have
     outcomes/<number, 8 digits>   `{"state": "live" | "failed", "reason": …}`, once it is known
     current                       the number of the release that serves

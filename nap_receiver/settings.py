@@ -266,7 +266,7 @@ class FleetSettings(_Section, frozen=True):
 
 
 class DeploySettings(_Section, frozen=True):
-    """How long things may take."""
+    """How long things may take, and what must stay."""
 
     build_timeout: Annotated[Seconds, msgspec.Meta(description="Seconds for building and pushing an image.")] = 1800
     answer_timeout: Annotated[
@@ -284,6 +284,18 @@ class DeploySettings(_Section, frozen=True):
     grace: Annotated[
         Seconds, msgspec.Meta(description="Seconds between SIGTERM and SIGKILL when an instance is stopped.")
     ] = 30
+    keep_releases: Annotated[
+        int,
+        msgspec.Meta(
+            description="An app's last releases whose images stay; older ones are removed.", ge=1, title="releases"
+        ),
+    ] = 10
+    free_space: Annotated[
+        Bytes,
+        msgspec.Meta(
+            description="Bytes of disk that must be free for a build to begin; 0 for any number. The default is 1 GiB."
+        ),
+    ] = 1 << 30
 
 
 class Settings(_Section, frozen=True):

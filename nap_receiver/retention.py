@@ -1,0 +1,352 @@
+"""What need not be kept goes by itself: images of releases long past, the space they took, and old logs of builds.
+
+The registry forgets an image while the app's lock is held, so that nobody goes back to one that is going. The rest is
+left to a process of its own, for which nobody waits: the engine's images, and the registry's `garbage-collect`, which
+frees what no manifest names any more. A registry that serves must not do that, for it would take the layers of an image
+that is just arriving; so nap's own is stopped for that moment, and no build is under way meanwhile (`registry_in_use`).
+
+Below `<prefix>/apps/<app>/`:
+    removed   the number of the last release whose image was removed
+Below the state directory's `run/`:
+    registry.lock           locked (flock(2)), shared by builds, and alone by who removes
+    registry.uncollected    is there when the registry has something to free, and named
+    registry.collecting     instead while it is stopped for that
+"""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import requests
+from docker.errors import APIError, DockerException
+
+from nap_receiver.build_log import builds
+from nap_receiver.deadline import deadline
+from nap_receiver.errors import NapError
+from nap_receiver.image import Engine, engine_at
+from nap_receiver.lock import whose_turn
+from nap_receiver.release import Ledger, Outcome, Release
+from nap_receiver.rollout import App, Deploy, scheduler_of
+from nap_receiver.scheduler import Scheduler
+from nap_receiver.settings import Settings, load
+from nap_receiver.state import State, state_at
+from nap_receiver.supervision import Fault, Supervisor
+
+_KEPT_LOGS = 100
+_AT_ONCE = 20  # releases whose images one deploy has the registry forget, so that its pusher does not wait
+_REQUEST_SECONDS = 5
+_COLLECT_EVERY_SECONDS = 600
+_COLLECT_SECONDS = 600
+_PATIENCE_SECONDS = 300  # for builds to end
+_SHORT_PATIENCE_SECONDS = 10  # likewise, while a pusher waits
+_REGISTRY_SECONDS = 20  # to answer again
+_LOOK_AGAIN_SECONDS = 0.02
+
+_GONE = {202, 404}
+_FORBIDDEN = {401, 403, 405}
+
+
+class Unwilling(NapError):
+    """A registry that lets nap delete nothing."""
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """An app's releases, sorted by whether their images stay."""
+
+    images: frozenset[str]
+    """The images that stay."""
+    going: list[Release]
+    """Releases whose images need not, the oldest first."""
+    spared: list[Release]
+    """Releases that are as old, but whose images stay for now."""
+
+
+def sort_out(history: Sequence[tuple[Release, Outcome | None]], keep: int, running: Sequence[str] = ()) -> Sorted:
+    """Which images stay: those of the last `keep` releases that were live and of what came between them, of what runs
+    or may be about to (`running` are units), and the one that a rollback goes back to, unless `keep` is 1."""
+    live = [release for release, outcome in history if outcome and outcome.state == "live"]
+    since = live[-keep:][0].number if live else 0
+    before = [release.number for release in live if release.image != live[-1].image][-1:] if keep > 1 else []
+    needed = {int(unit.split(".")[1].removeprefix("v")) for unit in running} | set(before)
+    old = [(release, outcome) for release, outcome in history if release.number < since]
+    spared = [release for release, outcome in old if outcome is None or release.number in needed]
+    images = frozenset(r.image for r, _ in history if r.number >= since) | {release.image for release in spared}
+    return Sorted(images, [release for release, _ in old if release not in spared], spared)
+
+
+def keep_recent(deploy: Deploy, *, wait: bool = False) -> None:
+    """Remove what this app need not keep, while its lock is held. A failure is told, and the next deploy tries again.
+
+    What takes long goes on without the caller, unless that has to `wait`.
+    """
+    app, channel = deploy.app, deploy.channel
+    try:
+        for old in builds(app.state, app.name)[:-_KEPT_LOGS]:
+            (app.state.deploy_logs / app.name / f"{old}.log").unlink(missing_ok=True)
+        forgotten = _forget_images(deploy)
+        if wait:
+            remove_images(deploy.ledger, deploy.scheduler, app.state, deploy.settings, at_once=True)
+        elif forgotten:
+            _remove_later(app.name, app.state)
+    except (NapError, OSError) as error:
+        channel.trouble(f"{app.name}: images of old releases are not all removed: {error}; the next deploy tries again")
+
+
+def _forget_images(deploy: Deploy) -> bool:
+    """Have the registry forget the images of releases long past; whether there were any."""
+    ledger, settings, state = deploy.ledger, deploy.settings, deploy.app.state
+    history = ledger.history()
+    if len(history) <= settings.deploy.keep_releases:
+        return False
+    key = f"{ledger.root}/removed"
+    entry = deploy.etcd.get(key)
+    done = int(entry.value) if entry else 0
+    # The scheduler is asked only where there is something to remove; under fleet that takes a moment.
+    if not any(release.number > done for release in sort_out(history, settings.deploy.keep_releases).going):
+        return False
+    found = sort_out(history, settings.deploy.keep_releases, deploy.scheduler.running(ledger.app))
+    old = [release for release in found.going if release.number > done]
+    now = [release for release in old if release.image not in found.images][:_AT_ONCE]
+    images = sorted({release.image for release in now})
+    try:
+        if settings.scheduler == "local" and images:
+            _mark(state, "uncollected").touch()
+        _delete(images, settings)
+    except Unwilling as error:
+        if settings.scheduler == "local":  # nap's own is told to let it
+            raise
+        deploy.channel.log_only(f"{ledger.app}: images of old releases stay in the registry: {error}")
+        return True  # to remove them from the engine
+    # Below what is spared now, to come back to it, and not past what was left for the next time.
+    limit = min((release.number for release in found.spared), default=sys.maxsize)
+    if len(now) == _AT_ONCE:
+        limit = min(limit, now[-1].number + 1)
+    if reached := [release.number for release in old if release.number < limit]:
+        deploy.etcd.put(key, reached[-1])
+    return bool(now)
+
+
+def _delete(images: Sequence[str], settings: Settings) -> None:
+    """Delete these images' manifests, and with them their tags."""
+    registry = settings.registry.address
+    schemes = ["http"] if settings.scheduler == "local" else ["https", "http"]
+    with requests.Session() as session:
+        session.trust_env = False  # the engine goes there without these proxies and passwords too
+        for image in images:
+            there, _, named = image.partition("/")
+            if there != registry:  # of a time when the setting was another
+                continue
+            repository, _, digest = named.partition("@")
+            path = f"{registry}/v2/{repository}/manifests/{digest}"
+            try:
+                reply = session.delete(f"{schemes[0]}://{path}", timeout=_REQUEST_SECONDS)
+            except requests.exceptions.SSLError:
+                schemes = ["http"]
+                reply = session.delete(f"http://{path}", timeout=_REQUEST_SECONDS)
+            except requests.RequestException as error:
+                raise NapError(f"the registry at {registry} does not answer") from error
+            if reply.status_code not in _GONE:
+                kind = Unwilling if reply.status_code in _FORBIDDEN else NapError
+                raise kind(f"the registry at {registry} answers {reply.status_code} {reply.reason}")
+
+
+def _remove_later(app: str, state: State) -> None:
+    state.deploy_logs.mkdir(parents=True, exist_ok=True)
+    with (state.deploy_logs / "removed.log").open("a") as log:
+        command = [sys.executable, "-P", "-m", __name__, str(state.root), app]
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+def remove_images(ledger: Ledger, scheduler: Scheduler, state: State, settings: Settings, *, at_once: bool) -> None:
+    """Remove the app's images that need not stay from the engine, and have nap's own registry free their space.
+
+    `at_once`, a pusher waits for the space; else it is freed every ten minutes at most. Raises `NapError`.
+    """
+    with _locked(state, fcntl.LOCK_EX, _SHORT_PATIENCE_SECONDS if at_once else _PATIENCE_SECONDS):
+        if not at_once and whose_turn(ledger.etcd, ledger.root):
+            return  # what that has built may be no release yet; it removes what is old when it is live
+        found = sort_out(ledger.history(), settings.deploy.keep_releases, scheduler.running(ledger.app))
+        with engine_at(settings.engine.url) as engine:
+            _remove_from(engine, f"{settings.registry.address}/{ledger.app}", found.images)
+        if settings.scheduler == "local":
+            _mend(state)
+            _collect(state, settings, at_once=at_once)
+
+
+def _remove_from(engine: Engine, repository: str, stay: frozenset[str]) -> None:
+    """Remove the images of this repository but for those that are to `stay` and those in use."""
+    try:
+        for image in engine.api.images(name=repository):
+            tags, digests = image["RepoTags"] or [], image["RepoDigests"] or []
+            if stay.isdisjoint(digests):
+                for reference in (*tags, *digests):
+                    if reference.startswith((f"{repository}:", f"{repository}@")):
+                        _remove_reference(engine, reference)
+    except DockerException as error:
+        raise NapError(f"the engine does not remove an image: {error}") from error
+
+
+def _remove_reference(engine: Engine, reference: str) -> None:
+    try:
+        engine.api.remove_image(reference)
+    except APIError as error:
+        if error.status_code not in {404, 409}:  # it went with another, or is in use
+            raise
+
+
+def _collect(state: State, settings: Settings, *, at_once: bool) -> None:
+    """Have nap's own registry free what no manifest names any more, while it does not serve."""
+    from nap_receiver.programs import path_of, serves  # for those few who collect
+
+    due, collecting = _mark(state, "uncollected"), _mark(state, "collecting")
+    collected = _mark(state, "collected")
+    last = collected.stat().st_mtime if collected.exists() else 0.0
+    if not due.exists() or (not at_once and time.time() - last < _COLLECT_EVERY_SECONDS):
+        return
+    due.rename(collecting)
+    supervisor = _supervisor(state)
+    try:
+        supervisor.unless((Fault.NOT_RUNNING,), "stopProcess", "registry", True)
+        command = [path_of("docker-registry"), "garbage-collect", str(state.run / "registry.yml")]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_COLLECT_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise NapError(f"the registry's garbage-collect did not end within {_COLLECT_SECONDS} s") from error
+    finally:
+        _mend(state)
+    url, give_up = f"http://{settings.registry.address}/v2/", time.monotonic() + _REGISTRY_SECONDS
+    while not serves(url) and time.monotonic() < give_up:  # what waits to build finds it answering
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    if done.returncode:
+        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise NapError(f"the registry's garbage-collect exited with status {done.returncode}: {''.join(said)}")
+    due.unlink(missing_ok=True)
+    collected.touch()
+
+
+def _mend(state: State) -> None:
+    """Start the registry again, if it was stopped to be collected, also by who was killed over it."""
+    collecting = _mark(state, "collecting")
+    if collecting.exists():
+        _supervisor(state).unless((Fault.ALREADY_STARTED,), "startProcess", "registry", False)
+        with suppress(FileNotFoundError):  # another one was quicker
+            collecting.rename(_mark(state, "uncollected"))
+
+
+@contextmanager
+def registry_in_use(app: App) -> Iterator[None]:
+    """Nothing is removed for the block, in which an image is built and pushed."""
+    with ExitStack() as held:
+        with app.channel.waiting("waiting for images of old releases to go"):
+            held.enter_context(_locked(app.state, fcntl.LOCK_SH))
+        _mend(app.state)
+        yield
+
+
+def require_kept(release: Release, history: Sequence[tuple[Release, Outcome | None]], keep: int) -> None:
+    """Raise `NapError` where the release's image is not among those that stay."""
+    if release.image not in sort_out(history, keep).images:
+        raise NapError(
+            f"{release.app} {release.name} is too old to go back to: the images of the last {keep} releases are kept",
+            advice=f"Push its commit {release.commit[:7]} again, or go back to a later one: releases {release.app}",
+        )
+
+
+@contextmanager
+def _locked(state: State, how: int, patience: float = 0) -> Iterator[None]:
+    path = _mark(state, "lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a")
+    except OSError as error:
+        raise NapError(f"{path}: {error.strerror}") from error
+    with lock:
+        with deadline(patience, "waiting for builds to end", ""):
+            fcntl.flock(lock, how)
+        yield
+
+
+def _mark(state: State, what: str) -> Path:
+    return state.run / f"registry.{what}"
+
+
+def _supervisor(state: State) -> Supervisor:
+    return Supervisor(state.run / "supervisor.sock", "nap's supervisor")
+
+
+def require_space(deploy: Deploy, engine: Engine) -> None:
+    """Raise `NapError` where less disk is free than a build should find, even without what need not be kept."""
+    if not _lack(deploy, engine):
+        return
+    deploy.channel.step(f"{deploy.app.name}: the disk is nearly full; removing images of old releases first")
+    with deploy.channel.waiting("removing images of old releases"):
+        keep_recent(deploy, wait=True)
+    if lack := _lack(deploy, engine):
+        raise NapError(
+            f"{deploy.app.name}: {lack}",
+            advice=[
+                "Ask the operator to make room: docker system df tells what the engine keeps, and with a lower "
+                "deploy.keep_releases fewer images of old releases stay; then push again.",
+                "How much must be free is deploy.free_space in nap's settings.",
+            ],
+        )
+
+
+def _lack(deploy: Deploy, engine: Engine) -> str:
+    """Where too little disk is free, and how much is missing; empty where there is enough."""
+    needed, state = deploy.settings.deploy.free_space, deploy.app.state
+    if not needed:
+        return ""
+    places = {"where the engine keeps images": _data_of(engine)}
+    if deploy.settings.scheduler == "local":
+        places["where the registry keeps images"] = state.root / "registry"
+    places["where nap keeps its state"] = state.root
+    for what, path in places.items():
+        with suppress(OSError):  # not there yet, or not to be looked at
+            if path and (free := shutil.disk_usage(path).free) < needed:
+                return (
+                    f"{_size(needed)} of free disk are needed {what} ({path}), and {_size(free)} are there: "
+                    f"{_size(needed - free + 2**20 - 1)} are missing"
+                )
+    return ""
+
+
+def _data_of(engine: Engine) -> Path | None:
+    """The folder of an engine on this machine; None for one elsewhere, whose disk cannot be seen from here."""
+    if engine.api.base_url != "http+docker://localhost":  # the library's name for what is behind a unix socket
+        return None
+    try:
+        return Path(engine.api.info()["DockerRootDir"])
+    except (DockerException, OSError):
+        return None  # the build will say what is wrong with it
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size // 2**20} MB"
+
+
+def main() -> None:
+    """Remove what an app need not keep: `python -m nap_receiver.retention STATE APP`."""
+    from nap_receiver.etcd import connect
+
+    os.chdir("/")
+    root, app = sys.argv[1:]
+    state = state_at(root)
+    try:
+        settings = load(state).settings
+        with connect(settings.etcd) as etcd:
+            ledger = Ledger(etcd, settings.etcd, app)
+            remove_images(ledger, scheduler_of(state, settings), state, settings, at_once=False)
+    except (NapError, OSError) as error:
+        print(time.strftime("%F %T"), app, error)
+
+
+if __name__ == "__main__":
+    main()
