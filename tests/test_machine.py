@@ -187,6 +187,7 @@ def test_disk_full_while_building(own: Nap, tmp_path: Path) -> None:
     small = own.folder / "engine"
     small.mkdir(parents=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "nap-test", str(small)], check=True)
+    own.variables["NAP_DEPLOY_FREE_SPACE"] = "0"
     try:
         own.run("up")
         own.import_busybox()

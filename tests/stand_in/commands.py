@@ -313,7 +313,7 @@ def _list_unit_files(api: Api, options: Options) -> None:
             "unit": name,
             "hash": _hash(unit.file.hash, options),
             "dstate": unit.desired,
-            "state": states[name],
+            "state": states.get(name, "inactive"),  # where it was destroyed in this moment
             "target": _machine(api, options) if unit.target else "-",
             "desc": unit.file.description or "-",
             "global": "false",
