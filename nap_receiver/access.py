@@ -65,12 +65,17 @@ def everybodys(etcd: "Etcd", prefix: str) -> dict[str, Access]:
 def require_right(app: str, access: Access | None, user: str, right: str) -> Access:
     """`access`. Raises `NapError` where there is no such app, or where `user` may not do this with it."""
     if access is None:
-        raise NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
+        raise no_such(app)
     if access.allows(user, right):
         return access
     doing = {"read": "read", "push": "push to", "owner": "administer"}[right]
     whom = f"its owner ({', '.join(access.owners)})" if access.owners else "the operator of this nap"
     raise NapError(f"{user} may not {doing} {app}", advice=f"Ask {whom} for: access:add {app} {user} {right}")
+
+
+def no_such(app: str) -> NapError:
+    """What to raise where there is no app of that name."""
+    return NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
 
 
 def claim(etcd: "Etcd", key: str, access: Access) -> Access:
@@ -113,7 +118,7 @@ def set_right(etcd: "Etcd", key: str, user: str, right: str | None) -> Access:
     while True:
         entry = etcd.get(key)
         if entry is None:
-            raise NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
+            raise no_such(app)
         before = _access(entry.value)
         users = {name: had for name, had in before.users.items() if name != user} | ({user: right} if right else {})
         after = replace(before, users=users)

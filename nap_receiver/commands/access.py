@@ -2,8 +2,8 @@
 
 import click
 
-from nap_receiver.access import RIGHTS, access_of
-from nap_receiver.commands.table import Caller, app_argument, command, json_option, no_such, show_listing
+from nap_receiver.access import RIGHTS
+from nap_receiver.commands.table import Caller, app_argument, command, json_option, require_app, show_listing
 from nap_receiver.repository import name_of, repository_of
 
 
@@ -12,9 +12,7 @@ from nap_receiver.repository import name_of, repository_of
 @json_option
 def list_access(caller: Caller, app: str, as_json: bool) -> None:
     """List who may do what with APP."""
-    access = access_of(app, caller.state)
-    if access is None:
-        raise no_such(app)
+    access = require_app(caller, app)
     show_listing(access.users.items(), "user", "right", as_json=as_json)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nap_receiver.access import Access, access_of, require_right
+from nap_receiver.access import Access, access_of, no_such, require_right
 from nap_receiver.account import become_owner
 from nap_receiver.app import checked_app_name
 from nap_receiver.channel import tell
@@ -92,10 +92,6 @@ def _app(context: click.Context, parameter: click.Parameter, value: str) -> str:
 
 
 app_argument = click.argument("app", callback=_app)
-
-
-def no_such(app: str) -> NapError:
-    return NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
 
 
 def require_app(caller: Caller, app: str) -> Access:
