@@ -65,7 +65,8 @@ def deploy(asked: Deployment, state: State, channel: Channel, *, moved: bool = T
         ledger = Ledger(etcd, settings.etcd, asked.app)
         claim(etcd, settings.etcd.access_of(asked.app), Access(name_of(asked.repository, state)))
         current = ledger.current()
-        if current and not whose_turn(etcd, ledger.root) and (addresses := serving(etcd, settings.etcd, current)):
+        addresses = serving(etcd, settings.etcd, current) if current and not whose_turn(etcd, ledger.root) else None
+        if current and addresses is not None:
             commit = asked.commit[:7]
             if current.commit == asked.commit:
                 show(f"{asked.app} {current.name} already runs {commit}", addresses, channel)

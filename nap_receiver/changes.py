@@ -4,16 +4,16 @@ Each raises `NapError` as a deploy does: when it fails, the release before still
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
 from nap_receiver.discovery import await_withdrawn
 from nap_receiver.errors import NapError
 from nap_receiver.push import some
-from nap_receiver.release import Ledger, Release
+from nap_receiver.release import EVERY, Ledger, Limits, Release
 from nap_receiver.repository import remove
-from nap_receiver.retention import require_kept
+from nap_receiver.retention import keep_recent, require_kept
 from nap_receiver.rollout import WITHDRAW_SECONDS, App, Deploy, release, under_way
 
 
@@ -22,16 +22,53 @@ def scale(app: App, counts: dict[str, int]) -> None:
     told = " ".join(f"{process}={n}" for process, n in counts.items())
     with under_way(app, told, f"scaling to {told}") as deploy:
         current = require_current(deploy)
-        if unknown := counts.keys() - current.formation.keys():
-            there = ", ".join(current.formation)
-            raise NapError(f"{app.name} has no process type {', '.join(sorted(unknown))}; there are: {there}")
-        release_again(replace(current, formation=current.formation | counts), f"Scale {told}", deploy)
+        require_processes(current, counts)
+        release_again(replace(current, formation=current.formation | counts), f"Scale {told}", deploy, is_new=False)
 
 
 def restart(app: App) -> None:
     """Put new instances in the place of those that run."""
     with under_way(app, "restart", "restarting") as deploy:
-        release_again(require_current(deploy), "Restart", deploy)
+        release_again(require_current(deploy), "Restart", deploy, is_new=False)
+
+
+def stop(app: App) -> None:
+    """Have none of its instances run, until it is started again or deployed."""
+    with under_way(app, "stop", "stopping it") as deploy:
+        current = require_current(deploy)
+        if current.stopped:
+            app.channel.result(f"{app.name} is stopped already")
+            return
+        release_again(replace(current, stopped=True), "Stop", deploy, is_new=False)
+
+
+def start(app: App) -> None:
+    """Have its instances run again."""
+    with under_way(app, "start", "starting it") as deploy:
+        current = require_current(deploy)
+        if not current.stopped:
+            app.channel.result(f"{app.name} is not stopped")
+            return
+        release_again(replace(current, stopped=False), "Start", deploy, is_new=False)
+
+
+def limit(app: App, process: str, change: Callable[[Limits], Limits]) -> None:
+    """Change what each instance of a process type may use, or of `EVERY` one that has no limits of its own."""
+    with under_way(app, "limits", "changing its limits") as deploy:
+        current = require_current(deploy)
+        if process != EVERY:
+            require_processes(current, [process])
+        limits = current.limits | {process: change(current.limits_of(process))}
+        kept = {name: each for name, each in limits.items() if each != Limits() or name != EVERY}
+        told = process if process != EVERY else "every process type"
+        release_again(replace(current, limits=kept), f"Limit {told}", deploy, is_new=False)
+
+
+def require_processes(release: Release, processes: Iterable[str]) -> None:
+    """Raise `NapError` where the release lacks one of these process types."""
+    if unknown := set(processes) - release.formation.keys():
+        there = ", ".join(release.formation)
+        raise NapError(f"{release.app} has no process type {', '.join(sorted(unknown))}; there are: {there}")
 
 
 def rollback(app: App, number: int | None) -> None:
@@ -42,14 +79,16 @@ def rollback(app: App, number: int | None) -> None:
     with under_way(app, f"v{number}" if number else "rollback", "rolling back") as deploy:
         current = require_current(deploy)
         target = rollback_target(deploy.ledger, current, number, app.settings.deploy.keep_releases)
-        release_again(replace(target, formation=current.formation), f"Rollback to {target.name}", deploy)
+        formation = {process: current.formation.get(process, n) for process, n in target.formation.items()}
+        again = replace(target, formation=formation, limits=current.limits, stopped=current.stopped)
+        release_again(again, f"Rollback to {target.name}", deploy)
 
 
 def configure(app: App, added: dict[str, str], removed: Sequence[str]) -> None:
     """Add and remove variables. Before the first release, they are kept for it."""
     with under_way(app, "config", "changing its variables") as deploy:
         ledger, current = deploy.ledger, deploy.ledger.current()
-        before = ledger.configuration(current.config if current else ledger.first_config())
+        before = ledger.configuration(ledger.config_in_force())
         after = {name: value for name, value in (before | added).items() if name not in removed}
         if after == before:
             app.channel.result(f"{app.name}: nothing changed")
@@ -113,7 +152,8 @@ def rollback_target(ledger: Ledger, current: Release, number: int | None, keep: 
     return live[number]
 
 
-def release_again(source: Release, why: str, deploy: Deploy) -> None:
+def release_again(source: Release, why: str, deploy: Deploy, *, is_new: bool = True) -> None:
     """Make a new release of what `source` says, and roll it out."""
     placement = deploy.scheduler.place(source.app, deploy.app.repository, source.formation)
-    release(replace(source, by=deploy.app.who, why=why), placement, deploy)
+    release(replace(source, by=deploy.app.who, why=why), placement, deploy, is_new=is_new)
+    keep_recent(deploy)

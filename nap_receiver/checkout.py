@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +21,9 @@ from dulwich.objects import Blob, Commit, Tag, Tree
 from dulwich.repo import Repo
 
 from nap_receiver.errors import NapError
+
+MANIFESTS = ("Procfile", "app.json")
+"""Files at the top that say what there is to the app beside its image."""
 
 _PIECE_BYTES = 1 << 20
 _ASKED_AT_ONCE = 512  # object names (41 bytes a line) that fit into a pipe (64 KB) before the first answer is read
@@ -51,6 +54,8 @@ class Checkout:
     time: int
     leaves: list[Leaf]
     lfs_pointers: list[str]
+    manifests: dict[str, bytes] = field(default_factory=dict)
+    """The contents of `MANIFESTS`, by name, of those that are there."""
 
     @property
     def submodules(self) -> list[str]:
@@ -110,7 +115,8 @@ def check_out(path: Path, commit: str, app: str) -> Checkout:
             )
         ignored = _ignored(repository, top)
         leaves = list(_walk(repository, tree, b"", ignored))
-        return Checkout(path, found.id.decode(), found.commit_time, leaves, [])
+        manifests = {name: data for name in MANIFESTS if (data := _file(repository, top, name.encode())) is not None}
+        return Checkout(path, found.id.decode(), found.commit_time, leaves, [], manifests)
 
 
 @contextmanager
@@ -143,14 +149,22 @@ def _commit(repository: Repo, name: str) -> Commit:
 
 def _ignored(repository: Repo, top: Mapping[bytes, tuple[int, bytes]]) -> PatternMatcher | None:
     """What `.dockerignore` says; the engine itself does not look at it (shared/libraries.md, finding 3)."""
-    mode, name = top.get(b".dockerignore", (0, b""))
-    if not stat.S_ISREG(mode):
+    content = _file(repository, top, b".dockerignore")
+    if content is None:
         return None
-    blob = repository[name]
-    assert isinstance(blob, Blob)
-    lines = blob.data.decode("utf-8-sig", "surrogateescape").splitlines()
+    lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     return PatternMatcher([*patterns, "!Dockerfile"]) if patterns else None
+
+
+def _file(repository: Repo, top: Mapping[bytes, tuple[int, bytes]], name: bytes) -> bytes | None:
+    """The content of a file at the top, None where there is none of that name."""
+    mode, sha = top.get(name, (0, b""))
+    if not stat.S_ISREG(mode):
+        return None
+    blob = repository[sha]
+    assert isinstance(blob, Blob)
+    return bytes(blob.data)
 
 
 def _walk(repository: Repo, tree: Tree, above: bytes, ignored: PatternMatcher | None) -> Iterator[Leaf]:

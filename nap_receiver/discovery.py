@@ -1,6 +1,6 @@
-"""Who answers where: the announcements in etcd, read and waited for.
+"""Who answers where: the announcements in etcd, read and waited for; and which instances are good that answer nobody.
 
-They are written on the instance's own machine by `unit_templates/announce.sh`; the receiver only watches.
+Both are written on the instance's own machine by `unit_templates/announce.sh`; the receiver only watches.
 """
 
 import base64
@@ -16,6 +16,8 @@ from nap_receiver.settings import EtcdSettings
 
 PATIENCE = 10.0
 """Seconds without an answer after which it is asked whether there is any hope of one."""
+
+_NOT_STARTED = range(125, 129)  # docker-run(1), "Exit Status"; 128 where the engine gives up later
 
 LAST_WORDS_SECONDS = 15.0
 """How long an instance that never answered may take to end and to tell what it printed last."""
@@ -65,10 +67,20 @@ def announced(etcd: Etcd, places: EtcdSettings, app: str, release: str = "") -> 
     return [_announcement(entry.key, entry.value) for entry in etcd.below(prefix).entries]
 
 
-def serving(etcd: Etcd, places: EtcdSettings, release: Release) -> list[Announcement]:
-    """Where `release` answers, if each of its instances does, and nothing else of the app; else nothing."""
-    found = announced(etcd, places, release.app)
-    return found if {each.instance for each in found} == {each.key for each in release.instances} else []
+def good(etcd: Etcd, places: EtcdSettings, app: str) -> set[str]:
+    """The instances (`v3.web.1`) of `app` that are good now, announced or not."""
+    return {entry.key.rpartition("/")[2] for prefix in _places_of(places, app) for entry in etcd.below(prefix).entries}
+
+
+def serving(etcd: Etcd, places: EtcdSettings, release: Release) -> list[Announcement] | None:
+    """Where `release` answers, if each of its instances is good, and nothing else of the app; else None.
+
+    A release of which nothing is to run serves nobody.
+    """
+    wanted = {each.key for each in release.instances}
+    if not wanted or good(etcd, places, release.app) != wanted:
+        return None
+    return announced(etcd, places, release.app)
 
 
 def show(result: str, addresses: Sequence[Announcement], channel: Channel) -> None:
@@ -80,12 +92,11 @@ def show(result: str, addresses: Sequence[Announcement], channel: Channel) -> No
 
 def await_withdrawn(etcd: Etcd, places: EtcdSettings, app: str, instances: Sequence[str], timeout: float) -> None:
     """Wait until none of the `instances` (`v3.web.1`) of `app` is announced. Raises `NapError` after `timeout` s."""
-    prefix = places.announcements_of(app)
-    listing = etcd.below(prefix)
-    left = {entry.key.removeprefix(prefix) for entry in listing.entries} & set(instances)
+    before = etcd.revision()
+    left = good(etcd, places, app) & set(instances)
     if left:
-        for change in etcd.changes([prefix], listing.revision, timeout):
-            name = change.key.removeprefix(prefix)
+        for change in etcd.changes(_places_of(places, app), before, timeout):
+            name = change.key.rpartition("/")[2]
             if change.value is None:
                 left.discard(name)
             elif name in instances:
@@ -106,25 +117,32 @@ def last_words(etcd: Etcd, places: EtcdSettings, instance: Instance) -> list[str
 def await_announcements(
     etcd: Etcd, places: EtcdSettings, release: Release, wait: Wait, channel: Channel
 ) -> list[Announcement]:
-    """Wait until every instance of `release` is announced, watching etcd.
+    """Wait until every instance of `release` is good, watching etcd; where those answer that are announced.
 
     Raises `InstanceFailed` as soon as one exits, with its last output, and `Silent` when the time is over.
     """
     waiting = {instance.key: instance for instance in release.instances}
-    found: dict[str, Announcement] = {}
+    if not waiting:
+        return []
+    found: dict[str, Announcement | None] = {}
     exits = f"{places.exits_of(release.app)}{release.name}."
-    prefixes = [f"{places.announcements_of(release.app)}{release.name}.", exits]
-    with channel.waiting(f"waiting for {release.app} {release.name} to answer on port {release.port}"):
+    prefixes = [exits, *(f"{place}{release.name}." for place in _places_of(places, release.app))]
+    what = f"answer on port {release.port}" if any(each.is_web for each in release.instances) else "be up"
+    with channel.waiting(f"waiting for {release.app} {release.name} to {what}"):
         for change in _changes(etcd, prefixes, wait):
             key = change.key.rpartition("/")[2]
             if key not in waiting or change.value is None:
                 continue
             if change.key.startswith(exits):
                 raise _exited(waiting[key], change.value)
-            found[key] = _announcement(change.key, change.value)
-            channel.detail(f"{waiting[key].label} answers on {found[key].host}:{found[key].port}")
+            if waiting[key].is_web:
+                found[key] = announcement = _announcement(change.key, change.value)
+                channel.detail(f"{waiting[key].label} answers on {announcement.host}:{announcement.port}")
+            else:
+                found[key] = None
+                channel.detail(f"{waiting[key].label} is up")
             if len(found) == len(waiting):
-                return [found[key] for key in waiting]
+                return [answers for key in waiting if (answers := found[key])]
     silent = next(instance for key, instance in waiting.items() if key not in found)
     raise _silent(silent, wait.timeout)
 
@@ -139,6 +157,11 @@ def _changes(etcd: Etcd, prefixes: list[str], wait: Wait) -> Iterator[Entry]:
         yield from etcd.changes(prefixes, seen, wait.timeout - PATIENCE)
 
 
+def _places_of(places: EtcdSettings, app: str) -> list[str]:
+    """Below these is what tells that instances are good."""
+    return [places.announcements_of(app), places.up_of(app)]
+
+
 def _announcement(key: str, value: dict[str, Any]) -> Announcement:
     return Announcement(key.rpartition("/")[2], value["host"], value["port"], value["ports"])
 
@@ -149,9 +172,10 @@ def _exited(instance: Instance, report: dict[str, Any]) -> InstanceFailed:
     words = _lines(report["output"])
     name = f"{release.app} {release.name} {instance.label}"
     if error:
-        what = f"{name} could not start: {error}"
+        what = f"{name} could not start: {error}" if report["status"] in _NOT_STARTED else f"{name}: {error}"
     else:
-        what = f"{name} exited with status {report['status']} before it answered on port {release.port}"
+        before = f"it answered on port {release.port}" if instance.is_web else "it was up"
+        what = f"{name} exited with status {report['status']} before {before}"
         words = words or ["(it printed nothing)"]
     return InstanceFailed(what, words=words, advice="Mend it, commit, and push again; what ran before still runs.")
 
@@ -159,7 +183,10 @@ def _exited(instance: Instance, report: dict[str, Any]) -> InstanceFailed:
 def _silent(instance: Instance, seconds: float) -> Silent:
     release = instance.release
     name = f"{release.app} {release.name} {instance.label}"
-    if release.has_healthcheck:
+    if instance.checks:
+        what = f"{name} runs, but did not pass its checks within {seconds:.0f} s"
+        advice = ["See what they ask in app.json (healthchecks), or in docs/processes.md what they are without it."]
+    elif release.has_healthcheck:
         what = f"{name} runs, but its HEALTHCHECK did not pass within {seconds:.0f} s"
         advice = ["See that the image's HEALTHCHECK command succeeds once the app is up."]
     else:

@@ -4,15 +4,18 @@ Its first step, which of the pushed refs deploys, is `answer.answer_push`: most 
 """
 
 from nap_receiver.channel import Channel
-from nap_receiver.checkout import check_out
+from nap_receiver.checkout import Checkout, check_out
 from nap_receiver.deadline import deadline
 from nap_receiver.discovery import serving, show
+from nap_receiver.errors import NapError
 from nap_receiver.image import Engine, Image, engine_at
 from nap_receiver.lock import Superseded
+from nap_receiver.manifest import manifest_of
+from nap_receiver.one_off import OneOff, run_to_its_end
 from nap_receiver.push import Deployment, commit_of, some
-from nap_receiver.release import Release
+from nap_receiver.release import Release, in_shell
 from nap_receiver.retention import keep_recent, registry_in_use, require_space
-from nap_receiver.rollout import App, release, under_way
+from nap_receiver.rollout import App, Deploy, release, under_way
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
 
@@ -26,17 +29,25 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
     app = App(asked.app, asked.repository, asked.pusher, state, settings, channel)
     with under_way(app, commit, f"deploying {commit}", supersedes=True) as deploy:
         current = deploy.ledger.current()
-        if current and current.commit == asked.commit and (there := serving(deploy.etcd, settings.etcd, current)):
-            show(f"{current.app} {current.name} already runs {commit}", there, channel)
-            return
+        if current and current.commit == asked.commit:
+            there = serving(deploy.etcd, settings.etcd, current)
+            if there is not None:
+                show(f"{current.app} {current.name} already runs {commit}", there, channel)
+                return
         require_newest(asked, current)
-        formation = current.formation if current else {"web": 1}
+        checkout = check_out(asked.repository, asked.commit, asked.app)
+        manifest = manifest_of(asked.app, checkout.manifests)
+        if manifest.ignored:
+            channel.trouble(f"app.json: {some(manifest.ignored)}: not nap's, and without effect here")
+        config = deploy.ledger.config_in_force()
+        variables = deploy.ledger.configuration(config)
+        unset = manifest.unset(asked.app, variables)
+        formation = manifest.formation(current.formation if current else {})
         placement = deploy.scheduler.place(asked.app, asked.repository, formation)
         with engine_at(settings.engine.url) as engine:
             require_space(deploy, engine)
             with registry_in_use(app):
-                image = build_and_push(asked, engine, settings, channel)
-        config = current.config if current else deploy.ledger.first_config()
+                image = build_and_push(asked, checkout, engine, settings, channel)
         draft = Release(
             app=asked.app,
             commit=asked.commit,
@@ -44,12 +55,18 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
             ports=image.ports,
             has_healthcheck=image.has_healthcheck,
             formation=formation,
-            config=config,
+            config=deploy.ledger.write_configuration(variables | unset) if unset else config,
+            commands=manifest.commands,
+            release_command=manifest.release_command,
+            checks=manifest.checks,
+            limits=current.limits if current else {},
             by=asked.pusher,
             why=f"Deploy {commit}",
         )
         release(draft, placement, deploy)
         keep_recent(deploy)
+        if manifest.postdeploy and not current:
+            run_postdeploy(manifest.postdeploy, deploy)
 
 
 def require_newest(asked: Deployment, current: Release | None) -> None:
@@ -59,9 +76,24 @@ def require_newest(asked: Deployment, current: Release | None) -> None:
         raise Superseded(asked.commit[:7], f"{current.by}'s push of {current.commit[:7]}")
 
 
-def build_and_push(asked: Deployment, engine: Engine, settings: Settings, channel: Channel) -> Image:
+def run_postdeploy(command: str, deploy: Deploy) -> None:
+    """Run what app.json names for once, after the first release of the app that is live."""
+    current = deploy.ledger.current()
+    assert current
+    app, settings = deploy.app, deploy.settings
+    app.channel.step(f"Running scripts.postdeploy: {command}")
+    one_off = OneOff(current, "postdeploy.1", in_shell(command), app.state, settings)
+    try:
+        run_to_its_end(one_off, "scripts.postdeploy", app.name, settings.deploy.build_timeout, app.channel)
+    except NapError as error:
+        advice = [f"{app.name} {current.name} is live all the same. To try it again:", f"run {app.name} {command}"]
+        raise NapError(str(error), advice=advice) from error
+
+
+def build_and_push(
+    asked: Deployment, checkout: Checkout, engine: Engine, settings: Settings, channel: Channel
+) -> Image:
     """The commit's image, in the registry."""
-    checkout = check_out(asked.repository, asked.commit, asked.app)
     channel.step(f"{asked.app}: building {asked.commit[:7]} from {asked.branch}")
     if checkout.submodules:
         channel.trouble(f"submodules are not fetched and arrive empty: {some(checkout.submodules)}")

@@ -7,6 +7,7 @@ Below `<prefix>/apps/<app>/`:
     config                        the number of the configuration that the first release will have
     outcomes/<number, 8 digits>   `{"state": "live" | "failed", "reason": …}`, once it is known
     current                       the number of the release that serves
+    up/<instance>                 that an instance is good which is not announced (written on its machine, leased)
     exits/<instance>              how an instance ended that nobody had asked to end (written on its machine, leased)
     lock, next                    who deploys now, and who waits (`lock`, leased)
 """
@@ -20,11 +21,34 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from nap_receiver.health import UPTIME_SECONDS, Check
 from nap_receiver.settings import EtcdSettings
 
 if TYPE_CHECKING:  # etcd's and docker's libraries are for those who call them
     from nap_receiver.etcd import Etcd
     from nap_receiver.lock import Lock
+
+
+EVERY = "*"
+"""Stands for every process type that has no limits of its own."""
+
+PROCESS_TYPE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,29}[A-Za-z0-9])?")
+"""What a process type can be called: it is part of the names of units, containers and keys."""
+
+MOST_INSTANCES = 100
+"""Of one process type."""
+
+WEB = "web"
+"""The process type that is announced to the web. Its instances alone have a port, and the image's HEALTHCHECK."""
+
+
+class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The most that one instance may use, enforced by Docker; 0 for as much as there is."""
+
+    memory: int = 0
+    """Bytes."""
+    cpus: float = 0
+    """Of the machine's processors."""
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +67,16 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     at: float = 0.0
     config: int = 0
     """The number of its configuration, 0 for none."""
+    commands: dict[str, str] = msgspec.field(default_factory=lambda: {WEB: ""})
+    """What each process type runs in a shell, as the Procfile says; empty for the image's own command."""
+    release_command: str = ""
+    """What runs once before a release of other code or configuration starts; empty for nothing."""
+    checks: dict[str, list[Check]] = {}
+    """What instances must pass to be good, by process type, as app.json says."""
+    limits: dict[str, Limits] = {}
+    """By process type; what `EVERY` has counts for those that have none."""
+    stopped: bool = False
+    """Whether none of it runs until it is started again."""
 
     @property
     def name(self) -> str:
@@ -56,7 +90,14 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def instances(self) -> "list[Instance]":
+        """What is to run of it, in the order of its process types."""
+        if self.stopped:
+            return []
         return [Instance(self, process, index) for process, n in self.formation.items() for index in range(1, n + 1)]
+
+    def limits_of(self, process: str) -> Limits:
+        """What an instance of this process type may use."""
+        return self.limits.get(process) or self.limits.get(EVERY) or Limits()
 
 
 @dataclass(frozen=True)
@@ -81,6 +122,34 @@ class Instance:
     def unit(self) -> str:
         """`hello.v3.web.1`; an app's name has no dot, so no two instances share one."""
         return f"{self.release.app}.{self.key}"
+
+    @property
+    def is_web(self) -> bool:
+        """Whether it is announced, and answers on the release's ports."""
+        return self.process == WEB
+
+    @property
+    def words(self) -> list[str]:
+        """The arguments that its container gets; none for the image's own command."""
+        return in_shell(self.release.commands.get(self.process, ""))
+
+    @property
+    def checks(self) -> list[Check]:
+        """What it must pass. What answers nobody must at least keep running for a while."""
+        given = self.release.checks.get(self.process, [])
+        if self.is_web or any(check.at_start for check in given):
+            return given
+        return [Check(type="startup", uptime=UPTIME_SECONDS), *given]
+
+    @property
+    def limits(self) -> Limits:
+        """What it may use."""
+        return self.release.limits_of(self.process)
+
+
+def in_shell(command: str) -> list[str]:
+    """What a container is given to run a command as a Dockerfile's `CMD command` would; nothing for no command."""
+    return ["/bin/sh", "-c", command] if command else []
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -124,6 +193,11 @@ class Ledger:
             number += 1
             if self.etcd.create(self.places.config_of(self.app, number), encoded):
                 return number
+
+    def config_in_force(self) -> int:
+        """The number of the configuration that the next release has, unless it brings another."""
+        current = self.current()
+        return current.config if current else self.first_config()
 
     def next_number(self, units: Iterable[str]) -> int:
         """The number that the next release gets while the deploy lock is held.

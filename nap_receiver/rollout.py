@@ -16,9 +16,9 @@ from nap_receiver.discovery import (
     Announcement,
     Silent,
     Wait,
-    announced,
     await_announcements,
     await_withdrawn,
+    good,
     last_words,
     show,
 )
@@ -26,13 +26,17 @@ from nap_receiver.errors import NapError
 from nap_receiver.etcd import Etcd, connect
 from nap_receiver.local import Local
 from nap_receiver.lock import Lock, deploy_lock, turn, why_over
+from nap_receiver.one_off import OneOff, run_to_its_end
 from nap_receiver.placement import Placement
 from nap_receiver.push import checked_setting, mark_release
-from nap_receiver.release import Ledger, Release
+from nap_receiver.release import Ledger, Release, in_shell
 from nap_receiver.scheduler import Scheduler
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
 from nap_receiver.units import LEASE_SECONDS, render
+
+RELEASE_COMMAND = "release.1"
+"""How the container is labelled that runs a release's release command."""
 
 WITHDRAW_SECONDS = LEASE_SECONDS + 10
 """How long an announcement may take to go: of a machine that was lost, until its lease ends."""
@@ -99,7 +103,7 @@ def take_away_leftovers(deploy: Deploy) -> None:
         take_away(release, "its deploy was killed", deploy)
     current = ledger.current()
     kept = {instance.unit for instance in current.instances} if current else set()
-    left = [f"{ledger.app}.{each.instance}" for each in announced(deploy.etcd, places, ledger.app)]
+    left = [f"{ledger.app}.{instance}" for instance in sorted(good(deploy.etcd, places, ledger.app))]
     retire(ledger.app, [unit for unit in left if unit not in kept], deploy)
 
 
@@ -112,34 +116,45 @@ def scheduler_of(state: State, settings: Settings) -> Scheduler:
     return Local(state)
 
 
-def release(draft: Release, placement: Placement, deploy: Deploy) -> None:
-    """Give the draft its number, write it down and roll it out."""
+def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: bool = True) -> None:
+    """Give the draft its number, write it down and roll it out.
+
+    One that `is_new`, of other code or another configuration than the one before, runs its release command first.
+    """
     before = deploy.scheduler.running(draft.app)
     written = deploy.ledger.write(draft, deploy.ledger.next_number(before))
     mark_release(deploy.app.repository, written.name, written.commit)
-    go_live(written, placement, before, deploy)
-
-
-def go_live(release: Release, placement: Placement, before: Sequence[str], deploy: Deploy) -> None:
-    """Roll the release out, print its addresses, and retire the instances that were there `before`."""
-    addresses = roll_out(release, placement, deploy)
+    with taken_away_on_failure(written, deploy):
+        if is_new and written.release_command:
+            run_release_command(written, deploy)
+        addresses = roll_out(written, placement, deploy)
     seconds = time.monotonic() - deploy.started
-    show(f"{release.app} {release.name} is live ({seconds:.1f} s)", addresses, deploy.channel)
-    retire(release.app, before, deploy)
+    state = "is live" if written.instances else "is live, and nothing of it runs"
+    show(f"{written.app} {written.name} {state} ({seconds:.1f} s)", addresses, deploy.channel)
+    retire(written.app, before, deploy)
+
+
+def run_release_command(release: Release, deploy: Deploy) -> None:
+    """Run what the Procfile names `release`, before anything of the release starts."""
+    deploy.channel.step(f"Running the release command of {release.name}: {release.release_command}")
+    settings = deploy.settings
+    one_off = OneOff(release, RELEASE_COMMAND, in_shell(release.release_command), deploy.app.state, settings)
+    run_to_its_end(one_off, "the release command", release.app, settings.deploy.build_timeout, deploy.channel)
 
 
 def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Announcement]:
-    """Start the release's instances and wait until all of them answer; from then on it is the current one."""
+    """Start the release's instances and wait until all of them are good; from then on it is the current one."""
     settings, scheduler, etcd = deploy.settings, deploy.scheduler, deploy.etcd
     units = [render(each, settings, scheduler.machine, settings.engine.url, placement) for each in release.instances]
-    deploy.channel.step(f"Starting {release.name}: {', '.join(instance.label for instance in release.instances)}")
-    with taken_away_on_failure(release, deploy):
+    addresses: list[Announcement] = []
+    if units:
+        deploy.channel.step(f"Starting {release.name}: {', '.join(instance.label for instance in release.instances)}")
         before = etcd.revision()
         scheduler.start(units)
         wait = Wait(before, deploy.timeout, lambda: scheduler.require_placed(units))
         addresses = await_announcements(etcd, settings.etcd, release, wait, deploy.channel)
-        if not deploy.ledger.make_current(release, deploy.lock):
-            raise why_over(etcd, deploy.lock)
+    if not deploy.ledger.make_current(release, deploy.lock):
+        raise why_over(etcd, deploy.lock)
     return addresses
 
 
@@ -164,6 +179,8 @@ def taken_away_on_failure(release: Release, deploy: Deploy) -> Iterator[None]:
 def take_away(release: Release, reason: str, deploy: Deploy, silent: Silent | None = None) -> None:
     """Leave no unit, container or key of `release`, only its record; a `silent` instance says what it printed."""
     etcd, places = deploy.etcd, deploy.settings.etcd
+    if release.release_command:
+        OneOff(release, RELEASE_COMMAND, (), deploy.app.state, deploy.settings).remove()
     deploy.scheduler.discard([instance.unit for instance in release.instances])
     if silent:
         silent.words = last_words(etcd, places, silent.instance)

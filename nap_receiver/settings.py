@@ -169,6 +169,10 @@ class EtcdSettings(_Section, frozen=True):
         """A configuration of `app`: of the one that a release has, its number."""
         return f"{self.root_of(app)}/configs/{number:08}"
 
+    def up_of(self, app: str) -> str:
+        """Below this, which instances of `app` are good that are not announced."""
+        return f"{self.root_of(app)}/up/"
+
     def exits_of(self, app: str) -> str:
         """Below this, how instances of `app` ended that nobody had asked to end."""
         return f"{self.root_of(app)}/exits/"

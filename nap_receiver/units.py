@@ -60,7 +60,7 @@ def render(
         "placement": placement or Placement(),
         "programs": TEMPLATES,
         "port": release.ports[0],
-        "announcement": f"{settings.etcd.announcements_of(release.app)}{instance.key}",
+        "announcement": f"{_announcements(instance, settings)}{instance.key}",
         "config": settings.etcd.config_of(release.app, release.config) if release.config else "",
         "exit": f"{settings.etcd.exits_of(release.app)}{instance.key}",
         "lease_seconds": LEASE_SECONDS,
@@ -71,6 +71,11 @@ def render(
         Unit(instance.unit, _rendered(folder, "app", values)),
         Unit(f"{instance.unit}-discovery", _rendered(folder, "discovery", values)),
     )
+
+
+def _announcements(instance: Instance, settings: Settings) -> str:
+    places = settings.etcd
+    return places.announcements_of(instance.release.app) if instance.is_web else places.up_of(instance.release.app)
 
 
 def _rendered(folder: Path, kind: str, values: dict[str, object]) -> str:

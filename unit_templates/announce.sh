@@ -1,18 +1,24 @@
 #!/bin/sh
-# Announces one instance in etcd while it answers, and withdraws it when it does not.
+# Announces one instance in etcd while it is good, and withdraws it when it is not.
 #
 # Follows the engine's events, so that the announcement is there as soon as the instance is ready, goes when its
-# container dies, and comes back with the next container of that name. It needs sh, docker, etcdctl and curl, and from
-# its environment:
+# container dies, and comes back with the next container of that name. An instance that fails its checks, or whose
+# HEALTHCHECK does, is withdrawn and stopped, and what runs it starts it anew. It needs sh, docker, etcdctl and curl, and
+# from its environment:
 #   NAP_CONTAINER  the container's name
 #   NAP_KEY        the etcd key to write
-#   NAP_PORT       the port that must answer, such as 8080/tcp
+#   NAP_PORT       the port that must answer, such as 8080/tcp; empty for an instance that answers nobody
+#   NAP_CHECK_1 …  what it must pass (nap_receiver/health.py): WHEN KIND DELAY WAIT TIMEOUT ATTEMPTS WHAT…, where WHEN is
+#                  startup, liveness or both, and KIND WHAT is http PORT PATH, tcp PORT, command WORDS or uptime SECONDS;
+#                  without any, the port must answer
+#   NAP_GRACE      seconds between SIGTERM and SIGKILL when it is stopped
+#   NAP_EXIT_KEY   the etcd key that tells why it is not good
 #   NAP_FACTS      what the announcement says beside host and ports: members of a JSON object
 #   NAP_HOST       the address to announce; when empty, fleet's for this machine, else the one from which it reaches etcd
 #   NAP_LEASE      seconds that the announcement outlives this program
 #   NAP_ANSWERED   a file to make once the instance has answered; may be empty
 #   ETCDCTL_…      where etcd is, and the files for TLS, as for etcdctl
-set -u
+set -uf
 export ETCDCTL_API=3
 
 etcd() { etcdctl --command-timeout=3s "$@"; }
@@ -34,19 +40,103 @@ host() {
     etcd_says health --output /dev/null --write-out '%{local_ip}'
 }
 
-# What the engine says of the container: the port to announce, all its ports as members of a JSON object
-# ("8080/tcp":32768,"9090/tcp":32769,) and its address.
+# What the engine says of the container: its address; before that, where it has a port to announce, that port, and all
+# its ports as members of a JSON object ("8080/tcp":32768,"9090/tcp":32769,).
 about() {
+    address='{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}'
+    if [ -z "$NAP_PORT" ]; then
+        docker inspect --format "$address" "$1"
+        return
+    fi
     port="{{(index (index .NetworkSettings.Ports \"$NAP_PORT\") 0).HostPort}}"
     ports='{{range $port, $at := .NetworkSettings.Ports}}{{range $i, $a := $at}}{{if not $i}}"{{$port}}":{{$a.HostPort}},{{end}}{{end}}{{end}}'
-    docker inspect --format "$port $ports {{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}" "$1"
+    docker inspect --format "$port $ports $address" "$1"
 }
 
 # Asked at the container's own address, because the engine's proxy accepts on a published port before the app listens.
 # curl stays connected until its time is up, and then says whether it was.
 listening() {
-    connects=$(curl --silent --max-time 0.05 --write-out '%{num_connects}' "telnet://$1:${NAP_PORT%/*}" </dev/null)
+    connects=$(curl --silent --max-time "$1" --write-out '%{num_connects}' "telnet://$address:$2" </dev/null)
     [ "${connects:-0}" -gt 0 ]
+}
+
+# One try of a check.
+passes() {
+    what=${1#* * * * * * }
+    # shellcheck disable=SC2086 # words
+    set -- $1
+    case $2 in
+        http) curl --silent --fail --globoff --output /dev/null --max-time "$5" "http://$address:$7$8" ;;
+        tcp) listening "$5" "$7" ;;
+        command) eval "timeout --kill-after=1 $5 docker exec $id $what" </dev/null >/dev/null 2>&1 ;;
+        uptime) sleep "$7" ;;
+    esac
+}
+
+# Signals are heard meanwhile.
+heedful() {
+    "$@" &
+    wait $!
+}
+
+# Whether a check passes before its tries are used up.
+passes_in_time() {
+    checked=yes
+    # shellcheck disable=SC2086 # words
+    set -- "$1" $1
+    left=$7
+    heedful sleep "$4"
+    until heedful passes "$1"; do
+        left=$((left - 1))
+        if [ "$left" -le 0 ]; then
+            complain "its check ($3 ${1#* * * * * * }) failed $7 times"
+            return 1
+        fi
+        heedful sleep "$5"
+    done
+}
+
+# Runs beside an announcement, until a check fails too often in a row; that ends it.
+watch() {
+    # shellcheck disable=SC2086 # words
+    set -- "$1" $1
+    left=$7
+    while [ "$left" -gt 0 ]; do
+        sleep "$5"
+        if passes "$1"; then left=$7; else left=$((left - 1)); fi
+    done
+    trap '' TERM
+    kill -USR1 "$announcing"
+    complain "its check ($3 ${1#* * * * * * }) failed $7 times"
+}
+
+start_watching() {
+    watch "$1" &
+    watchers="$watchers $!"
+}
+
+# Calls $1 with each check that is for the moment $2.
+each_check() {
+    number=1
+    while eval "check=\${NAP_CHECK_$number:-}" && [ -n "$check" ]; do
+        number=$((number + 1))
+        case $check in
+            "$2 "* | "both "*) "$1" "$check" || return ;;
+        esac
+    done
+}
+
+# Tells why the instance is not good. Where this program came to the shell as text, report_exit is there already.
+command -v report_exit >/dev/null || report_exit() ( . "$(dirname "$0")/report_exit.sh" )
+complain() (
+    export NAP_ERROR="$1" NAP_STATUS=0
+    report_exit
+)
+
+# Ends the container, and what runs it starts it anew. In a session of its own: whoever waits for this program does not
+# wait for that.
+end() {
+    setsid docker stop --time "$NAP_GRACE" "$1" >/dev/null 2>&1 &
 }
 
 # Not over what another machine says: one that was cut off from the cluster may come back to find that its instance
@@ -63,7 +153,8 @@ write() {
 # In a session of its own: when the container ends and this program is told to stop at the same moment, the signal to the
 # process group must not end what takes the announcement back.
 withdraw() {
-    [ -n "$keeper" ] && kill "$keeper" 2>/dev/null
+    # shellcheck disable=SC2086 # process ids
+    [ -n "$keeper$watchers" ] && kill $keeper $watchers 2>/dev/null
     [ -n "$lease" ] && setsid --wait etcdctl --command-timeout=3s lease revoke "$lease" >/dev/null
 }
 
@@ -74,18 +165,28 @@ ended() {
 
 # Runs in the background for as long as one container is up. Writes again whatever etcd loses.
 announce() {
-    lease= keeper=
+    id=$1 checked= lease= keeper= watchers= reach= ending=
+    [ "$2" = healthy ] && checked=yes
+    # shellcheck disable=SC2016 # said by that shell, whose parent this is
+    announcing=$(exec sh -c 'echo $PPID')
     trap "trap '' TERM; exit" TERM
-    trap withdraw EXIT
-    health=$2
-    # shellcheck disable=SC2046 # three words
-    set -- $(about "$1")
-    [ $# -ge 3 ] || exit
-    if [ "$health" != healthy ]; then
-        until listening "$3"; do
-            sleep 0.1 & wait $!
+    trap "trap '' TERM USR1; ending=yes; exit" USR1
+    trap 'withdraw; [ -z "$ending" ] || end "$id"' EXIT
+    # shellcheck disable=SC2046 # words
+    set -- $(about "$id")
+    if [ -n "$NAP_PORT" ]; then
+        [ $# -ge 3 ] || exit
+        reach="\"port\": $1, \"ports\": {${2%,}}, "
+        shift 2
+    fi
+    address=${1:-}
+    each_check passes_in_time startup || { ending=yes && exit; }
+    if [ -z "$checked" ]; then
+        until listening 0.05 "${NAP_PORT%/*}"; do
+            heedful sleep 0.1
         done
     fi
+    each_check start_watching liveness
     [ -n "${NAP_ANSWERED:-}" ] && : >"$NAP_ANSWERED"
     while :; do
         host=$(host)
@@ -94,13 +195,13 @@ announce() {
             lease=${granted%% *}
             etcd lease keep-alive "$lease" >/dev/null 2>&1 &
             keeper=$!
-            value="{\"host\": \"$host\", \"port\": $1, \"ports\": {${2%,}}, $NAP_FACTS}"
+            value="{\"host\": \"$host\", $reach$NAP_FACTS}"
             while write; do
-                sleep "$pause" & wait $!
+                heedful sleep "$pause"
             done
             kill "$keeper" 2>/dev/null
         fi
-        sleep 1 & wait $!
+        heedful sleep 1
     done
 }
 
@@ -135,8 +236,13 @@ follow() {
                 announce "$id" "${event##* }" &
                 announcer=$!
                 ;;
-            die | 'health_status: unhealthy')
+            die)
                 stop_announcing
+                ;;
+            'health_status: unhealthy')
+                stop_announcing
+                complain 'its HEALTHCHECK fails'
+                end "$id"
                 ;;
         esac
     done

@@ -1,6 +1,5 @@
 """What an app is configured with: variables of its environment."""
 
-import re
 import sys
 
 import click
@@ -15,12 +14,7 @@ from nap_receiver.commands.table import (
     show_listing,
 )
 from nap_receiver.errors import NapError
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_NAPS_OWN = re.compile(r"PORT|GIT_REV|NAP_.*")
-_ENGINES = re.compile(r"DOCKER_.*|LD_.*|GCONV_PATH|GLIBC_TUNABLES")
-_LONGEST_VALUE_BYTES = 1 << 16
-_ENCODE = "Encode it, for example as base64."
+from nap_receiver.variables import LONGEST_VALUE_BYTES, check_value, checked_name
 
 
 @command("config", right="push")
@@ -50,9 +44,9 @@ def set_variables(caller: Caller, app: str, variables: tuple[str, ...]) -> None:
     given = [variable.partition("=") for variable in variables]
     if [equals for _, equals, _ in given].count("") > 1:
         raise NapError("only one value can come from standard input", advice="Write the others as NAME=VALUE.")
-    added = {_checked_name(name): value if equals else _read_value() for name, equals, value in given}
+    added = {checked_name(name): value if equals else _read_value() for name, equals, value in given}
     for name, value in added.items():
-        _check_value(name, value)
+        check_value(name, value)
     _configure(caller, app, added, ())
 
 
@@ -68,8 +62,7 @@ def unset_variables(caller: Caller, app: str, names: tuple[str, ...]) -> None:
 
 def _configuration(caller: Caller, app: str) -> dict[str, str]:
     with ledger_of(caller, app) as ledger:
-        current = ledger.current()
-        return ledger.configuration(current.config if current else ledger.first_config())
+        return ledger.configuration(ledger.config_in_force())
 
 
 def _configure(caller: Caller, app: str, added: dict[str, str], removed: tuple[str, ...]) -> None:
@@ -78,35 +71,10 @@ def _configure(caller: Caller, app: str, added: dict[str, str], removed: tuple[s
     change_app(caller, app, lambda it: changes.configure(it, added, removed))
 
 
-def _checked_name(name: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise NapError(f"{name[:80]!a} cannot be the name of a variable", advice="Use A to Z, a to z, 0 to 9 and _.")
-    if _NAPS_OWN.fullmatch(name):
-        raise NapError(f"{name} is nap's own to set")
-    if _ENGINES.fullmatch(name):
-        raise NapError(
-            f"{name} would steer the engine's own programs on its machine",
-            advice=f"Set it in the Dockerfile: ENV {name}=…",
-        )
-    return name
-
-
 def _read_value() -> str:
     try:
-        return sys.stdin.buffer.read(_LONGEST_VALUE_BYTES + 1).decode()
+        return sys.stdin.buffer.read(LONGEST_VALUE_BYTES + 1).decode()
     except UnicodeDecodeError as error:
         raise NapError(
             "the value on standard input is not UTF-8", advice="Encode it, for example as base64."
         ) from error
-
-
-def _check_value(name: str, value: str) -> None:
-    """Raises `NapError` for what no variable of an environment, or none of a container's, can hold."""
-    if "\0" in value:
-        raise NapError(f"{name}: a variable cannot hold a NUL character")
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError as error:
-        raise NapError(f"{name}: the value is not UTF-8", advice=_ENCODE) from error
-    if size > _LONGEST_VALUE_BYTES:
-        raise NapError(f"{name}: the value has {size} bytes, and {_LONGEST_VALUE_BYTES} is the most")

@@ -14,9 +14,7 @@ from nap_receiver.commands.table import (
     show_listing,
 )
 from nap_receiver.errors import NapError
-
-_MOST_INSTANCES = 100
-_PROCESS_TYPE = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
+from nap_receiver.release import MOST_INSTANCES, PROCESS_TYPE
 
 
 @command("ps", right="read")
@@ -24,18 +22,26 @@ _PROCESS_TYPE = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 @json_option
 def list_processes(caller: Caller, app: str, as_json: bool) -> None:
     """List the instances of APP, and where they answer."""
-    from nap_receiver.discovery import announced
+    from nap_receiver.discovery import announced, good
 
     with ledger_of(caller, app) as ledger:
         current = ledger.current()
-        there = {each.instance: each for each in announced(ledger.etcd, ledger.places, app)}
-    wanted = [instance.key for instance in current.instances] if current else []
+        there = good(ledger.etcd, ledger.places, app)
+        urls = {each.instance: each.url for each in announced(ledger.etcd, ledger.places, app)}
+    wanted = {instance.key: instance for instance in current.instances} if current else {}
     rows = []
-    for key in [*wanted, *sorted(there.keys() - set(wanted))]:
+    for key in [*wanted, *sorted(there - wanted.keys())]:
         release, _, process = key.partition(".")
-        answers = "answers" if key in there else "does not answer"
-        rows.append((process, release, answers if key in wanted else "leaves", there[key].url if key in there else ""))
+        if key not in wanted:
+            state = "leaves"
+        elif wanted[key].is_web:
+            state = "answers" if key in there else "does not answer"
+        else:
+            state = "up" if key in there else "not up"
+        rows.append((process, release, state, urls.get(key, "")))
     show_listing(rows, "process", "release", "state", "address", as_json=as_json)
+    if current and current.stopped and not as_json:
+        click.echo(f"{app} is stopped. To start it again: ps:start {app}")
 
 
 @command("ps:restart", right="push")
@@ -47,11 +53,36 @@ def restart_processes(caller: Caller, app: str) -> None:
     change_app(caller, app, changes.restart)
 
 
+@command("ps:stop", right="push")
+@app_argument
+def stop_processes(caller: Caller, app: str) -> None:
+    """Stop all instances of APP, until ps:start or the next deploy."""
+    from nap_receiver import changes
+
+    change_app(caller, app, changes.stop)
+
+
+@command("ps:start", right="push")
+@app_argument
+def start_processes(caller: Caller, app: str) -> None:
+    """Start the instances of APP again after ps:stop."""
+    from nap_receiver import changes
+
+    change_app(caller, app, changes.start)
+
+
 @command("ps:scale", right="push")
 @app_argument
-@click.argument("counts", nargs=-1, required=True, metavar="PROCESS=COUNT...")
-def scale_processes(caller: Caller, app: str, counts: tuple[str, ...]) -> None:
-    """Run COUNT instances of each PROCESS of APP: ps:scale shop web=3"""
+@click.argument("counts", nargs=-1, metavar="PROCESS=COUNT...")
+@json_option
+def scale_processes(caller: Caller, app: str, counts: tuple[str, ...], as_json: bool) -> None:
+    """Run COUNT instances of each PROCESS of APP: ps:scale shop web=3. Without any, list the counts."""
+    if not counts:
+        with ledger_of(caller, app) as ledger:
+            current = ledger.current()
+        rows = current.formation.items() if current else ()
+        show_listing(rows, "process", "count", as_json=as_json)
+        return
     from nap_receiver import changes
 
     formation = _formation(counts)
@@ -62,8 +93,8 @@ def _formation(counts: tuple[str, ...]) -> dict[str, int]:
     formation = {}
     for count in counts:
         process, _, number = count.partition("=")
-        fits = _PROCESS_TYPE.fullmatch(process) and re.fullmatch("[0-9]{1,9}", number)
-        if not fits or not 1 <= int(number) <= _MOST_INSTANCES:
-            raise NapError(f'expected PROCESS=COUNT with a count from 1 to {_MOST_INSTANCES}, got "{count[:80]}"')
+        fits = PROCESS_TYPE.fullmatch(process) and re.fullmatch("[0-9]{1,9}", number)
+        if not fits or int(number) > MOST_INSTANCES:
+            raise NapError(f'expected PROCESS=COUNT with a count from 0 to {MOST_INSTANCES}, got "{count[:80]}"')
         formation[process] = int(number)
     return formation

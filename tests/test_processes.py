@@ -1,0 +1,161 @@
+"""Process types: what the Procfile names, how many of each, what they may use, and what runs once beside them."""
+
+import json
+
+import pytest
+
+from tests.fleet_apps import pushed
+from tests.machine import Nap, Pushed, Pusher, answer, eventually
+
+pytestmark = pytest.mark.machine
+
+BASE = "FROM nap/busybox\nCOPY . /www\nWORKDIR /www\nEXPOSE 8080\n"
+WEB = "web: exec httpd -f -p $PORT -h /www\n"
+
+
+def commit(pusher: Pusher, procfile: str, **files: str) -> str:
+    (pusher.repository / "app.json").unlink(missing_ok=True)
+    if "app_json" in files:
+        (pusher.repository / "app.json").write_text(files.pop("app_json"))
+    return pusher.commit(Dockerfile=BASE, Procfile=procfile, **files)
+
+
+def environment(nap: Nap, container: str) -> dict[str, str]:
+    """The environment that a container was given."""
+    lines = json.loads(nap.docker("inspect", "--format", "{{json .Config.Env}}", container))
+    return dict(line.split("=", 1) for line in lines)
+
+
+def processes(pusher: Pusher) -> dict[str, str]:
+    """The state of each instance, as `ps` tells it."""
+    rows = json.loads(pusher.ssh_command("ps", pusher.app, "--json").stdout)
+    return {row["process"]: row["state"] for row in rows}
+
+
+def test_web_is_announced_and_others_run(nap: Nap, pusher: Pusher) -> None:
+    commit(pusher, WEB + "worker: echo working; exec sleep 1000\n", index_html="one")
+    done = pushed(pusher)
+    assert answer(done.url) == "one"
+    assert "-----> Starting v1: web.1, worker.1" in done.lines
+    assert "       worker.1 is up" in done.lines
+    assert [key.rpartition("/")[2] for key in pusher.announcements()] == ["v1.web.1"]
+    assert processes(pusher) == {"web.1": "answers", "worker.1": "up"}
+    web, worker = (environment(nap, name) for name in nap.containers(pusher.app))
+    assert web["PORT"] == "8080"
+    assert "PORT" not in worker
+    assert "working" in nap.docker("logs", nap.containers(pusher.app)[1])
+    again = pusher.push()
+    assert f"=====> {pusher.app} v1 already runs" in again.text
+
+
+def test_counts_stay_when_the_next_commit_comes(nap: Nap, pusher: Pusher) -> None:
+    formation = {"formation": {"web": {"quantity": 1}, "worker": {"quantity": 2}}}
+    commit(pusher, WEB + "worker: exec sleep 1000\n", app_json=json.dumps(formation))
+    pushed(pusher)
+    assert sorted(processes(pusher)) == ["web.1", "worker.1", "worker.2"]
+    assert pusher.ssh_command("ps:scale", pusher.app, "web=2", "worker=0").returncode == 0
+    commit(pusher, WEB + "worker: exec sleep 1001\n", app_json=json.dumps(formation))
+    pushed(pusher)
+    assert sorted(processes(pusher)) == ["web.1", "web.2"]
+    counts = json.loads(pusher.ssh_command("ps:scale", pusher.app, "--json").stdout)
+    assert counts == [{"process": "web", "count": 2}, {"process": "worker", "count": 0}]
+    commit(pusher, WEB)
+    pushed(pusher)
+    refused = pusher.ssh_command("ps:scale", pusher.app, "worker=1")
+    assert f" !     {pusher.app} has no process type worker; there are: web" in refused.stdout
+
+
+def test_a_worker_that_ends_fails_the_whole_release(nap: Nap, pusher: Pusher, live: Pushed) -> None:
+    commit(pusher, WEB + "worker: echo no queue; exit 4\n")
+    done = pusher.push()
+    assert done.status == 1
+    assert f"{pusher.app} v2 worker.1 exited with status 4 before it was up" in done.text
+    assert "       no queue" in done.lines
+    assert answer(live.url) == "one"
+    assert nap.leftovers(pusher.app, 2) == []
+    assert not nap.keys(f"/nap/apps/{pusher.app}/up/")
+
+
+def test_an_app_of_workers_alone(nap: Nap, pusher: Pusher) -> None:
+    commit(pusher, "worker: exec sleep 1000\n")
+    done = pushed(pusher)
+    assert f"=====> {pusher.app} v1 is live" in done.text
+    assert "already runs" in pusher.push().text
+    name = nap.containers(pusher.app)[0]
+    nap.docker("kill", name)
+    eventually(lambda: processes(pusher) == {"worker.1": "not up"}, 5, "it is missed")
+    eventually(lambda: processes(pusher) == {"worker.1": "up"}, 20, "it is back")
+
+
+def test_the_release_command_runs_first_and_can_fail_the_deploy(nap: Nap, pusher: Pusher) -> None:
+    assert nap.run("config:set", pusher.app, "COLOUR=green", ok=False).returncode == 1  # there is no app yet
+    commit(pusher, WEB + "release: echo migrating $NAP_RELEASE $COLOUR\n", index_html="one")
+    done = pushed(pusher)
+    ran, started = done.lines.index("       migrating v1"), done.lines.index("-----> Starting v1: web.1")
+    assert ran < started
+    configured = pusher.ssh_command("config:set", pusher.app, "COLOUR=green")
+    assert "       migrating v2 green" in configured.stdout.splitlines()
+    assert "migrating" not in pusher.ssh_command("ps:restart", pusher.app).stdout
+    commit(pusher, WEB + "release: echo cannot migrate; exit 5\n")
+    failed = pusher.push()
+    assert failed.status == 1
+    assert f" !     {pusher.app}: the release command exited with status 5" in failed.lines
+    assert "       cannot migrate" in failed.lines
+    assert "Starting v4" not in failed.text
+    assert [name for name in nap.containers(pusher.app) if ".v4." in name or ".release." in name] == []
+    assert processes(pusher) == {"web.1": "answers"}
+
+
+def test_postdeploy_runs_once_after_the_first_release(pusher: Pusher) -> None:
+    scripts = json.dumps({"scripts": {"postdeploy": "echo seeded by $NAP_PROCESS"}, "addons": []})
+    commit(pusher, WEB, app_json=scripts, index_html="one")
+    first = pushed(pusher)
+    assert first.lines.index("       seeded by postdeploy.1") > first.lines.index(f"       {first.url}")
+    assert " !     app.json: addons: not nap's, and without effect here" in first.lines
+    commit(pusher, WEB, app_json=scripts, index_html="two")
+    assert "seeded" not in pushed(pusher).text
+
+
+def test_stopped_and_started(nap: Nap, pusher: Pusher, live: Pushed) -> None:
+    stopped = pusher.ssh_command("ps:stop", pusher.app)
+    assert stopped.returncode == 0, stopped.stdout
+    assert not pusher.announcements()
+    eventually(lambda: nap.containers(pusher.app) == [], 15, "nothing of it runs")
+    assert f"{pusher.app} is stopped" in pusher.ssh_command("ps", pusher.app).stdout
+    assert f"{pusher.app} is stopped already" in pusher.ssh_command("ps:stop", pusher.app).stdout
+    assert pusher.ssh_command("config:set", pusher.app, "A=1").returncode == 0
+    assert nap.containers(pusher.app) == []
+    started = pusher.ssh_command("ps:start", pusher.app)
+    assert answer(started.stdout.split()[-1]) == "one"
+    assert pusher.ssh_command("ps:stop", pusher.app).returncode == 0
+    assert answer(pushed(pusher).url) == "one"  # a push starts it too
+
+
+def test_limits_are_docker_s(nap: Nap, pusher: Pusher) -> None:
+    commit(pusher, WEB + "worker: exec sleep 1000\n")
+    pushed(pusher)
+    done = pusher.ssh_command("resource:limit", pusher.app, "--memory", "64", "--cpu", "0.5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert pusher.ssh_command("resource:limit", pusher.app, "-p", "worker", "--memory=128m").returncode == 0
+    listed = json.loads(pusher.ssh_command("resource:limit", pusher.app, "--json").stdout)
+    assert listed == [
+        {"process": "web", "memory": 64 << 20, "cpu": 0.5},
+        {"process": "worker", "memory": 128 << 20, "cpu": 0.5},
+    ]
+    shape = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"
+    found = [nap.docker("inspect", "-f", shape, name) for name in nap.containers(pusher.app) if ".v3." in name]
+    assert found == [f"{64 << 20} 500000000", f"{128 << 20} 500000000"]
+    for words in (("--memory=5k",), ("--memory=much",), ("--cpu=-1",), ("--cpu", "a"), ("-p", "a.b", "--cpu=1")):
+        refused = pusher.ssh_command("resource:limit", pusher.app, *words)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith(" !     ")
+    assert processes(pusher) == {"web.1": "answers", "worker.1": "up"}
+
+
+def test_who_uses_more_memory_than_allowed_is_told(nap: Nap, pusher: Pusher, live: Pushed) -> None:
+    assert pusher.ssh_command("resource:limit", pusher.app, "--memory=16m").returncode == 0
+    eater = "web: sh -c 'x=a; while :; do x=$x$x; done'\n"
+    commit(pusher, eater)
+    done = pusher.push()
+    assert done.status == 1
+    assert done.trouble[0] == f"{pusher.app} v3 web.1: it used more memory than the {16 << 20} bytes that it may"
