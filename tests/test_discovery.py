@@ -51,10 +51,11 @@ def test_healthcheck_decides_where_the_image_has_one(nap: Nap, pusher: Pusher) -
     pusher.commit(Dockerfile=runs(start).replace("CMD", check))
     assert pusher.push().status == 0
     name = container(nap, pusher)
+    before = nap.docker("inspect", "--format", "{{.Id}}", name)
     nap.docker("exec", name, "rm", "/healthy")
     eventually(lambda: not pusher.announcements(), 5, "withdrawn when unhealthy")
-    nap.docker("exec", name, "touch", "/healthy")
-    eventually(pusher.announcements, 5, "announced again when healthy")
+    eventually(pusher.announcements, 15, "started anew, and announced again when healthy")
+    assert nap.docker("inspect", "--format", "{{.Id}}", name) != before
 
 
 def test_keys_that_etcd_lost_are_written_again(nap: Nap, pusher: Pusher) -> None:

@@ -110,10 +110,15 @@ def test_listens_on_its_own_loopback_only(pusher: Pusher) -> None:
 
 
 def test_healthcheck_never_passes(pusher: Pusher) -> None:
-    dockerfile = HTTPD.replace("CMD", "HEALTHCHECK --interval=1s CMD false\nCMD")
-    pusher.commit(Dockerfile=dockerfile)
-    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "3")
-    failed(pusher.push(), "its HEALTHCHECK did not pass within 3 s")
+    pusher.commit(Dockerfile=HTTPD.replace("CMD", "HEALTHCHECK --interval=3s CMD false\nCMD"))
+    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "2")
+    failed(pusher.push(), "its HEALTHCHECK did not pass within 2 s")
+
+
+def test_healthcheck_fails(pusher: Pusher) -> None:
+    check = "HEALTHCHECK --interval=1s --retries=1 CMD false"
+    pusher.commit(Dockerfile=HTTPD.replace("CMD", f"{check}\nCMD"))
+    failed(pusher.push(), f"{pusher.app} v2 web.1: its HEALTHCHECK fails")
 
 
 def test_timeout_that_is_no_number(pusher: Pusher) -> None:

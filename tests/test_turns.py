@@ -149,7 +149,7 @@ def test_cancelled_deploy_leaves_nothing_and_says_by_whom(nap: Nap, pusher: Push
 
 
 def test_cancel_while_an_instance_starts_takes_it_away(nap: Nap, pusher: Pusher) -> None:
-    pusher.commit(Dockerfile=HTTPD.replace("CMD", "HEALTHCHECK --interval=1s CMD false\nCMD"))
+    pusher.commit(Dockerfile=HTTPD.replace("CMD", "HEALTHCHECK --interval=60s CMD false\nCMD"))
     deploy = pusher.start_push()
     eventually(lambda: nap.containers(pusher.app), 20, "it starts")
     assert pusher.ssh_command("builds:cancel", pusher.app).returncode == 0
@@ -162,7 +162,7 @@ def test_killed_deploy_holds_up_the_next_one_for_ten_seconds_at_most(nap: Nap, p
     if stage == "build":
         deploy = slow_push(pusher, "one", 60)
     else:  # its instance runs, and is announced: it will be seen to when v2 comes
-        pusher.commit(Dockerfile=HTTPD.replace("CMD", "HEALTHCHECK --interval=1s CMD false\nCMD"))
+        pusher.commit(Dockerfile=HTTPD.replace("CMD", "HEALTHCHECK --interval=60s CMD false\nCMD"))
         deploy = pusher.start_push()
         eventually(lambda: nap.containers(pusher.app), 20, "it starts")
     os.kill(pusher.deploying(), signal.SIGKILL)
