@@ -10,7 +10,7 @@ from nap_receiver.discovery import serving, show
 from nap_receiver.errors import NapError
 from nap_receiver.image import Engine, Image, engine_at
 from nap_receiver.lock import Superseded
-from nap_receiver.manifest import manifest_of
+from nap_receiver.manifest import Manifest, manifest_of
 from nap_receiver.one_off import OneOff, run_to_its_end
 from nap_receiver.push import Deployment, commit_of, some
 from nap_receiver.release import Release, in_shell
@@ -36,12 +36,8 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
                 return
         require_newest(asked, current)
         checkout = check_out(asked.repository, asked.commit, asked.app)
-        manifest = manifest_of(asked.app, checkout.manifests)
-        if manifest.ignored:
-            channel.trouble(f"app.json: {some(manifest.ignored)}: not nap's, and without effect here")
-        config = deploy.ledger.config_in_force()
-        variables = deploy.ledger.configuration(config)
-        unset = manifest.unset(asked.app, variables)
+        manifest = read_manifest(checkout, deploy)
+        variables = variables_for(manifest, deploy)
         formation = manifest.formation(current.formation if current else {})
         placement = deploy.scheduler.place(asked.app, asked.repository, formation)
         with engine_at(settings.engine.url) as engine:
@@ -55,7 +51,7 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
             ports=image.ports,
             has_healthcheck=image.has_healthcheck,
             formation=formation,
-            config=deploy.ledger.write_configuration(variables | unset) if unset else config,
+            config=deploy.ledger.configured(variables),
             commands=manifest.commands,
             release_command=manifest.release_command,
             checks=manifest.checks,
@@ -74,6 +70,20 @@ def require_newest(asked: Deployment, current: Release | None) -> None:
     tip = commit_of(asked.repository, asked.branch)
     if current and tip != asked.commit and tip == current.commit:
         raise Superseded(asked.commit[:7], f"{current.by}'s push of {current.commit[:7]}")
+
+
+def read_manifest(checkout: Checkout, deploy: Deploy) -> Manifest:
+    """What the commit says of the app beside its image; what means nothing here is told."""
+    manifest = manifest_of(deploy.app.name, checkout.manifests)
+    if manifest.ignored:
+        deploy.channel.trouble(f"app.json: {some(manifest.ignored)}: not nap's, and without effect here")
+    return manifest
+
+
+def variables_for(manifest: Manifest, deploy: Deploy) -> dict[str, str]:
+    """The variables that are set, and those that app.json has a value for. Raises `NapError` where one is missing."""
+    there = deploy.ledger.configuration(deploy.ledger.config_in_force())
+    return there | manifest.unset(deploy.app.name, there)
 
 
 def run_postdeploy(command: str, deploy: Deploy) -> None:

@@ -194,6 +194,11 @@ class Ledger:
             if self.etcd.create(self.places.config_of(self.app, number), encoded):
                 return number
 
+    def configured(self, values: dict[str, str]) -> int:
+        """The number of a configuration of these values: the one in force, if that is theirs, else a new one."""
+        number = self.config_in_force()
+        return number if self.configuration(number) == values else self.write_configuration(values)
+
     def config_in_force(self) -> int:
         """The number of the configuration that the next release has, unless it brings another."""
         current = self.current()

@@ -182,3 +182,43 @@ def test_variables_reach_the_app_unchanged(either: Cluster, either_receiver: Nap
     machine.docker("kill", f"{pusher.app}.v2.web.1")
     eventually(lambda: not pusher.announcements(), 5, "withdrawn")
     eventually(lambda: answered(pusher) == ["one"], 20, "and started again with them")
+
+
+def test_process_types_and_checks(either: Cluster, pusher: Pusher) -> None:
+    start = "exec httpd -f -p $PORT -h /www"
+    procfile = f"web: {start}\nworker: echo at work; exec sleep 1000\nrelease: echo migrated by $NAP_PROCESS\n"
+    path = {"path": "/health", "attempts": 2, "wait": 1, "timeout": 1}
+    alive = {"command": ["sh", "-c", "test 'a  b' = \"a  b\" && test -e /www/Dockerfile"], "wait": 1, "attempts": 2}
+    checks = json.dumps({"healthchecks": {"web": [path], "worker": [alive]}})
+    (pusher.repository / "health").touch()
+    (pusher.repository / "app.json").write_text(checks)
+    pusher.commit(Dockerfile=HTTPD, Procfile=procfile, index_html="one")
+    first = pushed(pusher)
+    assert first.lines.index("       migrated by release.1") < first.lines.index("-----> Starting v1: web.1, worker.1")
+    assert answer(first.url) == "one"
+    up = f"/nap/apps/{pusher.app}/up/v1.worker.1"
+    assert list(pusher.nap.keys(f"/nap/apps/{pusher.app}/up/")) == [up]
+    assert list(pusher.announcements()) == [f"/services/{pusher.app}/v1.web.1"]
+
+    machine = either.machines[host_of(either, pusher.app)]
+    machine.docker("exec", f"{pusher.app}.v1.web.1", "rm", "/www/health")
+    eventually(lambda: not pusher.announcements(), 10, "the web is withdrawn")
+    eventually(pusher.announcements, 20, "it is started anew, and announced")
+    machine.docker("exec", f"{pusher.app}.v1.worker.1", "rm", "/www/Dockerfile")
+    eventually(lambda: not pusher.nap.keys(up), 10, "the worker is no good")
+    eventually(lambda: pusher.nap.keys(up), 20, "it is started anew, and good")
+
+    (pusher.repository / "health").unlink()
+    pusher.commit(index_html="two")
+    failed = pusher.push()
+    assert failed.status == 1
+    assert f" !     {pusher.app} v2 web.1: its check (http 8080 /health) failed 2 times" in failed.lines
+    assert answered(pusher) == ["one"]
+
+
+def test_limits(either: Cluster, pusher: Pusher, live: Pushed) -> None:
+    limited = pusher.ssh_command("resource:limit", pusher.app, "--memory=64m", "--cpu=0.5")
+    assert limited.returncode == 0, limited.stdout + limited.stderr
+    machine = either.machines[host_of(either, pusher.app)]
+    shape = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"
+    assert machine.docker("inspect", "-f", shape, f"{pusher.app}.v2.web.1") == f"{64 << 20} 500000000"

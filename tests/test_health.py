@@ -40,7 +40,7 @@ def test_announced_when_its_path_answers(nap: Nap, pusher: Pusher) -> None:
 
 def test_a_check_that_fails_fails_the_deploy_with_the_reason(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     noisy = "echo my last words; exec httpd -f -p 8080 -h /etc"
-    checks = {
+    checks: dict[str, dict[str, object]] = {
         "http 8080 /health": {"path": "/health"},
         "tcp 9999": {"listening": True, "port": 9999},
         "command sh -c 'exit 3'": {"command": ["sh", "-c", "exit 3"]},
