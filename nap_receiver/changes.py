@@ -104,17 +104,9 @@ def configure(app: App, added: dict[str, str], removed: Sequence[str]) -> None:
 
 def destroy(app: App) -> None:
     """Stop the app and remove all that is kept of it but its images. Where that fails, it can be tried again."""
-    state, settings, channel = app.state, app.settings, app.channel
+    state, channel = app.state, app.channel
     with under_way(app, "destroy", "destroying it") as deploy:
-        running = deploy.scheduler.running(app.name)
-        channel.step(f"Stopping {app.name}: {some(running) or 'nothing runs'}")
-        deploy.scheduler.withdraw(running)
-        instances = [unit.removeprefix(f"{app.name}.") for unit in running]
-        await_withdrawn(deploy.etcd, settings.etcd, app.name, instances, WITHDRAW_SECONDS)
-        deploy.scheduler.stop(running)
-        for key in deploy.ledger.keys() - {deploy.lock.key}:
-            deploy.etcd.delete(key)
-        deploy.etcd.delete(settings.etcd.access_of(app.name))
+        end(deploy)
         if app.repository.is_relative_to(state.repositories):
             remove(app.repository, state)
             kept = "its images, in the registry and on the engine"
@@ -123,6 +115,25 @@ def destroy(app: App) -> None:
         shutil.rmtree(state.deploy_logs / app.name, ignore_errors=True)
         channel.result(f"{app.name} is gone")
         channel.detail(f"Kept: {kept}")
+
+
+def end(deploy: Deploy) -> None:
+    """Stop all that runs of the app, and remove all that etcd knows of it but whose turn it is."""
+    app, scheduler, etcd, settings = deploy.app.name, deploy.scheduler, deploy.etcd, deploy.settings
+    running = scheduler.running(app)
+    deploy.channel.step(f"Stopping {app}: {some(running) or 'nothing runs'}")
+    scheduler.withdraw(running)
+    instances = [unit.removeprefix(f"{app}.") for unit in running]
+    await_withdrawn(etcd, settings.etcd, app, instances, WITHDRAW_SECONDS)
+    scheduler.stop(running)
+    forget(deploy)
+    etcd.delete(settings.etcd.access_of(app))
+
+
+def forget(deploy: Deploy) -> None:
+    """Remove the app's releases and configurations, and what points to them."""
+    for key in deploy.ledger.keys() - {deploy.lock.key}:
+        deploy.etcd.delete(key)
 
 
 def require_current(deploy: Deploy) -> Release:

@@ -4,6 +4,7 @@ import sys
 
 import click
 
+from nap_receiver.app import checked_app_name
 from nap_receiver.commands.table import (
     ANYBODY,
     Caller,
@@ -34,6 +35,17 @@ def list_apps(caller: Caller, as_json: bool) -> None:
         if caller.is_operator or access.allows(caller.user, "read")
     ]
     show_listing(rows, "app", "repository", "owners", as_json=as_json)
+
+
+@command("apps:rename", right="owner")
+@app_argument
+@click.argument("name", callback=lambda context, parameter, value: checked_app_name(value))
+def rename_app(caller: Caller, app: str, name: str) -> None:
+    """Call APP by another NAME from now on; its releases, variables, rights and logs go with it."""
+    access = require_app(caller, app)
+    from nap_receiver.rename import rename
+
+    change_app(caller, app, lambda it: rename(it, name, access))
 
 
 @command("apps:destroy", right="owner")

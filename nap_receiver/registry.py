@@ -1,0 +1,82 @@
+"""The registry, by its HTTP API (OCI Distribution Specification): what the engine has no call for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import requests
+
+from nap_receiver.errors import NapError
+from nap_receiver.settings import Settings
+
+_REQUEST_SECONDS = 5
+_MANIFESTS = (
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+)
+
+
+class Registry:
+    """A registry that is spoken to; use `registry_of`."""
+
+    def __init__(self, address: str, session: requests.Session, schemes: list[str]) -> None:
+        self.address = address
+        self._session, self._schemes = session, schemes
+
+    def ask(self, method: str, path: str, **options: Any) -> requests.Response:
+        """What it answers. Raises `NapError` where it does not."""
+        try:
+            url = f"{self._schemes[0]}://{self.address}/v2/{path}"
+            return self._session.request(method, url, timeout=_REQUEST_SECONDS, **options)
+        except requests.exceptions.SSLError:
+            if self._schemes[1:]:
+                self._schemes = self._schemes[1:]
+                return self.ask(method, path, **options)
+            raise
+        except requests.RequestException as error:
+            raise NapError(f"the registry at {self.address} does not answer") from error
+
+    def copy(self, image: str, app: str) -> str:
+        """Have the registry keep an image (`registry/old@sha256:…`) as one of `app` too; how it is called there.
+
+        Nothing is sent but manifests: layers are mounted. An image that is gone stays gone, and is called the same.
+        """
+        there, _, named = image.partition("/")
+        repository, _, digest = named.partition("@")
+        if there == self.address:
+            self._copy_manifest(repository, app, digest)
+        return f"{self.address}/{app}@{digest}"
+
+    def _copy_manifest(self, source: str, target: str, digest: str) -> None:
+        found = self.ask("GET", f"{source}/manifests/{digest}", headers={"Accept": ", ".join(_MANIFESTS)})
+        if found.status_code == requests.codes.not_found:
+            return
+        self._require(found, requests.codes.ok)
+        manifest = found.json()
+        for each in manifest.get("manifests", []):
+            self._copy_manifest(source, target, each["digest"])
+        layers = manifest.get("layers", [])
+        for blob in {each["digest"] for each in [*([manifest["config"]] if "config" in manifest else []), *layers]}:
+            mounted = self.ask("POST", f"{target}/blobs/uploads/", params={"mount": blob, "from": source})
+            self._require(mounted, requests.codes.created)
+        kind = {"Content-Type": found.headers["Content-Type"]}
+        put = self.ask("PUT", f"{target}/manifests/{digest}", data=found.content, headers=kind)
+        self._require(put, requests.codes.created)
+
+    def _require(self, reply: requests.Response, status: int) -> None:
+        if reply.status_code != status:
+            raise NapError(
+                f"the registry at {self.address} answers {reply.status_code} {reply.reason} to "
+                f"{reply.request.method} {reply.request.path_url}"
+            )
+
+
+@contextmanager
+def registry_of(settings: Settings) -> Iterator[Registry]:
+    """The registry of these settings, for the block."""
+    schemes = ["http"] if settings.scheduler == "local" else ["https", "http"]
+    with requests.Session() as session:
+        session.trust_env = False  # the engine goes there without these proxies and passwords too
+        yield Registry(settings.registry.address, session, schemes)
