@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -12,13 +13,16 @@ import urllib.error
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from nap_receiver.programs import account_is_locked, path_of
 from tests.conftest import free_address, fresh_nap
 from tests.machine import HTTPD, Nap, Pusher, answer
+from tests.visitors import visitors
 
 RUNS = 10
 MANY = 10_000
+APPS, INSTANCES = 200, 5
 KINDS = ("git push that deploys nothing", "git push of what runs already", f"git push of {MANY:,} refs")
 
 
@@ -37,6 +41,9 @@ def main() -> None:
             hand = timed(lambda number: by_hand(nap, pusher, remote, f"hand {number}"))
             ours = timed(lambda number: with_nap(pusher, f"nap {number}"))
             front_door = at_the_front_door(pusher, remote)
+            back = timed(lambda number: rolled_back(pusher))
+            day_two = commands_over_ssh(nap, pusher, remote)
+            unanswered = changes_under_way(nap, pusher)
     finally:
         nap.run("down")
         shutil.rmtree(folder)
@@ -48,6 +55,9 @@ def main() -> None:
         },
     )
     print_table(f"seconds over ssh, of {RUNS}", front_door)
+    print_table(f"seconds over ssh, {APPS} apps with {INSTANCES} instances each", day_two)
+    print_table(f"seconds over ssh, of {RUNS}", {"rollback, to the first answer of the old code": back})
+    print(unanswered)
     figures = list(front_door.values())
     for what, over, plain in zip(KINDS, figures[::2], figures[1::2], strict=True):
         print(f"{what}: {statistics.median(over) - statistics.median(plain):.3f} s more than to a plain repository")
@@ -101,6 +111,54 @@ def at_the_front_door(pusher: Pusher, remote: str) -> dict[str, list[float]]:
                 if what == KINDS[2]:  # as many refs before each push
                     forget(pusher.bare if name == "nap" else pusher.folder.parent / "plain.git", number)
     return found
+
+
+def rolled_back(pusher: Pusher) -> None:
+    """`rollback` over ssh, until the address answers that it prints."""
+    done = pusher.ssh_command("rollback", pusher.app)
+    assert done.returncode == 0, done.stdout
+    answer(done.stdout.split()[-1])
+
+
+def commands_over_ssh(nap: Nap, pusher: Pusher, remote: str) -> dict[str, list[float]]:
+    """Commands that list something, with many other apps in etcd, in turn with `ssh host true`."""
+    etcd = nap.etcd()
+    for app in (f"other-{number}" for number in range(APPS)):
+        root = nap.settings.etcd.root_of(app)
+        for key, value in nap.keys(f"{nap.settings.etcd.root_of(pusher.app)}/").items():
+            etcd.put(key.replace(nap.settings.etcd.root_of(pusher.app), root), value)
+        for index in range(1, INSTANCES + 1):
+            etcd.put(f"/services/{app}/v1.web.{index}", {"host": "10.0.0.1", "port": 1, "ports": {}, "release": 1})
+    etcd.close()
+    plain = urlsplit(remote)
+    host = [*shlex.split(pusher.ssh), "-p", str(plain.port), f"{plain.username}@{plain.hostname}", "true"]
+    asked = {f"{name} {pusher.app}": pusher.ssh_words(name, pusher.app) for name in ("ps", "releases", "config")}
+    found: dict[str, list[float]] = {what: [] for what in ("ssh host true", *asked)}
+    for _ in range(RUNS):
+        for what, words in {"ssh host true": host, **asked}.items():
+            started = time.monotonic()
+            subprocess.run(words, check=True, capture_output=True)
+            found[what].append(time.monotonic() - started)
+    return found
+
+
+def changes_under_way(nap: Nap, pusher: Pusher) -> str:
+    """20 redeploys, 10 changes of a variable, 5 rollbacks and 10 scalings while 50 people a second ask: how that went."""
+
+    def command(*words: str) -> None:
+        done = pusher.ssh_command(words[0], pusher.app, *words[1:])
+        assert done.returncode == 0, done.stdout
+
+    with visitors(nap, pusher.app) as visits:
+        for number in range(20):
+            with_nap(pusher, f"redeployed {number}")
+        for number in range(10):
+            command("config:set", f"NUMBER={number}")
+        for _ in range(5):
+            command("rollback")
+        for count in (2, 3, 4, 3, 1) * 2:
+            command("ps:scale", f"web={count}")
+    return f"requests meanwhile: {visits.asked}, failed: {len(visits.failed)} {visits.failed[:5] or ''}"
 
 
 def forget(bare: Path, number: int) -> None:

@@ -2,13 +2,12 @@
 
 import json
 import re
-import threading
-import urllib.error
 from pathlib import Path
 
 import pytest
 
 from tests.machine import HTTPD, Nap, Pusher, answer, eventually
+from tests.visitors import visitors
 
 pytestmark = pytest.mark.machine
 
@@ -67,37 +66,17 @@ def test_announcement_is_leased(nap: Nap, pusher: Pusher) -> None:
     assert 0 < lease.grantedTTL <= 60
 
 
-def test_redeploys_leave_no_moment_without_an_answer(nap: Nap, pusher: Pusher) -> None:
+def test_changes_leave_no_moment_without_an_answer(pusher: Pusher, nap: Nap) -> None:
     pusher.commit(Dockerfile=HTTPD, index_html="0")
     assert pusher.push().status == 0
-    done, failed, asked = threading.Event(), [], 0
-
-    def ask() -> None:
-        nonlocal asked
-        etcd = nap.etcd()
-        while not done.wait(0.02):
-            announced = etcd.below(f"/services/{pusher.app}/").entries
-            asked += 1
-            try:
-                assert announced, "nothing is announced"
-                answer(f"http://{announced[0].value['host']}:{announced[0].value['port']}")
-            except (AssertionError, OSError, urllib.error.URLError) as error:
-                failed.append(str(error))
-        etcd.close()
-
-    client = threading.Thread(target=ask)
-    client.start()
-    try:
-        for number in range(1, 5):
-            pusher.commit(index_html=str(number))
-            pushed = pusher.push()
-            assert pushed.status == 0, pushed.text
-            assert answer(pushed.url) == str(number)
-    finally:
-        done.set()
-        client.join()
-    assert failed == []
-    assert asked > 50
+    with visitors(nap, pusher.app) as visits:
+        pusher.commit(index_html="1")
+        assert pusher.push().status == 0
+        for words in (("config:set", "A=1"), ("ps:scale", "web=2"), ("rollback",), ("ps:scale", "web=1")):
+            done = pusher.ssh_command(words[0], pusher.app, *words[1:])
+            assert done.returncode == 0, done.stdout
+    assert visits.failed == []
+    assert visits.asked > 50
     eventually(lambda: len(nap.containers(pusher.app)) == 1, 10, "only the new instance is left")
     for old in range(1, 5):
         eventually(lambda old=old: nap.leftovers(pusher.app, old) == [], 10, f"v{old} is gone")  # type: ignore[misc]

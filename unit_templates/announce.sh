@@ -144,6 +144,7 @@ end() {
 write() {
     there=$(etcd get --print-value-only "$NAP_KEY") || return
     case $there in
+        "$value") pause=5 && return ;;
         '' | "{\"host\": \"$host\","*) pause=5 ;;
         *) pause=1 && return ;;
     esac
