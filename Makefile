@@ -17,8 +17,13 @@ demo: install ## bring nap up, push an example app over ssh, fetch its address
 demo-down: ## stop the demo's nap and all that it started
 	@examples/demo.sh down
 
+# Two at a time, each on a network of its own, so that ports and the engines' firewall rules do not meet. That takes
+# root, and the fleet that `make cluster` left running cannot be reached from there.
 test: packages-for-tests lint ## check style and types, then run all tests, on real programs
-	@$(BIN)/pytest
+	@if [ -z "$$FLEET_BIN" ] && tests/apart.sh true 2>/dev/null; then \
+	    $(BIN)/python -m tests.real_machine; \
+	    set -- --dist loadfile --tx '2*popen//python=tests/apart.sh $(BIN)/python'; \
+	fi; $(BIN)/pytest "$$@"
 
 test-fast: $(VENV)/installed-for-tests ## run the tests that need none of the programs
 	@$(BIN)/pytest -m 'not machine'

@@ -143,7 +143,7 @@ def commands_over_ssh(nap: Nap, pusher: Pusher, remote: str) -> dict[str, list[f
 
 
 def changes_under_way(nap: Nap, pusher: Pusher) -> str:
-    """20 redeploys, 10 changes of a variable, 5 rollbacks and 10 scalings while 50 people a second ask: how that went."""
+    """20 redeploys, 10 changes of a variable, 5 rollbacks and 10 scalings while 50 people a second ask; how it went."""
 
     def command(*words: str) -> None:
         done = pusher.ssh_command(words[0], pusher.app, *words[1:])

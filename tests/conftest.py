@@ -112,6 +112,13 @@ def pusher(nap: Nap, request: pytest.FixtureRequest, tmp_path: Path) -> Pusher:
 
 
 @pytest.fixture
+def hello(nap: Nap, tmp_path: Path) -> Iterator[Pusher]:
+    """Someone with the app that the documentation's examples are about; it is gone afterwards."""
+    yield Pusher(nap, "hello", tmp_path)
+    nap.run("apps:destroy", "hello", "--confirm", "hello", ok=False)
+
+
+@pytest.fixture
 def live(pusher: Pusher) -> Pushed:
     """The app's v1, up and announced."""
     pusher.commit(Dockerfile=HTTPD, index_html="one")

@@ -7,6 +7,8 @@ A container has no privileges beyond the capabilities listed here, because an en
 `--privileged`. systemd needs control groups that it can write. It gets a control group namespace of its own, on hosts
 with cgroup v1 and with v2 alike, whose mounts are made writable before it starts. Sharing the host's hierarchies would
 do too, but then systemd mounts what is missing there and makes the host's own mount read-only.
+
+usage: python -m tests.real_machine    (makes the image, unless it is there)
 """
 
 import fcntl
@@ -20,6 +22,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import tempfile
 from collections.abc import Mapping
@@ -253,22 +256,26 @@ def image(engine: str) -> str:
     The first time on a computer takes a minute or two and about 600 MB of disk. Raises `NapError` where it cannot be
     made.
     """
-    recipe = hashlib.sha256(_RECIPE.encode()).hexdigest()[:8]
-    name = f"nap/machine:{recipe}"
+    name = f"nap/machine:{_recipe()}"
     if _docker(engine, "image", "inspect", name).returncode != 0:
-        _said(engine, "import", str(_root_filesystem(recipe)), name, seconds=_IMAGE_SECONDS)
+        _said(engine, "import", str(root_filesystem()), name, seconds=_IMAGE_SECONDS)
     return name
 
 
-def _root_filesystem(recipe: str) -> Path:
-    """The cached tarball, made if it is not there."""
+def _recipe() -> str:
+    return hashlib.sha256(_RECIPE.encode()).hexdigest()[:8]
+
+
+def root_filesystem() -> Path:
+    """The cached tarball, made if it is not there. Raises `NapError` where it cannot be made."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nap"
-    made = cache / f"machine-{recipe}.tar"
+    made = cache / f"machine-{_recipe()}.tar"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             require_root("the machines' image is made with debootstrap")
+            print("-----> Making the image of the tests' machines", file=sys.stderr)
             for draft in cache.glob("draft-*"):
                 shutil.rmtree(draft)
             draft = Path(tempfile.mkdtemp(prefix="draft-", dir=cache))
@@ -425,3 +432,10 @@ def _docker(engine: str, *words: str, stdin: str = "", seconds: float = 60) -> "
     return subprocess.run(
         ["docker", "--host", engine, *words], input=stdin, text=True, capture_output=True, timeout=seconds
     )
+
+
+if __name__ == "__main__":
+    try:
+        root_filesystem()
+    except NapError as error:
+        sys.exit("\n".join([f" !     {error}", *(f"       {line}" for line in error.words)]))

@@ -227,8 +227,8 @@ def test_scaled_up_and_down_without_a_build(nap: Nap, pusher: Pusher) -> None:
     assert isinstance(value, dict)
     assert answer(f"http://{value['host']}:{value['port']}") == "two"
     for counts, why in {
-        "web=0": 'expected PROCESS=COUNT with a count from 1 to 100, got "web=0"',
-        "web": 'expected PROCESS=COUNT with a count from 1 to 100, got "web"',
+        "web=101": 'expected PROCESS=COUNT with a count from 0 to 100, got "web=101"',
+        "web": 'expected PROCESS=COUNT with a count from 0 to 100, got "web"',
         "clock=2": f"{pusher.app} has no process type clock; there are: web",
     }.items():
         refused = nap.run("ps:scale", pusher.app, counts, ok=False)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -22,17 +21,10 @@ def shapes() -> dict[str, list[str]]:
     return {command: [item.partition("`")[2].partition("`")[0] for item in cell.split("; ")] for command, cell in rows}
 
 
-@pytest.fixture
-def hello(nap: Nap, tmp_path: Path) -> Pusher:
-    """An app with three releases."""
-    pusher = Pusher(nap, "hello", tmp_path)
-    for page in ("one", "two", "three"):
-        pusher.commit(Dockerfile=HTTPD, index_html=page)
-        pushed(pusher)
-    return pusher
-
-
 def test_every_example_works_and_every_listing_has_its_shape(nap: Nap, hello: Pusher) -> None:
+    for page in ("one", "two", "three"):
+        hello.commit(Dockerfile=HTTPD, index_html=page)
+        pushed(hello)
     for command, names in shapes().items():
         said = json.loads(nap.run(*command.replace("APP", "hello").split(), "--json", ok=False).stdout)
         for each in said if isinstance(said, list) else [said]:

@@ -157,10 +157,9 @@ def test_two_receivers_take_turns(
         killed = colleague.start_push()
         eventually(lambda: either_receiver.keys(f"/nap/apps/{pusher.app}/lock"), 20, "the other deploys")
         os.kill(colleague.deploying(), signal.SIGKILL)
-        started = time.monotonic()
         pusher.commit(Dockerfile=HTTPD, index_html="three")
         third = pushed(pusher)
-        assert time.monotonic() - started < 10 + third.deploy_seconds
+        assert third.seconds - third.deploy_seconds < 10 + 2, "what git and ssh take comes on top"
         assert answer(third.url) == "three"
         assert killed.wait(timeout=20) == 1
 

@@ -247,10 +247,9 @@ def _watches(nap: Nap, pusher: Pusher, file: Path, texts: object) -> bool:
 
 
 @pytest.mark.machine
-def test_every_example_of_the_page_works(nap: Nap, tmp_path: Path) -> None:
-    pusher = Pusher(nap, "hello", tmp_path)
-    pusher.commit(Dockerfile=TALKS)
-    pushed(pusher)
+def test_every_example_of_the_page_works(nap: Nap, hello: Pusher, tmp_path: Path) -> None:
+    hello.commit(Dockerfile=TALKS)
+    pushed(hello)
     tried = examples("logs.md")
     assert len(tried) == 7
     for words in tried:
