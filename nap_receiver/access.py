@@ -3,14 +3,11 @@
 The same key says which repository the app is that of: whoever writes it first has the name.
 """
 
-import json
-import subprocess
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nap_receiver.errors import NapError
+from nap_receiver.kept import Reader, access_prefix, read
 from nap_receiver.state import State
 
 if TYPE_CHECKING:  # etcd's library takes a tenth of a second to import, and most connections need none of it
@@ -18,8 +15,6 @@ if TYPE_CHECKING:  # etcd's library takes a tenth of a second to import, and mos
 
 RIGHTS = ("read", "push", "owner")
 """Each holds those before it: to fetch, and read logs; to push, deploy and cancel; to say who may."""
-
-_READ_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -39,25 +34,13 @@ class Access:
 
 
 def access_of(app: str, state: State) -> Access | None:
-    """The access to `app`, or None where there is no such app. Raises `NapError` when etcd is away.
-
-    Read by etcd's own command, an eighth of the time that importing the library takes; each connection through the
-    gate needs it.
-    """
-    environment, prefix = _etcdctl(state)
-    command = ["etcdctl", "get", "--print-value-only", f"{prefix}/{app}"]
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=_READ_SECONDS * 2)
-    except subprocess.TimeoutExpired as error:
-        raise _etcd_away(environment["ETCDCTL_ENDPOINTS"], "no answer in time") from error
-    if done.returncode:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        reason = lines[-1].removeprefix("Error: ") if lines else f"etcdctl ended with status {done.returncode}"
-        raise _etcd_away(environment["ETCDCTL_ENDPOINTS"], reason)
-    return _access(json.loads(done.stdout)) if done.stdout.strip() else None
+    """The access to `app`, or None where there is no such app. Raises `NapError` when etcd is away."""
+    key = f"{access_prefix(state)}/{app}"
+    entry = read(state, [key])[0].get(key)
+    return _access(entry.value) if entry else None
 
 
-def everybodys(etcd: "Etcd", prefix: str) -> dict[str, Access]:
+def everybodys(etcd: Reader, prefix: str) -> dict[str, Access]:
     """The access to every app there is, by the app, all kept below `prefix`."""
     return {entry.key.rpartition("/")[2]: _access(entry.value) for entry in etcd.below(f"{prefix}/").entries}
 
@@ -132,33 +115,5 @@ def set_right(etcd: "Etcd", key: str, user: str, right: str | None) -> Access:
             return after
 
 
-def write_etcdctl(state: State, endpoint: str, files: Mapping[str, str], prefix: str) -> None:
-    """Keep how `access_of` reaches etcd: at `endpoint`, with these files by etcdctl's names, keys below `prefix`."""
-    environment = {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": endpoint, "ETCDCTL_DIAL_TIMEOUT": f"{_READ_SECONDS}s"}
-    environment |= {f"ETCDCTL_{name.upper()}": path for name, path in files.items() if path}
-    draft = _etcdctl_file(state).with_suffix(".draft")
-    draft.write_text(json.dumps({"environment": environment, "prefix": prefix}), encoding="utf-8")
-    draft.rename(_etcdctl_file(state))
-
-
-def _etcdctl(state: State) -> tuple[dict[str, str], str]:
-    try:
-        kept = json.loads(_etcdctl_file(state).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise NapError(f"no nap is up at {state.root}", advice="Ask the operator to run: nap up") from error
-    return {"PATH": "/usr/bin:/usr/local/bin:/bin"} | kept["environment"], kept["prefix"]
-
-
-def _etcdctl_file(state: State) -> Path:
-    return state.run / "etcdctl.json"
-
-
 def _access(value: dict[str, Any]) -> Access:
     return Access(**value)
-
-
-def _etcd_away(address: str, reason: str) -> NapError:
-    return NapError(
-        f"etcd at {address} does not answer ({reason}), and it knows who may do what; nothing was received",
-        advice="`nap status` tells what is down, and on a single machine `nap up` starts it; then try again.",
-    )

@@ -6,13 +6,16 @@ Both are written on the instance's own machine by `unit_templates/announce.sh`; 
 import base64
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nap_receiver.channel import Channel, plain
 from nap_receiver.errors import NapError
-from nap_receiver.etcd import Entry, Etcd
+from nap_receiver.kept import Entry, Reader
 from nap_receiver.release import Instance, Release
 from nap_receiver.settings import EtcdSettings
+
+if TYPE_CHECKING:  # its library is for those who wait
+    from nap_receiver.etcd import Etcd
 
 PATIENCE = 10.0
 """Seconds without an answer after which it is asked whether there is any hope of one."""
@@ -61,18 +64,18 @@ class Silent(InstanceFailed):
         self.instance = instance
 
 
-def announced(etcd: Etcd, places: EtcdSettings, app: str, release: str = "") -> list[Announcement]:
+def announced(etcd: Reader, places: EtcdSettings, app: str, release: str = "") -> list[Announcement]:
     """The announcements of `app` that are there now, or of one release (`v3`) of it."""
     prefix = places.announcements_of(app) + (f"{release}." if release else "")
     return [_announcement(entry.key, entry.value) for entry in etcd.below(prefix).entries]
 
 
-def good(etcd: Etcd, places: EtcdSettings, app: str) -> set[str]:
+def good(etcd: Reader, places: EtcdSettings, app: str) -> set[str]:
     """The instances (`v3.web.1`) of `app` that are good now, announced or not."""
     return {entry.key.rpartition("/")[2] for prefix in _places_of(places, app) for entry in etcd.below(prefix).entries}
 
 
-def serving(etcd: Etcd, places: EtcdSettings, release: Release) -> list[Announcement] | None:
+def serving(etcd: Reader, places: EtcdSettings, release: Release) -> list[Announcement] | None:
     """Where `release` answers, if each of its instances is good, and nothing else of the app; else None.
 
     A release of which nothing is to run serves nobody.
@@ -90,7 +93,7 @@ def show(result: str, addresses: Sequence[Announcement], channel: Channel) -> No
         channel.detail(announcement.url)
 
 
-def await_withdrawn(etcd: Etcd, places: EtcdSettings, app: str, instances: Sequence[str], timeout: float) -> None:
+def await_withdrawn(etcd: "Etcd", places: EtcdSettings, app: str, instances: Sequence[str], timeout: float) -> None:
     """Wait until none of the `instances` (`v3.web.1`) of `app` is announced. Raises `NapError` after `timeout` s."""
     before = etcd.revision()
     left = good(etcd, places, app) & set(instances)
@@ -106,7 +109,7 @@ def await_withdrawn(etcd: Etcd, places: EtcdSettings, app: str, instances: Seque
         raise NapError(f"{app}: {', '.join(sorted(left))} still announced after {timeout:g} s")
 
 
-def last_words(etcd: Etcd, places: EtcdSettings, instance: Instance) -> list[str]:
+def last_words(etcd: "Etcd", places: EtcdSettings, instance: Instance) -> list[str]:
     """What a discarded instance printed last, oldest line first; nothing where it does not tell in time."""
     key = f"{places.exits_of(instance.release.app)}{instance.key}"
     before = etcd.revision()
@@ -115,7 +118,7 @@ def last_words(etcd: Etcd, places: EtcdSettings, instance: Instance) -> list[str
 
 
 def await_announcements(
-    etcd: Etcd, places: EtcdSettings, release: Release, wait: Wait, channel: Channel
+    etcd: "Etcd", places: EtcdSettings, release: Release, wait: Wait, channel: Channel
 ) -> list[Announcement]:
     """Wait until every instance of `release` is good, watching etcd; where those answer that are announced.
 
@@ -147,7 +150,7 @@ def await_announcements(
     raise _silent(silent, wait.timeout)
 
 
-def _changes(etcd: Etcd, prefixes: list[str], wait: Wait) -> Iterator[Entry]:
+def _changes(etcd: "Etcd", prefixes: list[str], wait: Wait) -> Iterator[Entry]:
     seen = wait.since
     for change in etcd.changes(prefixes, seen, min(wait.timeout, PATIENCE)):
         seen = change.revision

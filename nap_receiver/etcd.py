@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,6 +22,8 @@ from etcd3 import etcdrpc
 from etcd3.utils import increment_last_byte
 
 from nap_receiver.errors import NapError
+from nap_receiver.kept import Entry as Entry
+from nap_receiver.kept import Listing as Listing
 from nap_receiver.settings import EtcdSettings
 
 # Finds a server that is frozen, not closed, in 8 s.
@@ -36,27 +37,6 @@ _KEEPALIVE = [
 
 class EtcdAway(NapError):
     """etcd did not answer, or not in time."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A key, its decoded value, and the revision that wrote it; `value` is None for a key that was deleted.
-
-    `lease` is the id of the lease that it ends with, or 0.
-    """
-
-    key: str
-    value: Any
-    revision: int
-    lease: int = 0
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What was below a prefix at one revision, ordered by key."""
-
-    entries: list[Entry]
-    revision: int
 
 
 class Etcd:

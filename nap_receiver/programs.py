@@ -15,8 +15,8 @@ from pathlib import Path
 import sh
 
 from nap_receiver import engine
-from nap_receiver.access import write_etcdctl
 from nap_receiver.errors import NapError
+from nap_receiver.kept import write_etcdctl
 from nap_receiver.settings import EtcdSettings, Settings
 from nap_receiver.state import State
 from nap_receiver.supervision import Supervisor
@@ -220,16 +220,21 @@ def serves(url: str, context: ssl.SSLContext | None = None) -> bool:
 
 def etcd_answers(settings: EtcdSettings) -> bool:
     """Whether etcd answers, well within 2 s, to who has these files. Raises `NapError` where one cannot be used."""
-    context = None
-    if settings.ca:
-        try:
-            context = ssl.create_default_context(cafile=settings.ca)
-            if settings.certificate:
-                context.load_cert_chain(settings.certificate, settings.key or None)
-        except OSError as error:
-            files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.key)))
-            raise NapError(f"etcd's files for TLS cannot be used: {error.strerror or error}: {files}") from error
-    return serves(f"{settings.url}/health", context)
+    return serves(f"{settings.url}/health", tls_of(settings))
+
+
+def tls_of(settings: EtcdSettings) -> ssl.SSLContext | None:
+    """How etcd is spoken to; None without TLS. Raises `NapError` where one of its files cannot be used."""
+    if not settings.ca:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+        if settings.certificate:
+            context.load_cert_chain(settings.certificate, settings.key or None)
+    except OSError as error:
+        files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.key)))
+        raise NapError(f"etcd's files for TLS cannot be used: {error.strerror or error}: {files}") from error
+    return context
 
 
 def _has_machines(state: State, settings: Settings) -> bool:

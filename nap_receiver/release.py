@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from nap_receiver.health import UPTIME_SECONDS, Check
+from nap_receiver.kept import Reader
 from nap_receiver.settings import EtcdSettings
 
 if TYPE_CHECKING:  # etcd's and docker's libraries are for those who call them
@@ -159,29 +160,73 @@ class Outcome(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class Ledger:
-    """One app's releases."""
+class Records:
+    """What was released of one app, as it is read."""
 
-    def __init__(self, etcd: "Etcd", places: EtcdSettings, app: str) -> None:
-        self.etcd = etcd
+    def __init__(self, reader: Reader, places: EtcdSettings, app: str) -> None:
+        self.reader = reader
         self.places = places
-        self._exits = places.exits_of(app)
         self.app = app
         self.root = places.root_of(app)
 
     def first_config(self) -> int:
         """The number of the configuration that the first release will have, 0 for none."""
-        entry = self.etcd.get(f"{self.root}/config")
+        entry = self.reader.get(f"{self.root}/config")
         return int(entry.value) if entry else 0
 
-    def set_first_config(self, number: int) -> None:
-        self.etcd.put(f"{self.root}/config", number)
+    def config_in_force(self) -> int:
+        """The number of the configuration that the next release has, unless it brings another."""
+        current = self.current()
+        return current.config if current else self.first_config()
 
     def configuration(self, number: int) -> dict[str, str]:
         """The values of a configuration by name."""
-        entry = self.etcd.get(self.places.config_of(self.app, number)) if number else None
+        entry = self.reader.get(self.places.config_of(self.app, number)) if number else None
         found = entry.value.items() if entry else ()
         return {name: base64.b64decode(value).decode() for name, value in found}
+
+    def current(self) -> Release | None:
+        """The release that serves, or None before the first."""
+        number = self.reader.get(f"{self.root}/current")
+        entry = self.reader.get(self._release_key(number.value)) if number else None
+        return msgspec.convert(entry.value, Release) if entry else None
+
+    def keys(self) -> set[str]:
+        """Every key that is kept of the app."""
+        return {entry.key for entry in self.reader.below(f"{self.root}/").entries}
+
+    def history(self) -> list[tuple[Release, Outcome | None]]:
+        """Every release and how its deploy ended, None where nothing tells of that; the oldest first."""
+        prefix = f"{self.root}/outcomes/"
+        ended = {
+            entry.key.removeprefix(prefix): msgspec.convert(entry.value, Outcome)
+            for entry in self.reader.below(prefix).entries
+        }
+        written = self.reader.below(f"{self.root}/releases/").entries
+        return [(msgspec.convert(each.value, Release), ended.get(each.key.rpartition("/")[2])) for each in written]
+
+    def last_of(self, commit: str) -> tuple[Release, Outcome | None] | None:
+        """The last release of a commit, and how its deploy ended."""
+        return next((entry for entry in reversed(self.history()) if entry[0].commit == commit), None)
+
+    def unfinished(self) -> list[Release]:
+        """Releases whose end nothing tells of: while one holds the deploy lock, those whose deploy was killed."""
+        return [release for release, outcome in self.history() if outcome is None]
+
+    def _release_key(self, number: int) -> str:
+        return f"{self.root}/releases/{number:08}"
+
+
+class Ledger(Records):
+    """One app's releases."""
+
+    def __init__(self, etcd: "Etcd", places: EtcdSettings, app: str) -> None:
+        super().__init__(etcd, places, app)
+        self.etcd = etcd
+        self._exits = places.exits_of(app)
+
+    def set_first_config(self, number: int) -> None:
+        self.etcd.put(f"{self.root}/config", number)
 
     def write_configuration(self, values: dict[str, str]) -> int:
         """Write a configuration down; its number, 0 for an empty one."""
@@ -198,11 +243,6 @@ class Ledger:
         """The number of a configuration of these values: the one in force, if that is theirs, else a new one."""
         number = self.config_in_force()
         return number if self.configuration(number) == values else self.write_configuration(values)
-
-    def config_in_force(self) -> int:
-        """The number of the configuration that the next release has, unless it brings another."""
-        current = self.current()
-        return current.config if current else self.first_config()
 
     def next_number(self, units: Iterable[str]) -> int:
         """The number that the next release gets while the deploy lock is held.
@@ -225,34 +265,6 @@ class Ledger:
                 return release
             number += 1
 
-    def current(self) -> Release | None:
-        """The release that serves, or None before the first."""
-        number = self.etcd.get(f"{self.root}/current")
-        entry = self.etcd.get(self._release_key(number.value)) if number else None
-        return msgspec.convert(entry.value, Release) if entry else None
-
-    def keys(self) -> set[str]:
-        """Every key that is kept of the app."""
-        return {entry.key for entry in self.etcd.below(f"{self.root}/").entries}
-
-    def history(self) -> list[tuple[Release, Outcome | None]]:
-        """Every release and how its deploy ended, None where nothing tells of that; the oldest first."""
-        prefix = f"{self.root}/outcomes/"
-        ended = {
-            entry.key.removeprefix(prefix): msgspec.convert(entry.value, Outcome)
-            for entry in self.etcd.below(prefix).entries
-        }
-        written = self.etcd.below(f"{self.root}/releases/").entries
-        return [(msgspec.convert(each.value, Release), ended.get(each.key.rpartition("/")[2])) for each in written]
-
-    def last_of(self, commit: str) -> tuple[Release, Outcome | None] | None:
-        """The last release of a commit, and how its deploy ended."""
-        return next((entry for entry in reversed(self.history()) if entry[0].commit == commit), None)
-
-    def unfinished(self) -> list[Release]:
-        """Releases whose end nothing tells of: while one holds the deploy lock, those whose deploy was killed."""
-        return [release for release, outcome in self.history() if outcome is None]
-
     def make_current(self, release: Release, lock: "Lock") -> bool:
         """Say that it is live and serves from now on, both at once; false where the lock was lost or its deploy
         cancelled, up to this very moment, and nothing was written."""
@@ -265,6 +277,3 @@ class Ledger:
         for instance in release.instances:
             self.etcd.delete(f"{self._exits}{instance.key}")
         self.etcd.put(f"{self.root}/outcomes/{release.number:08}", Outcome("failed", reason))
-
-    def _release_key(self, number: int) -> str:
-        return f"{self.root}/releases/{number:08}"

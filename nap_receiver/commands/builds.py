@@ -5,7 +5,7 @@ from contextlib import suppress
 import click
 
 from nap_receiver.build_log import builds, follow, is_over, log_of
-from nap_receiver.commands.table import Caller, app_argument, command, json_option, ledger_of, show_listing
+from nap_receiver.commands.table import Caller, app_argument, command, json_option, require_app, show_listing
 from nap_receiver.errors import NapError
 
 _CANCEL_SECONDS = 60.0
@@ -42,11 +42,17 @@ def show_build(caller: Caller, app: str, build: str | None, tail: bool) -> None:
 @app_argument
 def cancel_build(caller: Caller, app: str) -> None:
     """Stop the deploy of APP that goes on; what ran before still runs."""
+    from nap_receiver.etcd import connect
     from nap_receiver.lock import cancel
+    from nap_receiver.release import Ledger
+    from nap_receiver.settings import load
 
-    with ledger_of(caller, app) as ledger:
+    require_app(caller, app)
+    places = load(caller.state).settings.etcd
+    with connect(places) as etcd:
+        ledger = Ledger(etcd, places, app)
         before = ledger.current()
-        stopped = cancel(ledger.etcd, ledger.root, caller.user, _CANCEL_SECONDS)
+        stopped = cancel(etcd, ledger.root, caller.user, _CANCEL_SECONDS)
         now = ledger.current()
     if stopped is None:
         raise NapError(f"nothing is being deployed to {app}", advice=f"What was: builds {app}")

@@ -10,7 +10,7 @@ from nap_receiver.commands.table import (
     change_app,
     command,
     json_option,
-    ledger_of,
+    records_of,
     show_listing,
 )
 from nap_receiver.errors import NapError
@@ -61,8 +61,8 @@ def unset_variables(caller: Caller, app: str, names: tuple[str, ...]) -> None:
 
 
 def _configuration(caller: Caller, app: str) -> dict[str, str]:
-    with ledger_of(caller, app) as ledger:
-        return ledger.configuration(ledger.config_in_force())
+    records = records_of(caller, app)
+    return records.configuration(records.config_in_force())
 
 
 def _configure(caller: Caller, app: str, added: dict[str, str], removed: tuple[str, ...]) -> None:

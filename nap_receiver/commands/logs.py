@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import click
 
-from nap_receiver.commands.table import Caller, app_argument, command, ledger_of, release_number
+from nap_receiver.commands.table import Caller, app_argument, command, records_of, release_number
 from nap_receiver.errors import NapError
 from nap_receiver.release import Release
 
@@ -49,13 +49,13 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
     from nap_receiver.logs import Wanted, follow, merged, source_of
     from nap_receiver.settings import load
 
-    with ledger_of(caller, app) as ledger:
-        current = ledger.current()
-        release = current
-        if number is not None:
-            release = next((each for each, _ in ledger.history() if each.number == number), None)
-            if release is None:
-                raise NapError(f"{app} has no release v{number}", advice=f"What there is: releases {app}")
+    records = records_of(caller, app)
+    current = records.current()
+    release = current
+    if number is not None:
+        release = next((each for each, _ in records.history() if each.number == number), None)
+        if release is None:
+            raise NapError(f"{app} has no release v{number}", advice=f"What there is: releases {app}")
     if release is None and not tail:
         raise NapError(f"{app} has no release that serves", advice=f"What its deploys said: builds:output {app}")
     wanted = Wanted(app, release.name if release and number is not None else "", process)

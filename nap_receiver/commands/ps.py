@@ -10,7 +10,7 @@ from nap_receiver.commands.table import (
     change_app,
     command,
     json_option,
-    ledger_of,
+    records_of,
     show_listing,
 )
 from nap_receiver.errors import NapError
@@ -24,10 +24,10 @@ def list_processes(caller: Caller, app: str, as_json: bool) -> None:
     """List the instances of APP, and where they answer."""
     from nap_receiver.discovery import announced, good
 
-    with ledger_of(caller, app) as ledger:
-        current = ledger.current()
-        there = good(ledger.etcd, ledger.places, app)
-        urls = {each.instance: each.url for each in announced(ledger.etcd, ledger.places, app)}
+    records = records_of(caller, app)
+    current = records.current()
+    there = good(records.reader, records.places, app)
+    urls = {each.instance: each.url for each in announced(records.reader, records.places, app)}
     wanted = {instance.key: instance for instance in current.instances} if current else {}
     rows = []
     for key in [*wanted, *sorted(there - wanted.keys())]:
@@ -78,8 +78,8 @@ def start_processes(caller: Caller, app: str) -> None:
 def scale_processes(caller: Caller, app: str, counts: tuple[str, ...], as_json: bool) -> None:
     """Run COUNT instances of each PROCESS of APP: ps:scale shop web=3. Without any, list the counts."""
     if not counts:
-        with ledger_of(caller, app) as ledger:
-            current = ledger.current()
+        records = records_of(caller, app)
+        current = records.current()
         rows = current.formation.items() if current else ()
         show_listing(rows, "process", "count", as_json=as_json)
         return

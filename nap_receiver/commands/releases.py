@@ -11,7 +11,7 @@ from nap_receiver.commands.table import (
     change_app,
     command,
     json_option,
-    ledger_of,
+    records_of,
     release_number,
     show_listing,
 )
@@ -24,8 +24,8 @@ from nap_receiver.release import Outcome, Release
 @json_option
 def list_releases(caller: Caller, app: str, as_json: bool) -> None:
     """List the releases of APP, the newest first."""
-    with ledger_of(caller, app) as ledger:
-        current, history = ledger.current(), ledger.history()
+    records = records_of(caller, app)
+    current, history = records.current(), records.history()
     rows = [
         (each.name, _standing(each, outcome, current), each.why, each.by, _when(each.at))
         for each, outcome in reversed(history)
@@ -39,8 +39,8 @@ def list_releases(caller: Caller, app: str, as_json: bool) -> None:
 @json_option
 def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -> None:
     """Show all that is known of a RELEASE (v3); of the one that serves unless one is named."""
-    with ledger_of(caller, app) as ledger:
-        current, history = ledger.current(), ledger.history()
+    records = records_of(caller, app)
+    current, history = records.current(), records.history()
     number = release or (current.number if current else 0)
     found = [(each, outcome) for each, outcome in history if each.number == number]
     if not found:

@@ -4,7 +4,7 @@ import re
 
 import click
 
-from nap_receiver.commands.table import Caller, app_argument, change_app, command, json_option, ledger_of, show_listing
+from nap_receiver.commands.table import Caller, app_argument, change_app, command, json_option, records_of, show_listing
 from nap_receiver.errors import NapError
 from nap_receiver.release import EVERY, PROCESS_TYPE, Limits
 
@@ -63,8 +63,8 @@ def limit_resources(
 
 
 def _list(caller: Caller, app: str, as_json: bool) -> None:
-    with ledger_of(caller, app) as ledger:
-        current = ledger.current()
+    records = records_of(caller, app)
+    current = records.current()
     rows = [(process, *_shown(current.limits_of(process), as_json)) for process in current.formation] if current else []
     show_listing(rows, "process", "memory", "cpu", as_json=as_json)
 

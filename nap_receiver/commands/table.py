@@ -8,8 +8,7 @@ import getpass
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from nap_receiver.repository import repository_called
 from nap_receiver.state import State, default_root, state_at
 
 if TYPE_CHECKING:
-    from nap_receiver.release import Ledger
+    from nap_receiver.release import Records
     from nap_receiver.rollout import App
 
 
@@ -115,17 +114,18 @@ def change_app(caller: Caller, name: str, change: "Callable[[App], None]") -> No
         sys.exit(1)
 
 
-@contextmanager
-def ledger_of(caller: Caller, app: str) -> "Iterator[Ledger]":
-    """The ledger of an app that there is, for the block."""
-    require_app(caller, app)
-    from nap_receiver.etcd import connect  # a tenth of a second that other commands have no need of
-    from nap_receiver.release import Ledger
+def records_of(caller: Caller, app: str) -> "Records":
+    """What was released of an app that there is, and what of it runs, as it is now."""
+    if caller.is_operator:  # of another one's right it is known that there is such an app
+        require_app(caller, app)
+    from nap_receiver.kept import Kept
+    from nap_receiver.release import Records
     from nap_receiver.settings import load
 
     places = load(caller.state).settings.etcd
-    with connect(places) as etcd:
-        yield Ledger(etcd, places, app)
+    root = places.root_of(app)
+    ledger = (f"{root}/current", f"{root}/config", f"{root}/releases/", f"{root}/outcomes/")
+    return Records(Kept(caller.state, [*ledger, places.announcements_of(app), places.up_of(app)]), places, app)
 
 
 def release_number(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
