@@ -55,6 +55,7 @@ def deploy(asked: Deployment, state: State, channel: Channel, *, moved: bool = T
     """
     from nap_receiver.access import Access, claim  # libraries that a push that deploys nothing has no need of
     from nap_receiver.discovery import serving, show
+    from nap_receiver.domains import url_of
     from nap_receiver.etcd import connect
     from nap_receiver.lock import whose_turn
     from nap_receiver.release import Ledger, Outcome
@@ -67,12 +68,12 @@ def deploy(asked: Deployment, state: State, channel: Channel, *, moved: bool = T
         current = ledger.current()
         addresses = serving(etcd, settings.etcd, current) if current and not whose_turn(etcd, ledger.root) else None
         if current and addresses is not None:
-            commit = asked.commit[:7]
+            commit, url = asked.commit[:7], url_of(asked.app, settings)
             if current.commit == asked.commit:
-                show(f"{asked.app} {current.name} already runs {commit}", addresses, channel)
+                show(f"{asked.app} {current.name} already runs {commit}", url, addresses, channel)
                 return
             if not moved and (last := ledger.last_of(asked.commit)) and last[1] == Outcome("live"):
-                show(f"{asked.app} {current.name} runs {current.commit[:7]} ({current.why})", addresses, channel)
+                show(f"{asked.app} {current.name} runs {current.commit[:7]} ({current.why})", url, addresses, channel)
                 channel.detail(f"{commit} was {last[0].name}. To run it again: rollback {asked.app} {last[0].name}")
                 return
     from nap_receiver.receiver import receive  # and these, only a deploy

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec.structs import replace
 
 from nap_receiver.discovery import await_withdrawn
+from nap_receiver.domains import give_up_all
 from nap_receiver.errors import NapError
 from nap_receiver.push import some
 from nap_receiver.release import EVERY, Ledger, Limits, Release
@@ -117,8 +118,11 @@ def destroy(app: App) -> None:
         channel.detail(f"Kept: {kept}")
 
 
-def end(deploy: Deploy) -> None:
-    """Stop all that runs of the app, and remove all that etcd knows of it but whose turn it is."""
+def end(deploy: Deploy, heir: str = "") -> None:
+    """Stop all that runs of the app, and remove all that etcd knows of it but whose turn it is.
+
+    The app `heir`, if there is one, has its domains from then on.
+    """
     app, scheduler, etcd, settings = deploy.app.name, deploy.scheduler, deploy.etcd, deploy.settings
     running = scheduler.running(app)
     deploy.channel.step(f"Stopping {app}: {some(running) or 'nothing runs'}")
@@ -126,6 +130,7 @@ def end(deploy: Deploy) -> None:
     instances = [unit.removeprefix(f"{app}.") for unit in running]
     await_withdrawn(etcd, settings.etcd, app, instances, WITHDRAW_SECONDS)
     scheduler.stop(running)
+    give_up_all(etcd, settings.etcd, app, heir)
     forget(deploy)
     etcd.delete(settings.etcd.access_of(app))
 

@@ -86,9 +86,11 @@ def serving(etcd: Reader, places: EtcdSettings, release: Release) -> list[Announ
     return announced(etcd, places, release.app)
 
 
-def show(result: str, addresses: Sequence[Announcement], channel: Channel) -> None:
-    """The last lines of a good push."""
+def show(result: str, url: str, addresses: Sequence[Announcement], channel: Channel) -> None:
+    """The last lines of a good push: where the app is reached on the web, if it is, and each of its instances."""
     channel.result(result)
+    if url and addresses:
+        channel.detail(url)
     for announcement in addresses:
         channel.detail(announcement.url)
 

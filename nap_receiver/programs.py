@@ -1,6 +1,7 @@
 """The programs of a single-machine nap: how each is run and configured, and how to tell that it answers."""
 
 import getpass
+import json
 import os
 import shutil
 import socket
@@ -15,8 +16,10 @@ from pathlib import Path
 import sh
 
 from nap_receiver import engine
+from nap_receiver.caddy import answers
 from nap_receiver.errors import NapError
 from nap_receiver.kept import write_etcdctl
+from nap_receiver.routes import STOP_SECONDS, base, is_routing
 from nap_receiver.settings import EtcdSettings, Settings
 from nap_receiver.state import State
 from nap_receiver.supervision import Supervisor
@@ -31,6 +34,7 @@ _PACKAGES = {
     "docker": "docker.io",
     "git": "git",
     "curl": "curl",
+    "caddy": "caddy",
     "ip": "iproute2",
     "setpriv": "util-linux",
     "flock": "util-linux",
@@ -123,12 +127,34 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
             SCHEDULER_STOP_SECONDS,
         ),
     ]
+    if settings.router.domain:
+        programs += _router(state, settings)
     if settings.scheduler == "fleet":
         programs = [program for program in programs if program.name == "gate"]
     own = engine.own_url(state)
     if settings.engine.url == own:
         programs.insert(0, Program("engine", engine.own_command(state), own, "", lambda: engine.answers(own), 10))
     return programs
+
+
+def _router(state: State, settings: Settings) -> list[Program]:
+    """Caddy, and what tells it where apps are."""
+    socket, where = state.run / "caddy.sock", str(settings.router.https or settings.router.http)
+    # What it was told last it keeps in its configuration's folder, and starts with.
+    caddy = ["/usr/bin/env", f"XDG_CONFIG_HOME={state.root / 'caddy'}", path_of("caddy"), "run", "--resume"]
+    router = [sys.executable, "-P", "-m", "nap_receiver.router", str(state.root)]
+    return [
+        Program(
+            "caddy",
+            [*caddy, "--config", str(state.run / "caddy.json")],
+            where,
+            "router.http",
+            lambda: answers(socket),
+            60,
+            STOP_SECONDS + 5,
+        ),
+        Program("router", router, str(socket), "", lambda: is_routing(state), 70),
+    ]
 
 
 def _etcd_command(state: State, address: str) -> list[str]:
@@ -192,6 +218,9 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             changed.add(owner)
+    if settings.router.domain:
+        (state.root / "caddy").mkdir(mode=0o700, exist_ok=True)
+        (state.run / "caddy.json").write_text(json.dumps(base(state)))
     etcd = settings.etcd
     files = {"cacert": etcd.ca, "cert": etcd.certificate, "key": etcd.key}
     write_etcdctl(state, etcd.url, files, etcd.access)

@@ -7,6 +7,7 @@ from nap_receiver.channel import Channel
 from nap_receiver.checkout import Checkout, check_out
 from nap_receiver.deadline import deadline
 from nap_receiver.discovery import serving, show
+from nap_receiver.domains import url_of
 from nap_receiver.errors import NapError
 from nap_receiver.image import Engine, Image, engine_at
 from nap_receiver.lock import Superseded
@@ -32,7 +33,8 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
         if current and current.commit == asked.commit:
             there = serving(deploy.etcd, settings.etcd, current)
             if there is not None:
-                show(f"{current.app} {current.name} already runs {commit}", there, channel)
+                url = url_of(current.app, settings)
+                show(f"{current.app} {current.name} already runs {commit}", url, there, channel)
                 return
         require_newest(asked, current)
         checkout = check_out(asked.repository, asked.commit, asked.app)

@@ -35,7 +35,7 @@ def rename(app: App, name: str, access: Access) -> None:
         logs = app.state.deploy_logs
         if (logs / app.name).is_dir() and not (logs / name).exists():
             (logs / app.name).rename(logs / name)
-        end(deploy)
+        end(deploy, name)
         app.channel.result(f"{app.name} is {name} from now on")
         app.channel.detail(f"In your repository: git remote set-url nap …/{name_of(target, app.state)}")
 

@@ -22,6 +22,7 @@ from nap_receiver.discovery import (
     last_words,
     show,
 )
+from nap_receiver.domains import url_of
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Etcd, connect
 from nap_receiver.local import Local
@@ -130,7 +131,8 @@ def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: boo
         addresses = roll_out(written, placement, deploy)
     seconds = time.monotonic() - deploy.started
     state = "is live" if written.instances else "is live, and nothing of it runs"
-    show(f"{written.app} {written.name} {state} ({seconds:.1f} s)", addresses, deploy.channel)
+    url = url_of(written.app, deploy.settings)
+    show(f"{written.app} {written.name} {state} ({seconds:.1f} s)", url, addresses, deploy.channel)
     retire(written.app, before, deploy)
 
 

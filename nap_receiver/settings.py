@@ -59,6 +59,23 @@ class Address(_Checked):
         return super().fits(text) and 0 < cls(text).port < 65536
 
 
+class OptionalAddress(Address):
+    """One, or nothing."""
+
+    expected = 'an address and a port, such as "0.0.0.0:443", or nothing'
+
+    @classmethod
+    def fits(cls, text: str) -> bool:
+        return not text or super().fits(text)
+
+
+class DomainName(_Checked):
+    """A domain, in ASCII; empty for none."""
+
+    expected = 'a domain, such as "apps.example.org"'
+    form = re.compile(r"|([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
 class KeyPrefix(_Checked):
     """The beginning of etcd keys: starts with a slash, ends without one."""
 
@@ -165,6 +182,20 @@ class EtcdSettings(_Section, frozen=True):
         """Whose `app` is, and who may do what with it."""
         return f"{self.access}/{app}"
 
+    @property
+    def domains(self) -> str:
+        """Below this, a slash and a domain, whose it is (`domains`)."""
+        return f"{self.prefix}/domains"
+
+    @property
+    def certificates(self) -> str:
+        """Below this, a slash and an app's name, the certificate that its owner brought."""
+        return f"{self.prefix}/certificates"
+
+    def certificate_of(self, app: str) -> str:
+        """The certificate that the owner of `app` brought."""
+        return f"{self.certificates}/{app}"
+
     def config_of(self, app: str, number: int) -> str:
         """A configuration of `app`: of the one that a release has, its number."""
         return f"{self.root_of(app)}/configs/{number:08}"
@@ -269,6 +300,23 @@ class FleetSettings(_Section, frozen=True):
     ] = "auto"
 
 
+class RouterSettings(_Section, frozen=True):
+    """The web addresses of apps, served by Caddy. `nap up` runs it on one machine; on a cluster see docs/router.md."""
+
+    domain: Annotated[
+        DomainName,
+        msgspec.Meta(description="Below it every app has its name: `hello.localhost`. Empty: no router, and no names."),
+    ] = DomainName("localhost")
+    http: Annotated[Address, msgspec.Meta(description="Where it listens for HTTP.")] = Address("127.0.0.1:12080")
+    https: Annotated[
+        OptionalAddress,
+        msgspec.Meta(
+            description="Where it listens for HTTPS, to which HTTP is redirected then; empty for HTTP alone. Public "
+            "names get their certificates by ACME, for which both must be reachable as ports 80 and 443."
+        ),
+    ] = OptionalAddress("")
+
+
 class DeploySettings(_Section, frozen=True):
     """How long things may take, and what must stay."""
 
@@ -316,6 +364,7 @@ class Settings(_Section, frozen=True):
     ssh: SshSettings = SshSettings()
     engine: EngineSettings = EngineSettings()
     local: LocalSettings = LocalSettings()
+    router: RouterSettings = RouterSettings()
     fleet: FleetSettings = FleetSettings()
     deploy: DeploySettings = DeploySettings()
 

@@ -52,6 +52,11 @@ class State:
         return self.root / "programs"
 
     @property
+    def router_log(self) -> Path:
+        """The requests that the router has passed on, in JSON, a line each."""
+        return self.program_logs / "requests.log"
+
+    @property
     def units(self) -> Path:
         """The local scheduler's units, a file each."""
         return self.root / "units"

@@ -30,6 +30,7 @@ def fresh_nap(folder: Path, **settings: str) -> Nap:
         "NAP_ETCD_ADDRESS": free_address(),
         "NAP_REGISTRY_ADDRESS": free_address(),
         "NAP_SSH_ADDRESS": free_address(),
+        "NAP_ROUTER_HTTP": free_address(),
         "NAP_DEPLOY_DRAIN": "1",
         "NAP_DEPLOY_GRACE": "5",
         **settings,

@@ -23,18 +23,19 @@ from nap_receiver.errors import NapError
 def list_apps(caller: Caller, as_json: bool) -> None:
     """List the apps that you may read, and whose they are."""
     from nap_receiver.access import everybodys
-    from nap_receiver.etcd import connect
+    from nap_receiver.domains import url_of
+    from nap_receiver.kept import Kept
     from nap_receiver.settings import load
 
-    places = load(caller.state).settings.etcd
-    with connect(places) as etcd:
-        found = everybodys(etcd, places.access)
+    settings = load(caller.state).settings
+    prefix = settings.etcd.access
+    found = everybodys(Kept(caller.state, [f"{prefix}/"]), prefix)
     rows = [
-        (app, access.repository, ", ".join(access.owners))
+        (app, access.repository, ", ".join(access.owners), url_of(app, settings))
         for app, access in found.items()
         if caller.is_operator or access.allows(caller.user, "read")
     ]
-    show_listing(rows, "app", "repository", "owners", as_json=as_json)
+    show_listing(rows, "app", "repository", "owners", "url", as_json=as_json)
 
 
 @command("apps:rename", right="owner")

@@ -23,6 +23,8 @@ from nap_receiver.release import MOST_INSTANCES, PROCESS_TYPE
 def list_processes(caller: Caller, app: str, as_json: bool) -> None:
     """List the instances of APP, and where they answer."""
     from nap_receiver.discovery import announced, good
+    from nap_receiver.domains import url_of
+    from nap_receiver.settings import load
 
     records = records_of(caller, app)
     current = records.current()
@@ -40,7 +42,11 @@ def list_processes(caller: Caller, app: str, as_json: bool) -> None:
             state = "up" if key in there else "not up"
         rows.append((process, release, state, urls.get(key, "")))
     show_listing(rows, "process", "release", "state", "address", as_json=as_json)
-    if current and current.stopped and not as_json:
+    if as_json:
+        return
+    if url := url_of(app, load(caller.state).settings):
+        click.echo(f"\n{app} is reached at {url}")
+    if current and current.stopped:
         click.echo(f"{app} is stopped. To start it again: ps:start {app}")
 
 

@@ -1,0 +1,60 @@
+"""Caddy's admin API, over its unix socket: what the proxy is told, all of it at once."""
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from nap_receiver.errors import NapError
+
+_ANSWER_SECONDS = 30
+"""Caddy answers when the routes are in force; with thousands of them that takes a moment."""
+
+
+class CaddyAway(NapError):
+    """Caddy does not answer."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_ANSWER_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def load(path: Path, configuration: dict[str, Any]) -> None:
+    """Have the Caddy at this socket do as the configuration says; returns when it does.
+
+    One that does so already goes on undisturbed. Raises `CaddyAway`, or `NapError` for what Caddy does not take.
+    """
+    connection = _Connection(path)
+    try:
+        body = json.dumps(configuration, separators=(",", ":")).encode()
+        connection.request(
+            "POST", "/load", body, {"Content-Type": "application/json", "Host": ""}
+        )  # the only one it takes
+        reply = connection.getresponse()
+        said = reply.read().decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as error:
+        raise CaddyAway(f"Caddy at {path} does not answer: {error}") from error
+    finally:
+        connection.close()
+    if reply.status != http.client.OK:
+        raise NapError(f"Caddy does not take its routes: {said[:500]}")
+
+
+def answers(path: Path) -> bool:
+    """Whether the Caddy at this socket answers."""
+    connection = _Connection(path)
+    try:
+        connection.request("GET", "/config/admin", headers={"Host": ""})
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

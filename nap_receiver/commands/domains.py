@@ -1,0 +1,76 @@
+"""What an app is called on the web."""
+
+import sys
+
+import click
+
+from nap_receiver.commands.table import Caller, app_argument, command, json_option, require_app, show_listing
+from nap_receiver.errors import NapError
+
+
+@command("domains", right="read")
+@app_argument
+@json_option
+def list_domains(caller: Caller, app: str, as_json: bool) -> None:
+    """List the names that APP answers to on the web: its own, and the domains that were added."""
+    from nap_receiver import domains
+    from nap_receiver.etcd import connect
+    from nap_receiver.settings import load
+
+    require_app(caller, app)
+    settings = load(caller.state).settings
+    with connect(settings.etcd) as etcd:
+        brought = domains.domains_of(etcd, settings.etcd, app)
+    own = [(domains.own_name(app, settings.router), "its own")] if settings.router.domain else []
+    show_listing([*own, *((domain, "added") for domain in brought)], "domain", "origin", as_json=as_json)
+
+
+@command("domains:add", right="owner")
+@app_argument
+@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...")
+def add_domains(caller: Caller, app: str, names: tuple[str, ...]) -> None:
+    """Have APP answer to each DOMAIN too, such as www.example.org or *.example.org."""
+    from nap_receiver import domains
+    from nap_receiver.etcd import connect
+    from nap_receiver.settings import load
+
+    require_app(caller, app)
+    settings = load(caller.state).settings
+    if not settings.router.domain:
+        raise NapError("there is no router here", advice="Ask the operator of this nap to set router.domain.")
+    checked = [domains.checked_domain(name, settings.router) for name in names]
+    with connect(settings.etcd) as etcd:
+        for domain in checked:
+            domains.add_domain(etcd, settings.etcd, app, domain)
+
+
+@command("domains:remove", right="owner")
+@app_argument
+@click.argument("names", nargs=-1, required=True, metavar="DOMAIN...")
+def remove_domains(caller: Caller, app: str, names: tuple[str, ...]) -> None:
+    """Have APP answer to each DOMAIN no more."""
+    from nap_receiver import domains
+    from nap_receiver.etcd import connect
+    from nap_receiver.settings import load
+
+    require_app(caller, app)
+    settings = load(caller.state).settings
+    with connect(settings.etcd) as etcd:
+        for name in names:
+            domains.remove_domain(etcd, settings.etcd, app, domains.checked_domain(name, settings.router))
+
+
+@command("open", right="read")
+@app_argument
+def open_app(caller: Caller, app: str) -> None:
+    """Print the web address of APP; on a desktop, open it."""
+    from nap_receiver.domains import url_of
+    from nap_receiver.settings import load
+
+    require_app(caller, app)
+    url = url_of(app, load(caller.state).settings)
+    if not url:
+        raise NapError("there is no router here, and so no web address", advice=f"Where it answers: ps {app}")
+    click.echo(url)
+    if caller.is_operator and sys.stdout.isatty():
+        click.launch(url)
