@@ -14,7 +14,7 @@ from nap_receiver.errors import NapError
 from nap_receiver.push import some
 from nap_receiver.release import EVERY, Ledger, Limits, Release
 from nap_receiver.repository import remove
-from nap_receiver.retention import keep_recent, require_kept
+from nap_receiver.retention import forget_all, keep_recent, require_kept
 from nap_receiver.rollout import WITHDRAW_SECONDS, App, Deploy, release, under_way
 
 
@@ -104,18 +104,24 @@ def configure(app: App, added: dict[str, str], removed: Sequence[str]) -> None:
 
 
 def destroy(app: App) -> None:
-    """Stop the app and remove all that is kept of it but its images. Where that fails, it can be tried again."""
+    """Stop the app and remove all that is kept of it. Where that fails, it can be tried again."""
     state, channel = app.state, app.channel
     with under_way(app, "destroy", "destroying it") as deploy:
+        images = sorted({release.image for release, _ in deploy.ledger.history()})
         end(deploy)
+        kept = []
+        try:
+            forget_all(app.name, images, state, app.settings)
+        except NapError as error:
+            kept.append(f"its images in the registry: {error}")
         if app.repository.is_relative_to(state.repositories):
             remove(app.repository, state)
-            kept = "its images, in the registry and on the engine"
         else:
-            kept = f"its images, and {app.repository}, which is not nap's own"
+            kept.append(f"{app.repository}, which is not nap's own")
         shutil.rmtree(state.deploy_logs / app.name, ignore_errors=True)
         channel.result(f"{app.name} is gone")
-        channel.detail(f"Kept: {kept}")
+        for what in kept:
+            channel.detail(f"Kept: {what}")
 
 
 def end(deploy: Deploy, heir: str = "") -> None:

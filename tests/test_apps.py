@@ -13,7 +13,8 @@ pytestmark = pytest.mark.machine
 
 
 def test_apps_are_listed_to_those_who_may_read_them(nap: Nap, pusher: Pusher, live: Pushed, tmp_path: Path) -> None:
-    row = {"app": pusher.app, "repository": pusher.app, "owners": pusher.user}
+    url = pusher.ssh_command("open", pusher.app).stdout.strip()
+    row = {"app": pusher.app, "repository": pusher.app, "owners": pusher.user, "url": url}
     assert row in json.loads(nap.run("apps", "--json").stdout)
     assert json.loads(pusher.ssh_command("apps", "--json").stdout) == [row]
     (tmp_path / "other").mkdir()
@@ -32,14 +33,16 @@ def test_destroying_an_app_asks_for_its_name(nap: Nap, pusher: Pusher, live: Pus
 
 
 def test_a_destroyed_app_is_gone_and_can_be_made_anew(nap: Nap, pusher: Pusher, live: Pushed) -> None:
+    image = json.loads(pusher.ssh_command("releases:info", pusher.app, "--json").stdout)["image"]
     destroyed = pusher.ssh_command("apps:destroy", pusher.app, "--confirm", pusher.app)
     assert destroyed.returncode == 0, destroyed.stdout + destroyed.stderr
     lines = destroyed.stdout.splitlines()
     assert lines[0] == f"-----> Stopping {pusher.app}: {pusher.app}.v1.web.1"
-    assert lines[-2:] == [
-        f"=====> {pusher.app} is gone",
-        "       Kept: its images, in the registry and on the engine",
-    ]
+    assert lines[-1] == f"=====> {pusher.app} is gone"
+    with pytest.raises(subprocess.CalledProcessError):
+        nap.docker("pull", image)
+    listing = ("images", "--quiet", f"{nap.settings.registry.address}/{pusher.app}")
+    eventually(lambda: not nap.docker(*listing), 30, "the engine has nothing of it")
     eventually(lambda: nap.leftovers(pusher.app, 1) == [], 15, "it has stopped")
     assert not pusher.announcements()
     assert not nap.keys(f"/nap/apps/{pusher.app}/") | nap.keys(f"/nap/access/{pusher.app}")
