@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import requests
-from docker.errors import APIError, DockerException
+from docker.errors import APIError, DockerException, NotFound
 
 from nap_receiver.build_log import builds
 from nap_receiver.deadline import deadline
@@ -89,8 +89,7 @@ def keep_recent(deploy: Deploy, *, wait: bool = False) -> None:
     """
     app, channel = deploy.app, deploy.channel
     try:
-        for old in builds(app.state, app.name)[:-_KEPT_LOGS]:
-            (app.state.deploy_logs / app.name / f"{old}.log").unlink(missing_ok=True)
+        remove_old_logs(app.name, app.state)
         forgotten = _forget_images(deploy)
         if wait:
             remove_images(deploy.ledger, deploy.scheduler, app.state, deploy.settings, at_once=True)
@@ -98,6 +97,61 @@ def keep_recent(deploy: Deploy, *, wait: bool = False) -> None:
             _remove_later(app.name, app.state)
     except (NapError, OSError) as error:
         channel.trouble(f"{app.name}: images of old releases are not all removed: {error}; the next deploy tries again")
+
+
+def old_logs(app: str, state: State) -> list[Path]:
+    """The logs of deploys of this app that need not stay, the oldest first."""
+    return [state.deploy_logs / app / f"{old}.log" for old in builds(state, app)[:-_KEPT_LOGS]]
+
+
+def remove_old_logs(app: str, state: State) -> None:
+    """Remove the logs of deploys of this app that need not stay."""
+    for log in old_logs(app, state):
+        log.unlink(missing_ok=True)
+
+
+def remove_all_old(deploy: Deploy) -> None:
+    """Remove every image that this app need not keep, while its lock is held. Raises `NapError`."""
+    key, before = f"{deploy.ledger.root}/removed", deploy.etcd.get(f"{deploy.ledger.root}/removed")
+    while _forget_images(deploy) and (now := deploy.etcd.get(key)) != before:
+        before = now
+    remove_images(deploy.ledger, deploy.scheduler, deploy.app.state, deploy.settings, at_once=True)
+
+
+def remove_of_gone(references: Sequence[str], images: Sequence[str], state: State, settings: Settings) -> None:
+    """Remove from the engine what it knows by these names, and from the registry these images. Raises `NapError`."""
+    with _locked(state, fcntl.LOCK_EX, _SHORT_PATIENCE_SECONDS):
+        try:
+            with engine_at(settings.engine.url) as engine:
+                for reference in references:
+                    _remove_reference(engine, reference)
+        except DockerException as error:
+            raise NapError(f"the engine does not remove an image: {error}") from error
+        if images:
+            _mend(state)
+            _mark(state, "uncollected").touch()
+            _delete(images, settings)
+            _collect(state, settings, at_once=True)
+
+
+@contextmanager
+def nothing_removed(state: State) -> Iterator[None]:
+    """Nothing is removed for the block; what is being removed is waited for."""
+    with _locked(state, fcntl.LOCK_SH, _SHORT_PATIENCE_SECONDS):
+        _mend(state)
+        yield
+
+
+def is_collecting(state: State) -> bool:
+    """Whether nap's own registry is stopped for a moment, for the space of what was removed to be freed."""
+    if not _mark(state, "collecting").exists():
+        return False
+    with _mark(state, "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def _forget_images(deploy: Deploy) -> bool:
@@ -132,6 +186,19 @@ def _forget_images(deploy: Deploy) -> bool:
     if reached := [release.number for release in old if release.number < limit]:
         deploy.etcd.put(key, reached[-1])
     return bool(now)
+
+
+def forget_all(app: str, images: Sequence[str], state: State, settings: Settings) -> None:
+    """Remove these images of an app that is gone, from the registry now, from the engine when nothing uses them.
+
+    Raises `NapError` where the registry does not; then the engine does all the same.
+    """
+    try:
+        if settings.scheduler == "local" and images:
+            _mark(state, "uncollected").touch()
+        _delete(images, settings)
+    finally:
+        _remove_later(app, state)
 
 
 def _delete(images: Sequence[str], settings: Settings) -> None:
@@ -170,6 +237,8 @@ def remove_images(ledger: Ledger, scheduler: Scheduler, state: State, settings: 
 
     `at_once`, a pusher waits for the space; else it is freed every ten minutes at most. Raises `NapError`.
     """
+    if not ledger.history():
+        _await_removed(ledger.app, state, settings)
     with _locked(state, fcntl.LOCK_EX, _SHORT_PATIENCE_SECONDS if at_once else _PATIENCE_SECONDS):
         if not at_once and whose_turn(ledger.etcd, ledger.root):
             return  # what that has built may be no release yet; it removes what is old when it is live
@@ -179,6 +248,15 @@ def remove_images(ledger: Ledger, scheduler: Scheduler, state: State, settings: 
         if settings.scheduler == "local":
             _mend(state)
             _collect(state, settings, at_once=at_once)
+
+
+def _await_removed(app: str, state: State, settings: Settings) -> None:
+    """Wait until the containers have ended that an app has left which is gone."""
+    patience = settings.deploy.drain + settings.deploy.grace + _PATIENCE_SECONDS
+    with engine_at(settings.engine.url) as engine:
+        for container in engine.api.containers(all=True, filters={"label": f"nap.app={app}", "name": state.name}):
+            with suppress(NotFound):
+                engine.api.wait(container["Id"], timeout=patience, condition="removed")
 
 
 def _remove_from(engine: Engine, repository: str, stay: frozenset[str]) -> None:
@@ -283,12 +361,12 @@ def _supervisor(state: State) -> Supervisor:
 
 def require_space(deploy: Deploy, engine: Engine) -> None:
     """Raise `NapError` where less disk is free than a build should find, even without what need not be kept."""
-    if not _lack(deploy, engine):
+    if not lack_of_space(deploy.app.state, deploy.settings, engine):
         return
     deploy.channel.step(f"{deploy.app.name}: the disk is nearly full; removing images of old releases first")
     with deploy.channel.waiting("removing images of old releases"):
         keep_recent(deploy, wait=True)
-    if lack := _lack(deploy, engine):
+    if lack := lack_of_space(deploy.app.state, deploy.settings, engine):
         raise NapError(
             f"{deploy.app.name}: {lack}",
             advice=[
@@ -299,13 +377,13 @@ def require_space(deploy: Deploy, engine: Engine) -> None:
         )
 
 
-def _lack(deploy: Deploy, engine: Engine) -> str:
-    """Where too little disk is free, and how much is missing; empty where there is enough."""
-    needed, state = deploy.settings.deploy.free_space, deploy.app.state
+def lack_of_space(state: State, settings: Settings, engine: Engine) -> str:
+    """Where less disk is free than a build should find, and how much is missing; empty where there is enough."""
+    needed = settings.deploy.free_space
     if not needed:
         return ""
     places = {"where the engine keeps images": _data_of(engine)}
-    if deploy.settings.scheduler == "local":
+    if settings.scheduler == "local":
         places["where the registry keeps images"] = state.root / "registry"
     places["where nap keeps its state"] = state.root
     for what, path in places.items():
