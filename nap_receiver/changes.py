@@ -11,10 +11,10 @@ from msgspec.structs import replace
 from nap_receiver.discovery import await_withdrawn
 from nap_receiver.domains import give_up_all
 from nap_receiver.errors import NapError
+from nap_receiver.keeping import require_kept
 from nap_receiver.push import some
 from nap_receiver.release import EVERY, Ledger, Limits, Release
 from nap_receiver.repository import remove
-from nap_receiver.retention import forget_all, keep_recent, require_kept
 from nap_receiver.rollout import WITHDRAW_SECONDS, App, Deploy, release, under_way
 
 
@@ -105,6 +105,8 @@ def configure(app: App, added: dict[str, str], removed: Sequence[str]) -> None:
 
 def destroy(app: App) -> None:
     """Stop the app and remove all that is kept of it. Where that fails, it can be tried again."""
+    from nap_receiver.retention import forget_all  # libraries that no other change has need of
+
     state, channel = app.state, app.channel
     with under_way(app, "destroy", "destroying it") as deploy:
         images = sorted({release.image for release, _ in deploy.ledger.history()})
@@ -178,4 +180,7 @@ def release_again(source: Release, why: str, deploy: Deploy, *, is_new: bool = T
     """Make a new release of what `source` says, and roll it out."""
     placement = deploy.scheduler.place(source.app, deploy.app.repository, source.formation)
     release(replace(source, by=deploy.app.who, why=why), placement, deploy, is_new=is_new)
-    keep_recent(deploy)
+    if len(deploy.ledger.history()) > deploy.settings.deploy.keep_releases:
+        from nap_receiver.retention import keep_recent  # a quarter of a second of libraries, once the app is live
+
+        keep_recent(deploy)

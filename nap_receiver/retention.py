@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import requests
@@ -31,8 +30,9 @@ from nap_receiver.build_log import builds
 from nap_receiver.deadline import deadline
 from nap_receiver.errors import NapError
 from nap_receiver.image import Engine, engine_at
+from nap_receiver.keeping import sort_out
 from nap_receiver.lock import whose_turn
-from nap_receiver.release import Ledger, Outcome, Release
+from nap_receiver.release import Ledger
 from nap_receiver.rollout import App, Deploy, scheduler_of
 from nap_receiver.scheduler import Scheduler
 from nap_receiver.settings import Settings, load
@@ -55,31 +55,6 @@ _FORBIDDEN = {401, 403, 405}
 
 class Unwilling(NapError):
     """A registry that lets nap delete nothing."""
-
-
-@dataclass(frozen=True)
-class Sorted:
-    """An app's releases, sorted by whether their images stay."""
-
-    images: frozenset[str]
-    """The images that stay."""
-    going: list[Release]
-    """Releases whose images need not, the oldest first."""
-    spared: list[Release]
-    """Releases that are as old, but whose images stay for now."""
-
-
-def sort_out(history: Sequence[tuple[Release, Outcome | None]], keep: int, running: Sequence[str] = ()) -> Sorted:
-    """Which images stay: those of the last `keep` releases that were live and of what came between them, of what runs
-    or may be about to (`running` are units), and the one that a rollback goes back to, unless `keep` is 1."""
-    live = [release for release, outcome in history if outcome and outcome.state == "live"]
-    since = live[-keep:][0].number if live else 0
-    before = [release.number for release in live if release.image != live[-1].image][-1:] if keep > 1 else []
-    needed = {int(unit.split(".")[1].removeprefix("v")) for unit in running} | set(before)
-    old = [(release, outcome) for release, outcome in history if release.number < since]
-    spared = [release for release, outcome in old if outcome is None or release.number in needed]
-    images = frozenset(r.image for r, _ in history if r.number >= since) | {release.image for release in spared}
-    return Sorted(images, [release for release, _ in old if release not in spared], spared)
 
 
 def keep_recent(deploy: Deploy, *, wait: bool = False) -> None:
@@ -326,15 +301,6 @@ def registry_in_use(app: App) -> Iterator[None]:
             held.enter_context(_locked(app.state, fcntl.LOCK_SH))
         _mend(app.state)
         yield
-
-
-def require_kept(release: Release, history: Sequence[tuple[Release, Outcome | None]], keep: int) -> None:
-    """Raise `NapError` where the release's image is not among those that stay."""
-    if release.image not in sort_out(history, keep).images:
-        raise NapError(
-            f"{release.app} {release.name} is too old to go back to: the images of the last {keep} releases are kept",
-            advice=f"Push its commit {release.commit[:7]} again, or go back to a later one: releases {release.app}",
-        )
 
 
 @contextmanager

@@ -19,8 +19,9 @@ import pytest
 from nap_receiver import retention
 from nap_receiver.channel import Channel
 from nap_receiver.errors import NapError
+from nap_receiver.keeping import sort_out
 from nap_receiver.release import Outcome, Release
-from nap_receiver.retention import registry_in_use, require_space, sort_out
+from nap_receiver.retention import registry_in_use, require_space
 from nap_receiver.rollout import App
 from nap_receiver.settings import DeploySettings, Settings
 from nap_receiver.state import State
