@@ -9,11 +9,13 @@ git ends with its verdict; and because a push of what is already there runs no h
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from nap_receiver.access import Access, access_of, claim, give_up, require_right, require_same_repository
 from nap_receiver.answer import answer_push, answer_what_is_there
@@ -34,11 +36,17 @@ _HOW = ("To deploy an app: git push ssh://…/APP master", "What else there is: 
 
 def main() -> int:
     """Do what `SSH_ORIGINAL_COMMAND` asks, for the user whose key it was. Returns ssh's exit status."""
-    if served_by := os.fork():
+    asked = os.environ.pop("SSH_ORIGINAL_COMMAND", "")
+    if asked.split()[:1] == ["run"]:  # it ends with its terminal
+        signal.signal(signal.SIGINT, _leave)
+    elif served_by := os.fork():
+        signal.signal(signal.SIGINT, _leave)
         return _told_if_killed(served_by)
+    else:
+        os.setsid()  # so that neither Ctrl-C nor the end of the connection reaches a deploy
+    _unshare_terminal()
     root, user = sys.argv[1:]
     state = state_at(root)
-    asked = os.environ.pop("SSH_ORIGINAL_COMMAND", "")
     protocol = os.environ.pop("GIT_PROTOCOL", "")
     if re.fullmatch(r"version=\d", protocol):
         os.environ["GIT_PROTOCOL"] = protocol
@@ -63,11 +71,25 @@ def _told_if_killed(process: int) -> int:
     return status if status >= 0 else 1
 
 
+def _leave(signum: int, frame: FrameType | None) -> None:
+    os._exit(128 + signum)
+
+
+def _unshare_terminal() -> None:
+    """Have standard error open a terminal of its own, so that a channel does not take the blocking from the others."""
+    if os.isatty(2):
+        opened = os.open(os.ttyname(2), os.O_RDWR | os.O_NOCTTY)
+        os.dup2(opened, 2)
+        os.close(opened)
+
+
 def _let_through(asked: str, state: State, user: str, channel: Channel) -> int:
     words = _words(asked)
     if words[:1] == ["git"] and len(words) > 1:
         words[:2] = [f"git-{words[1]}"]
     if words and words[0] in {*_GIT_READS, _GIT_WRITES}:
+        if os.isatty(0):
+            raise NapError("git needs a connection without a terminal", advice="Leave out ssh's -t or RequestTTY.")
         if len(words) != 2:
             raise NapError(f"{words[0]} takes one repository here, and nothing else", advice=_HOW)
         repository = repository_at(words[1], state)

@@ -15,7 +15,7 @@ LONGEST_BYTES = 65536
 """More than any public key has: an RSA key of 16,384 bits is 2.8 KB."""
 
 _USER = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
-_LINE = re.compile(r'restrict,command="(?:\\.|[^"\\])*" (?P<key>\S+ \S+) (?P<user>\S+)')
+_LINE = re.compile(r'restrict(?:,pty)?,command="(?:\\.|[^"\\])*" (?P<key>\S+ \S+) (?P<user>\S+)')
 
 # Those of sshd(8), "AUTHORIZED_KEYS FILE FORMAT", that OpenSSH accepts without being told to.
 _TYPES = (
@@ -144,7 +144,7 @@ def _write(state: State, all_keys: list[Key]) -> None:
 def _line(state: State, key: Key) -> str:
     command = shlex.join([sys.executable, "-P", "-m", "nap_receiver.gate", str(state.root), key.user])
     quoted = command.replace("\\", "\\\\").replace('"', '\\"')
-    return f'restrict,command="{quoted}" {key.key} {key.user}'
+    return f'restrict,pty,command="{quoted}" {key.key} {key.user}'
 
 
 def _told_by_ssh_keygen(key: str) -> str:

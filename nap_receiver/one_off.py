@@ -1,9 +1,14 @@
 """A container that runs once, of a release's image and with its configuration, on this machine's engine."""
 
 import os
+import select
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
 
 from nap_receiver.channel import Channel, plain
 from nap_receiver.deadline import deadline
@@ -12,6 +17,11 @@ from nap_receiver.release import Release
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
 from nap_receiver.units import TEMPLATES
+
+_END = (signal.SIGHUP, signal.SIGTERM)
+_KEYS = (signal.SIGINT, signal.SIGQUIT)  # of a terminal that docker has too: it passes them on to the program
+_AGAIN_SECONDS = 0.2
+_NO_KEY = b"\xff".decode(errors="surrogateescape")  # no text in UTF-8 has this byte
 
 
 class OneOff:
@@ -102,3 +112,46 @@ def run_to_its_end(one_off: OneOff, what: str, app: str, seconds: float, channel
         raise
     if status:
         raise NapError(f"{app}: {what} exited with status {status}")
+
+
+def run_attended(one_off: OneOff) -> int:
+    """Run it with this process's standard input and output, and with their terminal if they are one; its exit status.
+
+    It is gone afterwards, whether it has ended, nobody reads its output any more, or this process is told to end.
+    Raises `NapError` for the last.
+    """
+    heard: list[int] = []
+    told_to_end = os.eventfd(0)
+
+    def hear(signum: int, frame: FrameType | None) -> None:
+        heard.append(signum)
+        if signum in _END:
+            os.eventfd_write(told_to_end, 1)
+
+    for each in (*_END, *_KEYS):
+        signal.signal(each, hear)
+    terminal = ["--tty", f"--detach-keys={_NO_KEY}"] if os.isatty(0) and os.isatty(1) else []
+    # The engine keeps no log of it: what it prints is for this reader alone.
+    words = one_off.command("--interactive", "--log-driver=none", *terminal)
+    process = subprocess.Popen(words, env=one_off.environment)
+    poller = select.poll()
+    poller.register(os.pidfd_open(process.pid), select.POLLIN)
+    poller.register(told_to_end, select.POLLIN)
+    poller.register(1, 0)  # a program may be silent for ever, so no write would tell
+    poller.poll()
+    cut_short = process.poll() is None
+    if cut_short:
+        process.terminate()  # or what it has yet to do, such as pulling the image, comes first
+    while process.poll() is None:
+        one_off.remove()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_AGAIN_SECONDS)
+    if cut_short or heard:
+        time.sleep(_AGAIN_SECONDS)  # the engine may still make what it was asked for
+    if process.returncode:
+        one_off.remove()
+    if ending := [each for each in heard if each in _END]:
+        raise NapError(f"the command was stopped from outside ({signal.Signals(ending[0]).name})")
+    if cut_short:
+        return 128 + signal.SIGPIPE
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode

@@ -306,6 +306,19 @@ NAP_COMMANDS: list[tuple[str | bytes, str]] = [
     (f"ps:scale {MINE} '\x1b[31mweb=1'", "expected PROCESS=COUNT"),
     (f"ps:scale {MINE} {'x' * 300}=1", "expected PROCESS=COUNT"),
     (f"ps:scale {MINE} -- --state=1", "expected PROCESS=COUNT"),
+    # Of a container that one may have, and those that one may not.
+    ("run", "Missing argument 'APP'"),
+    (f"run {MINE}", "What is to run is missing"),
+    (f"run {MINE} --", "What is to run is missing"),
+    (f"run {MINE} sh", f"{MINE} was never deployed"),
+    (f"run {MINE} --privileged sh", f"{MINE} was never deployed"),
+    (f"run --privileged {MINE} sh", "No such option '--privileged'"),
+    (f"run --state /tmp {MINE} sh", "No such option '--state'"),
+    (f"run {THEIRS} sh", f"hostile-intruder may not push to {THEIRS}"),
+    (f"run {THEIRS}", f"hostile-intruder may not push to {THEIRS}"),
+    (f"run {FRESH} sh", f"there is no app {FRESH} here"),
+    ("run ../../x sh", _CHARACTERS),
+    ("run -- -it sh", _CHARACTERS),
 ]
 """Of nap's own commands, the same."""
 
@@ -346,6 +359,23 @@ ENVIRONMENT = (
     "_NAP_COMPLETE=bash_source",
     "_SSH_HOST_COMPLETE=bash_source",
 )
+TERMINAL: list[tuple[str, str]] = [
+    *(
+        (f"{git} '{MINE}'", "git needs a connection without a terminal")
+        for git in ("git-receive-pack", "git-upload-pack")
+    ),
+    ("git upload-archive /etc", "git needs a connection without a terminal"),
+    ("", "takes git pushes and nap's commands, and has no shell"),
+    ("sh", _NO_SHELL),
+    ("bash -i", _NO_SHELL),
+    ("run; sh", _NO_SHELL),
+    ("run", "Missing argument 'APP'"),
+    (f"run {MINE} sh", f"{MINE} was never deployed"),
+    (f"run {THEIRS} sh", f"hostile-intruder may not push to {THEIRS}"),
+    (f"apps:destroy {THEIRS}", f"hostile-intruder may not administer {THEIRS}"),
+]
+"""What is sent with a terminal, and what the answer says."""
+
 ODD_PROTOCOLS = (
     "GIT_PROTOCOL=version=2:x",
     "GIT_PROTOCOL=version=22",
@@ -840,12 +870,33 @@ def test_no_environment_is_let_in(untouched: Place, sent: list[str]) -> None:
             assert not {f"{name}={value}" for name, value in environment.items()} & set(sent)
 
 
-def test_no_terminal_is_given(untouched: Place) -> None:
-    words = [*untouched.intruder.alone("-tt"), f"git-receive-pack '{MINE}'"]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=10)
-    assert done.returncode == 255
-    assert done.stderr.startswith(b"PTY allocation request failed")
-    assert done.stdout == b""
+@pytest.mark.parametrize("row", TERMINAL, ids=label)
+def test_a_terminal_is_no_shell(place: Place, row: tuple[str, str]) -> None:
+    def asked(row: tuple[str, str]) -> tuple[int, bytes]:
+        words = [*place.intruder.alone("-tt"), row[0]]
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60)
+        return done.returncode, done.stdout.replace(b"\r\n", b"\n") + done.stderr
+
+    status, said = place.attempt(TERMINAL, row, asked)
+    clear(said, row[1])
+    assert status in {1, 2}
+
+
+@pytest.mark.parametrize("key", [b"\x03", b"\x1a", b"\x1c"], ids=["Ctrl-C", "Ctrl-Z", "Ctrl-Backslash"])
+def test_no_key_leads_out_of_what_runs(untouched: Place, key: bytes) -> None:
+    words = [*untouched.intruder.alone("-tt"), f"apps:destroy {MINE}"]
+    client = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert client.stdout and client.stdin
+    asked = b""
+    while b"to go on" not in asked:
+        asked += os.read(client.stdout.fileno(), 4096)
+    client.stdin.write(key + b"\rid\r\x04")
+    client.stdin.flush()
+    with suppress(subprocess.TimeoutExpired):
+        client.wait(timeout=20)
+    client.kill()
+    said, _ = client.communicate()
+    assert b"uid=" not in said
 
 
 def test_neither_agent_nor_display_is_given(untouched: Place, tmp_path: Path) -> None:
@@ -1271,7 +1322,7 @@ HOW_MANY = {
     "nap's commands": len(NAP_COMMANDS),
     "paths with a NUL": len(NOT_CARRIED),
     "environment": len(ENVIRONMENT) + len(ODD_PROTOCOLS),
-    "terminal, agent, display": 3,
+    "terminal, agent, display": len(TERMINAL) + 3 + 2,
     "forwarding and subsystems": len(FORWARDINGS) + 2,
     "links": len(LINKS),
     "keys": len(BAD_KEYS),
