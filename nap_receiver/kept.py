@@ -118,10 +118,13 @@ def access_prefix(state: State) -> str:
 
 
 def _told(state: State) -> dict[str, Any]:
+    advice = "Ask the operator to run: nap up"
     try:
         told: dict[str, Any] = json.loads(_file(state).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise NapError(f"no nap is up at {state.root}", advice="Ask the operator to run: nap up") from error
+        raise NapError(f"no nap is up at {state.root}", advice=advice) from error
+    if "access" not in told:  # as an older nap has left it
+        raise NapError(f"nap was updated, and what it runs at {state.root} is of before", advice=advice)
     return told
 
 

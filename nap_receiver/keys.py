@@ -78,6 +78,11 @@ def remove_keys(state: State, user: str, fingerprint: str | None = None) -> int:
     return len(known) - len(kept)
 
 
+def renew(state: State) -> None:
+    """Write the lines of all keys as this nap writes them, should an older one have written them."""
+    _write(state, keys(state))
+
+
 def checked_user(name: str) -> str:
     """`name`, or `NapError` when it cannot be a user's."""
     if not _USER.fullmatch(name):

@@ -19,6 +19,7 @@ from nap_receiver import engine
 from nap_receiver.caddy import answers
 from nap_receiver.errors import NapError
 from nap_receiver.kept import write_etcdctl
+from nap_receiver.keys import renew
 from nap_receiver.routes import STOP_SECONDS, base, is_routing
 from nap_receiver.settings import EtcdSettings, Settings
 from nap_receiver.state import State
@@ -193,6 +194,7 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
     if not host_key.exists():
         sh.Command("ssh-keygen")("-q", "-t", "ed25519", "-N", "", "-C", "nap", "-f", str(host_key))
     (state.ssh / "authorized_keys").touch(mode=0o600)
+    renew(state)
     values = {
         "root": str(state.root),
         "run": str(state.run),
