@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.keys import add_key, keys
+from nap_receiver.keys import add_key, keys, renew
 from nap_receiver.state import state_at
 from tests.fleet_apps import pushed
 from tests.machine import COMMAND, Nap, Pushed, Pusher, answer, eventually, processes
@@ -332,12 +332,15 @@ def test_other_commands_read_what_is_typed(nap: Nap, live: Pushed, pusher: Pushe
     assert nap.run("config:get", pusher.app, "GREETING").stdout == "hello\n\n"
 
 
-def test_keys_of_before_are_given_a_terminal_with_the_next(tmp_path: Path, hello: Pusher) -> None:
+def test_keys_of_before_are_given_a_terminal(tmp_path: Path, hello: Pusher) -> None:
     state = state_at(tmp_path)
     first = add_key(state, "first", (hello.folder / "key.pub").read_text())
     file = state.ssh / "authorized_keys"
     file.write_text(file.read_text().replace("restrict,pty,", "restrict,"))
     assert keys(state) == [first]
+    renew(state)
+    assert file.read_text().startswith("restrict,pty,command=")
+    file.write_text(file.read_text().replace("restrict,pty,", "restrict,"))
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
     second = add_key(state, "second", (tmp_path / "key.pub").read_text())
     assert keys(state) == [first, second]
