@@ -11,6 +11,7 @@ import pytest
 from nap_receiver.fleet import Fleet
 from tests.cluster import Cluster
 from tests.machine import Nap, Pushed, Pusher, answer, eventually
+from tests.real_machine import Machine
 
 
 def named_after(request: pytest.FixtureRequest) -> str:
@@ -81,6 +82,14 @@ def host_of(cluster: Cluster, app: str) -> str:
     """The one machine that runs the app's one instance."""
     ((machine, _),) = containers(cluster, app).items()
     return machine
+
+
+def having(cluster: Cluster, container: str) -> Machine:
+    """The machine that has this container."""
+    (machine,) = [
+        name for name, found in containers(cluster, container.partition(".")[0]).items() if container in found
+    ]
+    return cluster.machines[machine]
 
 
 def answered(pusher: Pusher) -> list[str]:

@@ -45,6 +45,23 @@ def eventually(condition: Callable[[], object], seconds: float, what: str) -> fl
     return time.monotonic() - started
 
 
+def read_until(process: "subprocess.Popen[str]", what: str) -> list[str]:
+    """What a push says, up to the line that begins with `what`."""
+    assert process.stdout
+    lines = []
+    for line in process.stdout:
+        lines.append(line.removeprefix("remote: ").rstrip())
+        if lines[-1].startswith(what):
+            return lines
+    raise AssertionError(f"{what!r} was not said: {lines}")
+
+
+def rest(process: "subprocess.Popen[str]") -> str:
+    """What it says from there to its end."""
+    said, _ = process.communicate(timeout=60)
+    return "\n".join(line.removeprefix("remote: ").rstrip() for line in said.splitlines())
+
+
 def answer(url: str) -> str:
     """What a GET of `url` answers."""
     with urllib.request.urlopen(url, timeout=5) as response:

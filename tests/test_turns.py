@@ -12,7 +12,7 @@ import pytest
 
 from nap_receiver.lock import Lock, turn
 from nap_receiver.release import Ledger
-from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually
+from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually, read_until, rest
 
 pytestmark = pytest.mark.machine
 
@@ -35,22 +35,6 @@ def slow_push(pusher: Pusher, page: str, seconds: float, *words: str) -> "subpro
     process = pusher.start_push(*words)
     read_until(process, "       begin")
     return process
-
-
-def read_until(process: "subprocess.Popen[str]", what: str) -> list[str]:
-    """What a push says, up to the line that begins with `what`."""
-    assert process.stdout
-    lines = []
-    for line in process.stdout:
-        lines.append(line.removeprefix("remote: ").rstrip())
-        if lines[-1].startswith(what):
-            return lines
-    raise AssertionError(f"{what!r} was not said: {lines}")
-
-
-def rest(process: "subprocess.Popen[str]") -> str:
-    said, _ = process.communicate(timeout=60)
-    return "\n".join(line.removeprefix("remote: ").rstrip() for line in said.splitlines())
 
 
 def queued(nap: Nap, pusher: Pusher, what: str) -> None:
