@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sh
 
@@ -26,6 +27,9 @@ from nap_receiver.units import render
 
 UP_SECONDS = 60
 """How long all programs together may take to answer."""
+
+NOT_STARTED = "not started"
+"""How a program stands that came with settings, or with a nap, for which there was no `nap up` yet."""
 
 _LOOK_AGAIN_SECONDS = 0.05
 _LAST_WORDS = 15
@@ -76,6 +80,18 @@ def up(state: State) -> Settings:
     return settings
 
 
+def start_again(state: State) -> None:
+    """Start what was up and does not run any more, all of it where nap is down. Raises `NapError` as `up` does."""
+    supervisor = _supervisor(state)
+    if not supervisor.answers():
+        up(state)
+        return
+    settings = load(state).settings
+    known = {process["name"] for process in _start_stopped(supervisor)}
+    programs = [program for program in programs_of(state, settings) if program.name in known]
+    _await_answers(state, supervisor, programs, settings)
+
+
 def down(state: State) -> bool:
     """Stop all of it, the apps first; whether anything ran. Returns when the last process has ended."""
     supervisor = _supervisor(state)
@@ -115,7 +131,7 @@ def status(state: State) -> list[Standing]:
     settings = load(state).settings
     standings = [Standing(each.name, "not nap's", 0, each.address, each.answers()) for each in foreign(state, settings)]
     for program in programs_of(state, settings):
-        answers, process = program.answers(), known[program.name]
+        answers, process = program.answers(), known.get(program.name, {"statename": NOT_STARTED, "pid": 0})
         word = "running" if answers else process["statename"].lower()  # supervisord waits a second before it says so
         standings.append(Standing(program.name, word, process["pid"], program.address, answers))
     return standings
@@ -149,9 +165,16 @@ def _take_up_changes(supervisor: Supervisor, rewritten: set[str]) -> None:
         supervisor.remove(name)
     for name in {*added, *changed, *(rewritten - set(removed))}:
         supervisor.unless((Fault.ALREADY_ADDED,), "addProcessGroup", name)
-    for process in supervisor.call("getAllProcessInfo"):
+    _start_stopped(supervisor)
+
+
+def _start_stopped(supervisor: Supervisor) -> list[dict[str, Any]]:
+    """Start what does not run; what supervisord knows of all programs."""
+    known: list[dict[str, Any]] = supervisor.call("getAllProcessInfo")
+    for process in known:
         if process["statename"] in {"STOPPED", "EXITED", "FATAL"}:
             supervisor.unless((Fault.ALREADY_STARTED,), "startProcess", process["name"], False)
+    return known
 
 
 def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Program], settings: Settings) -> None:

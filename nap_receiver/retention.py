@@ -93,27 +93,10 @@ def remove_all_old(deploy: Deploy) -> None:
     remove_images(deploy.ledger, deploy.scheduler, deploy.app.state, deploy.settings, at_once=True)
 
 
-def remove_of_gone(references: Sequence[str], images: Sequence[str], state: State, settings: Settings) -> None:
-    """Remove from the engine what it knows by these names, and from the registry these images. Raises `NapError`."""
-    with _locked(state, fcntl.LOCK_EX, _SHORT_PATIENCE_SECONDS):
-        try:
-            with engine_at(settings.engine.url) as engine:
-                for reference in references:
-                    _remove_reference(engine, reference)
-        except DockerException as error:
-            raise NapError(f"the engine does not remove an image: {error}") from error
-        if images:
-            _mend(state)
-            _mark(state, "uncollected").touch()
-            _delete(images, settings)
-            _collect(state, settings, at_once=True)
-
-
 @contextmanager
 def nothing_removed(state: State) -> Iterator[None]:
     """Nothing is removed for the block; what is being removed is waited for."""
     with _locked(state, fcntl.LOCK_SH, _SHORT_PATIENCE_SECONDS):
-        _mend(state)
         yield
 
 

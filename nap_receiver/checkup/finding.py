@@ -1,0 +1,39 @@
+"""What a check has found."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["ok", "problem", "mended", "failed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check has found; `mend` puts it right, and returns what it did."""
+
+    state: State
+    about: str
+    advice: str = ""
+    """What mends it; once it is mended, what was done."""
+    check: str = ""
+    subject: str = ""
+    """What is wrong: whatever else is told of it, the same thing has the same subject in the next look."""
+    app: str = ""
+    """Whose lock must be held while it is mended; empty where it is no app's."""
+    mend: Callable[..., str] | None = None
+    """Called with the `Deploy` that holds the app's lock; without anything where it is no app's."""
+
+
+def ok(about: str) -> Finding:
+    """What was looked at and is well."""
+    return Finding("ok", about)
+
+
+def unseen(about: str, advice: str = "") -> Finding:
+    """What could not be looked at."""
+    return Finding("failed", about, advice)
+
+
+def problem(subject: str, about: str, advice: str, *, app: str = "", mend: Callable[..., str] | None = None) -> Finding:
+    """What is wrong, in a sentence, and what mends it."""
+    return Finding("problem", about, advice, subject=subject, app=app, mend=mend)

@@ -1,0 +1,349 @@
+"""What there is, on this machine and in etcd: each list made once, when the first check asks for it."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from docker.errors import DockerException
+
+from nap_receiver.access import Access, everybodys
+from nap_receiver.checkup.snapshot import Snapshot
+from nap_receiver.discovery import good
+from nap_receiver.errors import NapError
+from nap_receiver.image import engine_at
+from nap_receiver.lock import Turn, whose_turn
+from nap_receiver.release import Ledger, Outcome, Release
+from nap_receiver.repository import repository_called, repository_of
+from nap_receiver.rollout import RELEASE_COMMAND
+from nap_receiver.settings import Settings
+from nap_receiver.state import State
+from nap_receiver.supervision import Supervisor
+
+INSTANCE = re.compile(r"([a-z0-9-]+)\.(v[0-9]+\.[A-Za-z0-9][A-Za-z0-9_-]*\.[0-9]+)")
+"""The name of an instance's unit: the app's, and what the instance is called within it."""
+
+_DISCOVERY = "-discovery"
+_ALIVE = {"STARTING", "RUNNING", "BACKOFF"}
+_UNDER_LOCK = {RELEASE_COMMAND, "postdeploy.1"}  # they run only while their app's lock is held
+
+T = TypeVar("T")
+
+
+class once(Generic[T]):
+    """A property that is found out once; where that fails, it fails the same way again, without the wait."""
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: "Inventory", owner: type | None = None) -> T:
+        kept = instance.kept
+        name = self._function.__name__
+        if name not in kept:
+            try:
+                kept[name] = self._function(instance)
+            except NapError as error:
+                kept[name] = error
+        if isinstance(kept[name], NapError):
+            raise kept[name]
+        found: T = kept[name]
+        return found
+
+
+@dataclass(frozen=True)
+class Units:
+    """What the scheduler has: the names of units."""
+
+    there: frozenset[str]
+    """All that it was given and not told to stop."""
+    started: frozenset[str]
+    """Those of them that it keeps running."""
+    known: frozenset[str]
+    """Besides, those that it has yet to forget."""
+
+    @cached_property
+    def instances(self) -> list[str]:
+        """The instances that they are of, without what is no unit of nap's."""
+        names = {unit.removesuffix(_DISCOVERY) for unit in self.there}
+        return sorted(name for name in names if INSTANCE.fullmatch(name))
+
+    def known_of(self, app: str) -> list[str]:
+        """The instances of an app that the scheduler knows, as `Scheduler.running` tells them."""
+        return sorted(unit for unit in self.known if unit.startswith(f"{app}.") and INSTANCE.fullmatch(unit))
+
+    def lacks(self, instance: str) -> bool:
+        """Whether one of the two units of this instance is not there, or not kept running."""
+        return not {instance, instance + _DISCOVERY} <= self.started
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container of this nap's."""
+
+    id: str
+    unit: str
+    """Its name, without what marks this nap: the unit's that it is of, or should be."""
+    app: str
+    label: str
+    runs: bool
+
+
+@dataclass(frozen=True)
+class EngineImage:
+    """An image on the engine, as one repository of nap's registry names it."""
+
+    id: str
+    repository: str
+    """An app's name, where nap built it."""
+    names: tuple[str, ...]
+    """Its tags and digests."""
+    built_for: str
+    """The app that nap built it for, if it did."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process of this machine's."""
+
+    parent: int
+    words: list[str]
+    container: str
+    """Of what runs an instance, its container's name."""
+
+
+@dataclass
+class Inventory:
+    """What there is of all apps or, for who holds its lock, of this one."""
+
+    state: State
+    settings: Settings
+    app: str = ""
+    kept: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @once
+    def etcd(self) -> Snapshot:
+        """What etcd has of apps and announcements."""
+        places, app = self.settings.etcd, self.app
+        if self.settings.scheduler == "local":
+            self._require_own_etcd()
+        if app:
+            wanted = [f"{places.root_of(app)}/", places.access_of(app), places.announcements_of(app)]
+        else:
+            wanted = [f"{places.prefix}/apps/", f"{places.access}/", f"{places.announcements}/"]
+        return Snapshot(places, wanted)
+
+    def _require_own_etcd(self) -> None:
+        """Raise `NapError` where nap's own etcd does not run: what answers at its address may be another nap's."""
+        supervisor = Supervisor(self.state.run / "supervisor.sock", "nap's supervisor")
+        if not supervisor.answers():
+            raise NapError("nap is down")
+        if not supervisor.call("getProcessInfo", "etcd")["pid"]:
+            raise NapError("etcd does not run")
+
+    @once
+    def accesses(self) -> dict[str, Access]:
+        """The access to each app."""
+        found = everybodys(self.etcd, self.settings.etcd.access)
+        return {app: access for app, access in found.items() if self.app in {"", app}}
+
+    @once
+    def apps(self) -> list[str]:
+        """The apps that etcd knows of; what only their units have written there does not count."""
+        below = f"{self.settings.etcd.prefix}/apps/"
+        found = set(self.accesses)
+        for key in self.etcd.keys:
+            app, _, what = key.removeprefix(below).partition("/")
+            if key.startswith(below) and what.partition("/")[0] not in {"lock", "next", "up", "exits"}:
+                found.add(app)
+        return sorted(found)
+
+    @once
+    def idle(self) -> list[str]:
+        """Those of them that nobody changes now."""
+        return [app for app in self.apps if not self.turn(app)]
+
+    @once
+    def containers(self) -> list[Container]:
+        """The containers of this nap, as their names and labels tell; on a cluster none can be told from others'."""
+        if self.settings.scheduler != "local":
+            return []
+        suffix = f".{self.state.name}"
+        found = []
+        for each in self._listed("containers", all=True, filters=self._filters):
+            labels, name = each["Labels"] or {}, each["Names"][0].removeprefix("/") if each["Names"] else ""
+            match = INSTANCE.fullmatch(name.removesuffix(suffix))
+            if name.endswith(suffix) and match and labels.get("nap.app") == match[1]:
+                label = labels.get("nap.instance", "")
+                found.append(Container(each["Id"], match[0], match[1], label, each["State"] == "running"))
+        return found
+
+    @once
+    def images_in_use(self) -> set[str]:
+        """The ids of images that there are containers of, anybody's."""
+        return {each["ImageID"] for each in self._listed("containers", all=True)}
+
+    @once
+    def images(self) -> list[EngineImage]:
+        """The images on the engine that are named after nap's registry."""
+        registry, found = f"{self.settings.registry.address}/", []
+        for each in self._listed("images"):
+            names = [*(each["RepoTags"] or []), *(each["RepoDigests"] or [])]
+            ours = {name: name.removeprefix(registry) for name in names if name.startswith(registry)}
+            ours = {name: re.split("[@:]", rest)[0] for name, rest in ours.items()}
+            for repository in sorted(set(ours.values())):
+                built_for = (each["Labels"] or {}).get("nap.app", "")
+                these = tuple(name for name, named in ours.items() if named == repository)
+                if self.app in {"", repository}:
+                    found.append(EngineImage(each["Id"], repository, these, built_for))
+        return found
+
+    @once
+    def units(self) -> Units:
+        """What the scheduler has."""
+        if self.settings.scheduler == "fleet":
+            return self._units_of_fleet()
+        files = {path.stem for path in self.state.units.glob("*.conf")}
+        scheduler = Supervisor(self.state.run / "scheduler.sock", "the local scheduler")
+        states = {each["name"]: each["statename"] for each in scheduler.call("getAllProcessInfo")}
+        alive = {name for name, state in states.items() if state in _ALIVE}
+        return Units(frozenset(files | alive), frozenset(files & alive), frozenset(files | states.keys()))
+
+    def _units_of_fleet(self) -> Units:
+        from nap_receiver.fleet import Fleet  # its library is for those who call it
+
+        rows = Fleet(self.state, self.settings)._listed("list-unit-files", "unit,dstate")
+        wanted = {name.removesuffix(".service"): state for name, state in rows}
+        started = frozenset(name for name, state in wanted.items() if state == "launched")
+        return Units(frozenset(wanted), started, frozenset(wanted))
+
+    @once
+    def processes(self) -> dict[int, Process]:
+        """The processes of this machine by their ids."""
+        return dict(_processes())
+
+    def ledger(self, app: str) -> Ledger:
+        """The app's releases."""
+        return Ledger(self.etcd, self.settings.etcd, app)
+
+    def current(self, app: str) -> Release | None:
+        """The app's release that serves."""
+        return self._of(app, "current", lambda: self.ledger(app).current())
+
+    def history(self, app: str) -> list[tuple[Release, Outcome | None]]:
+        """The app's releases, and how each ended."""
+        return self._of(app, "history", lambda: self.ledger(app).history())
+
+    def unfinished(self, app: str) -> list[Release]:
+        """The app's releases whose deploy was killed, if it is not under way."""
+        return [release for release, outcome in self.history(app) if outcome is None]
+
+    def good(self, app: str) -> set[str]:
+        """The app's instances that are announced, or said to be up."""
+        return self._of(app, "good", lambda: good(self.etcd, self.settings.etcd, app))
+
+    def turn(self, app: str) -> Turn | None:
+        """Who changes the app now, if not the one that this is for."""
+        root = self.settings.etcd.root_of(app)
+        return None if self.app else self._of(app, "turn", lambda: whose_turn(self.etcd, root))
+
+    def runs(self, instance: str) -> bool:
+        """Whether this instance has a container that runs; on a cluster, whether it has a unit."""
+        if self.settings.scheduler == "fleet":
+            return instance in self.units.there
+        return instance in self._running
+
+    @once
+    def _running(self) -> set[str]:
+        return {each.unit for each in self.containers if each.runs}
+
+    def is_attended(self, container: Container) -> bool:
+        """Whether a process of this machine runs this container, or takes it away."""
+        name = f"{container.unit}.{self.state.name}"
+        if name in self._run_by:
+            return True
+        if container.label in _UNDER_LOCK or name not in self._clients:
+            return False
+        return self._clients[name] != 1  # or whoever waited for it was killed
+
+    @once
+    def _run_by(self) -> set[str]:
+        return {each.container for each in self.processes.values() if each.container}
+
+    @once
+    def _clients(self) -> dict[str, int]:
+        """The parent of the `docker run` of each container that has one."""
+        return {
+            word.removeprefix("--name="): each.parent
+            for each in self.processes.values()
+            for word in each.words
+            if word.startswith("--name=")
+        }
+
+    def is_at_work(self, module: str, words: Sequence[str]) -> bool:
+        """Whether one of nap's own processes, of this module and for this nap, goes on about one of these words."""
+        wanted = {str(self.state.root), module}
+        return any(wanted <= set(each.words) and set(words) & set(each.words) for each in self.processes.values())
+
+    def repository(self, app: str) -> Path | None:
+        """The app's repository, as far as it is known."""
+        if access := self.accesses.get(app):
+            return repository_called(access.repository, self.state)
+        return repository_of(app, self.state)
+
+    def is_gone(self, app: str) -> bool:
+        """Whether there is no such app any more: neither etcd nor any repository here knows of it.
+
+        An etcd that knows of no app, while there are units of some, has lost its data.
+        """
+        if app in self.apps or self.repository(app) or not (self.apps or self.app or not self.units.instances):
+            return False
+        return not any(self.runs(f"{app}.{instance}") for instance in self.good(app))
+
+    def left_anything(self, app: str) -> bool:
+        """Whether an app that is gone has units or containers, which go before the rest of it."""
+        return any(unit.startswith(f"{app}.") for unit in (*self.units.instances, *(c.unit for c in self.containers)))
+
+    @property
+    def left_out(self) -> str:
+        """What to add to what was looked at."""
+        busy = sorted(set(self.apps) - set(self.idle))
+        return f"; not looked at while somebody changes them: {', '.join(busy)}" if busy else ""
+
+    @property
+    def _filters(self) -> dict[str, str]:
+        return {"label": f"nap.app={self.app}" if self.app else "nap.app"}
+
+    def _listed(self, what: str, **options: Any) -> list[dict[str, Any]]:
+        try:
+            with engine_at(self.settings.engine.url) as engine:
+                found: list[dict[str, Any]] = getattr(engine.api, what)(**options)
+                return found
+        except (DockerException, OSError) as error:
+            raise NapError(f"the engine does not list its {what}: {error}") from error
+
+    def _of(self, app: str, what: str, find: Callable[[], T]) -> T:
+        key = f"{what} {app}"
+        if key not in self.kept:
+            self.kept[key] = find()
+        found: T = self.kept[key]
+        return found
+
+
+def _processes() -> Iterator[tuple[int, Process]]:
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        with suppress(OSError):  # it has ended, or is another account's
+            words = os.fsdecode((folder / "cmdline").read_bytes()).split("\0")[:-1]
+            parent = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+            container = ""
+            if any(word.endswith("/local/instance.sh") for word in words):
+                variables = os.fsdecode((folder / "environ").read_bytes()).split("\0")
+                named = [each.partition("=")[2] for each in variables if each.startswith("NAP_CONTAINER=")]
+                container = "".join(named[:1])
+            yield int(folder.name), Process(parent, words, container)

@@ -1,0 +1,223 @@
+"""What can be wrong with the machine, and with what nap runs on: programs, their versions, clocks, the disk."""
+
+import email.utils
+import os
+import platform
+import re
+import shutil
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.client import HTTPException
+
+import msgspec
+from docker.errors import DockerException
+
+from nap_receiver import machine
+from nap_receiver.checkup.finding import Finding, ok, problem, unseen
+from nap_receiver.checkup.inventory import Inventory
+from nap_receiver.errors import NapError
+from nap_receiver.image import engine_at
+from nap_receiver.programs import path_of, tls_of
+from nap_receiver.push import some
+from nap_receiver.retention import is_collecting, lack_of_space, nothing_removed
+from nap_receiver.settings import Settings
+from nap_receiver.state import State
+
+OLDEST = {
+    "Python": "3.11",
+    "Docker Engine": "20.10",
+    "docker": "20.10",
+    "etcd": "3.4",
+    "etcdctl": "3.4",
+    "git": "2.32",  # GIT_CONFIG_SYSTEM
+    "OpenSSH": "8.2",  # security keys
+    "fleetctl": "1.0.0",
+}
+"""The oldest version of each program that nap works with."""
+
+MOST_SKEW_SECONDS = 5.0
+"""How far two clocks may be apart."""
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)+")
+_ASK_SECONDS = 5
+_STOPPED = {"stopped", "exited", "fatal"}
+
+
+def programs(there: Inventory) -> Iterator[Finding]:
+    """Each of nap's programs, and all else that it relies on, answers."""
+    standings = machine.status(there.state)
+    if not standings:
+        yield problem("nap", "nap is down", "nap doctor --fix starts it, as nap up does.", mend=_starting(there.state))
+        return
+    well = []
+    for each in standings:
+        if each.answers or (each.program == "registry" and is_collecting(there.state)):
+            well.append(each.program)
+            continue
+        about, mend = f"{each.program} does not answer at {each.address} ({each.state})", None
+        if each.state == "not nap's":
+            advice = "Start it, or say where it is: settings.toml, nap settings."
+        elif each.state == machine.NOT_STARTED:
+            advice = "It is wanted since settings, or nap itself, were changed: nap up"
+        elif each.state in _STOPPED:
+            advice, mend = "nap doctor --fix starts it, as nap up does.", _starting(there.state)
+        else:
+            log = there.state.program_logs / f"{each.program}.log"
+            advice = f"Its log: {log}. To have it started anew: kill -9 {each.pid}" if each.pid else f"Its log: {log}"
+        yield problem(each.program, about, advice, mend=mend)
+    yield ok(f"{', '.join(well) or 'none'}: answer")
+
+
+def _starting(state: State) -> Callable[[], str]:
+    def start() -> str:
+        with nothing_removed(state):
+            machine.start_again(state)
+        return "It is started, and answers."
+
+    return start
+
+
+def versions(there: Inventory) -> Iterator[Finding]:
+    """No program is older than nap can do with."""
+    well = []
+    for program, oldest in OLDEST.items():
+        if program == "fleetctl" and there.settings.scheduler != "fleet":
+            continue
+        try:
+            version = _NUMBER.findall(_said_by(program, there.settings))[0]
+        except (NapError, IndexError) as error:
+            reason = str(error) if isinstance(error, NapError) else "it does not tell its version"
+            yield unseen(f"{program}: {reason}")
+            continue
+        if _parts(version) < _parts(oldest):
+            advice = "Install a newer one."
+            yield problem(program, f"{program} {version} is too old: nap needs {oldest} or newer", advice)
+        else:
+            well.append(f"{program} {version}")
+    yield ok(", ".join(well))
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def _said_by(program: str, settings: Settings) -> str:
+    """What a program says where its version is the first number with a dot in it."""
+    if program == "Python":
+        return platform.python_version()
+    if program == "Docker Engine":
+        try:
+            with engine_at(settings.engine.url) as engine:
+                return str(engine.api.version()["Version"])
+        except (DockerException, OSError) as error:
+            raise NapError(f"it does not tell its version: {error}") from error
+    if program == "etcd":
+        _, told = _asked(f"{settings.etcd.url}/version", tls_of(settings.etcd))
+        try:
+            return str(msgspec.json.decode(told)["etcdserver"])
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise NapError("it does not tell its version") from error
+    command = {
+        "docker": ["docker", "--version"],
+        "etcdctl": ["etcdctl", "version"],
+        "git": ["git", "--version"],
+        "OpenSSH": [path_of("sshd"), "-V"],  # those before 9.3 take it for a mistake, and tell theirs all the same
+        "fleetctl": [settings.fleet.fleetctl, "--version"],
+    }[program]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_ASK_SECONDS, check=False, env=_environment())
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NapError(f"it is not to be found or does not answer: {command[0]}") from error
+    said = (done.stdout + done.stderr).decode("utf-8", "replace")
+    return said[said.find("OpenSSH_") :] if program == "OpenSSH" else said
+
+
+def clocks(there: Inventory) -> Iterator[Finding]:
+    """No clock that can be seen from here is far from this machine's."""
+    well, silent = [], []
+    for place, (url, context) in _clocks(there).items():
+        try:
+            ahead = _ahead(url, context)
+        except NapError:
+            silent.append(place)
+            continue
+        if abs(ahead) > MOST_SKEW_SECONDS:
+            how = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
+            advice = "Set the clocks, and keep them so: systemd-timesyncd(8), chronyd(8)."
+            yield problem(place, f"the clock of {place} ({url}) is {how}", advice)
+        else:
+            well.append(place)
+    left = f"; not found out: {some(silent)}" if silent else ""
+    if well or not silent:
+        yield ok(f"within {MOST_SKEW_SECONDS:.0f} s of this machine's: {some(well) or 'none'}{left}")
+    else:
+        yield unseen(f"none could be asked: {some(silent)}")
+
+
+def _clocks(there: Inventory) -> dict[str, tuple[str, ssl.SSLContext | None]]:
+    """Where a `Date:` tells the time of another program's machine."""
+    settings = there.settings
+    found: dict[str, tuple[str, ssl.SSLContext | None]] = {
+        "registry": (f"http://{settings.registry.address}/v2/", None),
+        "etcd": (f"{settings.etcd.url}/health", tls_of(settings.etcd)),
+    }
+    scheme, _, rest = settings.engine.url.partition("://")
+    if scheme in {"tcp", "http"}:
+        found["engine"] = (f"http://{rest}/_ping", None)
+    endpoint = settings.fleet.endpoint
+    if settings.scheduler == "fleet" and endpoint.startswith("http://") and not settings.fleet.tunnel:
+        found["fleet"] = (endpoint, None)
+        if settings.fleet.driver == "API":
+            from nap_receiver.fleet import Fleet  # its library is for those who call it
+
+            port = re.sub(r".*:(?=\d+/?$)|.*", "", endpoint).strip("/") or "80"
+            machines = Fleet(there.state, settings).machines()
+            found |= {f"machine {each.address}": (f"http://{each.address}:{port}", None) for each in machines}
+    return found
+
+
+def _ahead(url: str, context: ssl.SSLContext | None) -> float:
+    """Seconds that the clock there is ahead of this one's, at the least; 0 where it may be the same."""
+    before = time.time()
+    date, _ = _asked(url, context)
+    after = time.time()
+    try:
+        told = email.utils.parsedate_to_datetime(date).timestamp()
+    except ValueError as error:
+        raise NapError(f"{url} tells no time") from error
+    if told > after:
+        return told - after
+    return min(0.0, told + 1 - before)  # it tells whole seconds
+
+
+def _asked(url: str, context: ssl.SSLContext | None) -> tuple[str, bytes]:
+    """The date and the text of an answer, whatever its status."""
+    handlers = [urllib.request.ProxyHandler({}), *([urllib.request.HTTPSHandler(context=context)] if context else [])]
+    try:
+        with urllib.request.build_opener(*handlers).open(url, timeout=_ASK_SECONDS) as reply:
+            return reply.headers.get("Date", ""), reply.read(65536)
+    except urllib.error.HTTPError as error:
+        return error.headers.get("Date", ""), b""
+    except (OSError, HTTPException, ValueError) as error:
+        raise NapError(f"{url} does not answer") from error
+
+
+def disk(there: Inventory) -> Iterator[Finding]:
+    """A build finds as much disk as it should."""
+    needed = there.settings.deploy.free_space
+    with engine_at(there.settings.engine.url) as engine:
+        lack = lack_of_space(there.state, there.settings, engine)
+    if lack:
+        advice = "Make room: docker system df tells what the engine keeps, and a lower deploy.keep_releases has fewer "
+        yield problem("disk", lack, f"{advice}images stay. How much must be free is deploy.free_space.")
+    else:
+        free, root = shutil.disk_usage(there.state.root).free, there.state.root
+        yield ok(f"{needed / 2**30:.1f} GB are needed for a build; {free / 2**30:.1f} GB are free at {root}")
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name == "PATH"} | {"ETCDCTL_API": "3"}
