@@ -58,6 +58,7 @@ def test_values_reach_the_app_unchanged_and_are_one_release(nap: Nap, pusher: Pu
         nap.run("releases:info", pusher.app, "--json").stdout,
     ]
     assert not [text for text in elsewhere if SECRET in text]
+    assert json.loads(elsewhere[-1])["variables"] == ", ".join(sorted(VALUES))
 
     pusher.commit(index_html="two")
     pushed(pusher)

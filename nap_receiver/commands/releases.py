@@ -57,6 +57,7 @@ def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -
         "commit": each.commit,
         "image": each.image,
         "processes": " ".join(f"{process}={n}" for process, n in each.formation.items()),
+        "variables": ", ".join(records.configuration(each.config)),
     }
     if as_json:
         click.echo(msgspec.json.encode(facts).decode())
