@@ -55,6 +55,7 @@ $mark
 ssh.address = "127.0.0.1:$(free_port 2222)"
 etcd.address = "127.0.0.1:$(free_port 12379)"
 registry.address = "127.0.0.1:$(free_port 15000)"
+router.http = "127.0.0.1:$(free_port 12080)"
 END
 }
 
@@ -130,9 +131,10 @@ up() {
     echo
     echo "\$ curl $url"
     curl --fail --silent --show-error --max-time 10 "$url" || fail "$url does not answer."
-    cat <<'END'
+    cat <<END
 
 nap stays up. What to try next, from here:
+    curl $("$nap" open hello --state "$demo/nap")
     (cd .demo/hello && echo 'Good evening.' > www/index.html && git commit -qam 'A new page' && git push nap master)
     .venv/bin/nap status --state .demo/nap
     .venv/bin/nap settings --state .demo/nap
