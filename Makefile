@@ -33,8 +33,9 @@ lint: $(VENV)/installed-for-tests ## check style and types
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy
 
-bench: packages-for-tests $(VENV)/installed-for-tests ## time a push beside the same steps by hand
+bench: packages-for-tests $(VENV)/installed-for-tests ## time a push beside the same steps by hand, and the router
 	@$(BIN)/python tests/bench.py
+	@$(BIN)/python tests/router_bench.py
 
 cluster: fleet packages-for-tests $(VENV)/installed-for-tests ## boot a fleet cluster of containers: make cluster FLEET_BIN=DIR
 	@$(BIN)/python -m tests.cluster up

@@ -1,8 +1,12 @@
 """Caddy's admin API, over its unix socket: what the proxy is told, all of it at once."""
 
+import functools
 import http.client
 import json
+import re
 import socket
+import struct
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,28 @@ def load(path: Path, configuration: dict[str, Any]) -> None:
         connection.close()
     if reply.status != http.client.OK:
         raise NapError(f"Caddy does not take its routes: {said[:500]}")
+
+
+@functools.cache
+def keeps_streams() -> bool:
+    """Whether the Caddy that is installed can keep streams open over changes, as it can from 2.7 on."""
+    try:
+        said = subprocess.run(["caddy", "version"], capture_output=True, text=True, check=False, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    version = re.match(r"v?(\d+)\.(\d+)", said)
+    return version is not None and (int(version[1]), int(version[2])) >= (2, 7)
+
+
+def process(path: Path) -> int:
+    """The process id of the Caddy at this socket; 0 for one that cannot be seen from here. Raises `CaddyAway`."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+        except OSError as error:
+            raise CaddyAway(f"Caddy at {path} does not answer: {error}") from error
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[0])
 
 
 def answers(path: Path) -> bool:

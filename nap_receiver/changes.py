@@ -132,15 +132,16 @@ def end(deploy: Deploy, heir: str = "") -> None:
     The app `heir`, if there is one, has its domains from then on.
     """
     app, scheduler, etcd, settings = deploy.app.name, deploy.scheduler, deploy.etcd, deploy.settings
+    give_up_all(etcd, settings.etcd, app, heir)
     running = scheduler.running(app)
     deploy.channel.step(f"Stopping {app}: {some(running) or 'nothing runs'}")
     scheduler.withdraw(running)
     instances = [unit.removeprefix(f"{app}.") for unit in running]
     await_withdrawn(etcd, settings.etcd, app, instances, WITHDRAW_SECONDS)
     scheduler.stop(running)
-    give_up_all(etcd, settings.etcd, app, heir)
     forget(deploy)
     etcd.delete(settings.etcd.access_of(app))
+    give_up_all(etcd, settings.etcd, app, heir)  # what was added meanwhile; now nothing can be
 
 
 def forget(deploy: Deploy) -> None:

@@ -122,7 +122,7 @@ class Etcd:
     def changes(self, prefixes: list[str], since: int, timeout: float) -> Iterator[Entry]:
         """Each change below any of `prefixes` after revision `since`, as it comes; ends after `timeout` seconds.
 
-        Raises `EtcdAway` when etcd goes away meanwhile.
+        Raises `EtcdAway` when etcd goes away meanwhile, or has no more of what came first after `since`.
         """
         done = threading.Event()
 
@@ -139,6 +139,8 @@ class Etcd:
         stream = self._client.watcher._watch_stub.Watch(requests(), timeout=timeout)
         try:
             for response in stream:
+                if response.canceled:  # that one watch alone, and the stream would go on without it
+                    raise self._away("what it is asked to begin from is compacted")
                 for event in response.events:
                     deleted = event.type == 1  # mvccpb.Event.DELETE
                     yield Entry(
@@ -209,4 +211,8 @@ def _reason(error: grpc.RpcError) -> str:
 
 
 def _decoded(value: bytes) -> Any:
-    return msgspec.json.decode(value)
+    """The value; where it is no JSON, and so not nap's, its bytes."""
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return value

@@ -2,10 +2,12 @@
 
 On one machine the engine has it, with the time of each line, but only of containers that are there; what those before
 them printed is in the files that the local scheduler keeps, which tell no times. On a cluster all of it is in the
-journals of the machines, which are read over ssh, where the operator has set that up.
+journals of the machines, which are read over ssh, where the operator has set that up. What the router says of the
+requests to an app is no instance's, and in the router's own log, on its machine.
 """
 
 import json
+import math
 import os
 import queue
 import select
@@ -14,17 +16,18 @@ import subprocess
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from nap_receiver.channel import plain
 from nap_receiver.errors import NapError
-from nap_receiver.release import Instance
+from nap_receiver.release import RENAMED, ROUTER, Instance, Release
+from nap_receiver.routes import ACCESS_LOG
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
 
@@ -37,6 +40,7 @@ MOST_LINES = 10_000
 _HELD_LINES = 1000  # for a reader who is slower than the app; then the sources wait
 _LONGEST_LINE = 1 << 20  # bytes; the engine hands out a longer line than 16 KiB in parts
 _TRY_AGAIN_SECONDS = 1.0
+_LOOK_AGAIN_SECONDS = 0.2
 _ALIVE = "ServerAliveInterval=15"
 _SPARE_SECONDS = 25  # over the time to connect, for a journal to be searched
 
@@ -326,6 +330,98 @@ class Journals:
         options = [f"-o{option}" for option in ("BatchMode=yes", f"ConnectTimeout={self._seconds}", _ALIVE)]
         # ssh must not outlive this process, however that ends.
         return ["setpriv", "--pdeathsig", "TERM", "ssh", "-T", *options, destination, command]
+
+
+class Requests:
+    """The requests to one app that the router has answered, `since` this time; to these names, in whatever case."""
+
+    def __init__(self, app: str, log: Path, names: Collection[str], since: float) -> None:
+        self._app, self._log, self._names, self._since = app, log, names, since
+        self._logger = f"{ACCESS_LOG}.{app}"
+        # What else there is in the log need not be understood.
+        self._marks = [f'"{self._logger}"'.encode(), f'"{ACCESS_LOG}"'.encode()]
+        self._read: tuple[int, int] | None = None  # the number of the file that was read last, and how far
+        self.missing: list[str] = []
+
+    def past(self, instances: Sequence[Instance], most: int) -> list[Line]:
+        lines: list[Line] = []
+        with self._opened() as files:
+            for number, file in reversed(files.items()):
+                lines = [*self._lines(file), *lines]
+                self._read = self._read or (number, file.tell())
+                if len(lines) >= most:
+                    break
+        return lines
+
+    def follow(self, wanted: Wanted, tell: Callable[[Line], None]) -> None:
+        threading.Thread(target=self._watch, args=(tell,), daemon=True).start()
+
+    def _watch(self, tell: Callable[[Line], None]) -> None:
+        """Tell what is written, also when the log goes on in another file; for ever."""
+        while True:
+            for line in self._news():
+                tell(line)
+            time.sleep(_LOOK_AGAIN_SECONDS)  # Python has no way to wait for news of a file
+
+    def _news(self) -> list[Line]:
+        """What was written since it was read last."""
+        lines: list[Line] = []
+        with self._opened() as files:
+            known, offset = self._read or (0, 0)
+            for number in list(files)[list(files).index(known) if known in files else 0 :]:
+                files[number].seek(offset if number == known else 0)
+                lines += self._lines(files[number])
+                self._read = (number, files[number].tell())
+        return lines
+
+    @contextmanager
+    def _opened(self) -> Iterator[dict[int, IO[bytes]]]:
+        """The log and those before it, by the numbers of their files, the oldest first."""
+        with ExitStack() as stack:
+            files = []
+            # It first, or it could become one of those after they were looked for.
+            for paths in (
+                [self._log],
+                sorted(self._log.parent.glob(f"{self._log.stem}-*{self._log.suffix}"), reverse=True),
+            ):
+                for path in paths:
+                    with suppress(FileNotFoundError):
+                        files.append(stack.enter_context(path.open("rb")))
+            yield {os.fstat(file.fileno()).st_ino: file for file in reversed(files)}
+
+    def _lines(self, opened: IO[bytes]) -> list[Line]:
+        """The lines of the app from here to the last whole line, where the file stands then."""
+        begun = opened.tell()
+        content = opened.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        opened.seek(begun + len(whole))
+        return [
+            line
+            for said in whole.splitlines()
+            if any(mark in said for mark in self._marks) and (line := self._line(said))
+        ]
+
+    def _line(self, said: bytes) -> Line | None:
+        try:
+            entry = json.loads(said)
+            request = entry["request"]
+            logger, host = entry["logger"], request["host"].lower().partition(":")[0]
+            if entry["ts"] < self._since or (
+                logger != self._logger and (logger != ACCESS_LOG or host not in self._names)
+            ):
+                return None
+            ids = entry.get("resp_headers", {}).get("X-Request-Id", [])
+            asked = f"{request['method']} {request['uri']} {request['proto']}".replace('"', "%22")
+            text = f'{request["remote_ip"]} "{asked}" {entry["status"]} {entry["size"]} {entry["duration"]:.3f}s'
+            return Line(_at(entry["ts"]), ROUTER, plain(" ".join([text, *ids])))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None  # none of a request's
+
+
+def requests_since(history: Iterable[tuple[Release, object]]) -> float:
+    """Since when what is in the router's log under an app's name is this app's, and no earlier one's of that name."""
+    releases = [release for release, _ in history]
+    return max([each.at for each in releases if each is releases[0] or each.why.startswith(RENAMED)], default=math.inf)
 
 
 def not_said(written: Sequence[str], said: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ import msgspec
 
 from nap_receiver.errors import NapError
 from nap_receiver.health import Check
-from nap_receiver.release import MOST_INSTANCES, PROCESS_TYPE, WEB
+from nap_receiver.release import MOST_INSTANCES, PROCESS_TYPE, ROUTER, WEB
 from nap_receiver.variables import check_value, checked_name
 
 _PROCFILE_LINE = re.compile(rf"({PROCESS_TYPE.pattern})\s*:\s*(\S.*)")
@@ -129,6 +129,8 @@ def _procfile(content: bytes) -> dict[str, str]:
         name, command = match.groups()
         if name in commands:
             raise NapError(f"{place}: {name} is there twice")
+        if name == ROUTER:
+            raise NapError(f"{place}: {name} is what nap calls its own", advice="Give the process type another name.")
         commands[name] = command
     if not commands.keys() - {_RELEASE}:
         raise NapError(

@@ -1,7 +1,6 @@
 """The programs of a single-machine nap: how each is run and configured, and how to tell that it answers."""
 
 import getpass
-import json
 import os
 import shutil
 import socket
@@ -20,7 +19,7 @@ from nap_receiver.caddy import answers
 from nap_receiver.errors import NapError
 from nap_receiver.kept import write_etcdctl
 from nap_receiver.keys import renew
-from nap_receiver.routes import STOP_SECONDS, base, is_routing
+from nap_receiver.routes import STOP_SECONDS, has_told, prepare, told_last
 from nap_receiver.settings import EtcdSettings, Settings
 from nap_receiver.state import State
 from nap_receiver.supervision import Supervisor
@@ -141,20 +140,19 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
 def _router(state: State, settings: Settings) -> list[Program]:
     """Caddy, and what tells it where apps are."""
     socket, where = state.run / "caddy.sock", str(settings.router.https or settings.router.http)
-    # What it was told last it keeps in its configuration's folder, and starts with.
-    caddy = ["/usr/bin/env", f"XDG_CONFIG_HOME={state.root / 'caddy'}", path_of("caddy"), "run", "--resume"]
+    start = ["/usr/bin/env", f"XDG_CONFIG_HOME={state.root / 'caddy'}", "/bin/sh", str(TEMPLATES / "caddy.sh")]
     router = [sys.executable, "-P", "-m", "nap_receiver.router", str(state.root)]
     return [
         Program(
             "caddy",
-            [*caddy, "--config", str(state.run / "caddy.json")],
+            [*start, str(state.run / "caddy.json"), path_of("caddy")],
             where,
             "router.http",
             lambda: answers(socket),
             60,
-            STOP_SECONDS + 5,
+            STOP_SECONDS,
         ),
-        Program("router", router, str(socket), "", lambda: is_routing(state), 70),
+        Program("router", router, str(socket), "", lambda: has_told(state), 70),
     ]
 
 
@@ -220,13 +218,26 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             changed.add(owner)
-    if settings.router.domain:
-        (state.root / "caddy").mkdir(mode=0o700, exist_ok=True)
-        (state.run / "caddy.json").write_text(json.dumps(base(state)))
+    if settings.router.domain and _prepare_router(state, settings):
+        changed.add("router")
     etcd = settings.etcd
     files = {"cacert": etcd.ca, "cert": etcd.certificate, "key": etcd.key}
     write_etcdctl(state, etcd.url, files, etcd.access)
     return changed & {program.name for program in programs}
+
+
+def _prepare_router(state: State, settings: Settings) -> bool:
+    """Write what Caddy starts with; whether what the router goes by is other than before."""
+    prepare(state)
+    path = state.run / "router.settings"
+    now = [str(state.root), repr(settings.router), repr(settings.etcd)]
+    before = path.read_text().splitlines() if path.exists() else []
+    if now == before:
+        return False
+    path.write_text("\n".join(now))
+    if now[:2] != before[:2]:
+        told_last(state).unlink(missing_ok=True)  # there it would listen elsewhere
+    return True
 
 
 def account_is_locked() -> bool:

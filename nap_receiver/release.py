@@ -42,6 +42,12 @@ MOST_INSTANCES = 100
 WEB = "web"
 """The process type that is announced to the web. Its instances alone have a port, and the image's HEALTHCHECK."""
 
+ROUTER = "router"
+"""No process type can be called so: it is how the router is told from them."""
+
+RENAMED = "Rename from"
+"""How the `why` of a release begins that an app has since it has its name."""
+
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     """The most that one instance may use, enforced by Docker; 0 for as much as there is."""

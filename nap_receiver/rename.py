@@ -14,7 +14,7 @@ from nap_receiver.changes import end, forget, release_again, require_current
 from nap_receiver.errors import NapError
 from nap_receiver.lock import deploy_lock
 from nap_receiver.registry import registry_of
-from nap_receiver.release import Ledger, Release
+from nap_receiver.release import RENAMED, Ledger, Release
 from nap_receiver.repository import name_of, repository_at
 from nap_receiver.rollout import App, Deploy, under_way
 
@@ -30,7 +30,7 @@ def rename(app: App, name: str, access: Access) -> None:
         require_current(deploy)
         with claimed(name, replace(access, repository=name_of(target, app.state)), deploy) as new:
             take_over(deploy, new)
-            release_again(new.ledger.current() or require_current(deploy), f"Rename from {app.name}", new, is_new=False)
+            release_again(new.ledger.current() or require_current(deploy), f"{RENAMED} {app.name}", new, is_new=False)
         move(app.repository, target)
         logs = app.state.deploy_logs
         if (logs / app.name).is_dir() and not (logs / name).exists():

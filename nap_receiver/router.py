@@ -3,25 +3,55 @@
 Caddy keeps its routes by itself, also over its own restart; so what serves goes on while etcd or this program is away.
 """
 
+import os
 import queue
+import select
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from nap_receiver.caddy import CaddyAway, load
-from nap_receiver.domains import own_name
+import msgspec
+
+from nap_receiver.caddy import CaddyAway, keeps_streams, load, process
+from nap_receiver.domains import is_own, own_name
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry, Etcd, EtcdAway, connect
-from nap_receiver.routes import Certificate, Site, configuration, only_router
+from nap_receiver.routes import Certificate, Site, configuration, only_router, say_told
 from nap_receiver.settings import EtcdSettings, RouterSettings, Settings
 from nap_receiver.settings import load as load_settings
 from nap_receiver.state import State, state_at
 
 _LOOK_ANEW_SECONDS = 600
 _TRY_AGAIN_SECONDS = 0.1
+
+News = queue.Queue[Entry | Mapping[str, Any] | Exception | None]
+"""Changes; all there is; what went wrong for good; and nothing, where Caddy is to be told once more."""
+
+
+class _App(msgspec.Struct):
+    """What is asked of a value and of its key's last part, `name`; what is no name would have Caddy take no routes."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+\Z")]
+
+
+class _Instance(msgspec.Struct):
+    host: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.:-]+\Z")]
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1
+
+
+class _Domain(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(pattern=r"^(\*\.)?[a-z0-9.-]+\Z")]
+    app: str
+
+
+class _Brought(msgspec.Struct):
+    names: list[str]
+    chain: str
+    key: str
 
 
 @dataclass
@@ -33,6 +63,10 @@ class Known:
     values: dict[str, Any] = field(default_factory=dict)
     silent_since: dict[str, float] = field(default_factory=dict)
     """Of apps of which no instance answers: since when."""
+    told: int = 0
+    """The Caddy that was told last, by its process id."""
+    unfit: set[str] = field(default_factory=set)
+    """The certificates that Caddy does not take."""
 
     @property
     def prefixes(self) -> list[str]:
@@ -42,14 +76,14 @@ class Known:
 
     def begin(self, values: Mapping[str, Any]) -> None:
         """This is all there is."""
-        self.values = dict(values)
+        self.values = {key: value for key, value in values.items() if self._is_fit(key, value)}
 
     def change(self, entry: Entry) -> None:
         """This is other now."""
-        if entry.value is None:
-            self.values.pop(entry.key, None)
-        else:
+        if entry.value is not None and self._is_fit(entry.key, entry.value):
             self.values[entry.key] = entry.value
+        else:
+            self.values.pop(entry.key, None)
 
     def sites(self) -> list[Site]:
         """Every app, by its name."""
@@ -60,12 +94,15 @@ class Known:
             app = key.removeprefix(access)
             names[app] = [own_name(app, self.router)]
         for key in self._below(domains):
-            names.setdefault(self.values[key]["app"], []).append(key.removeprefix(domains))
+            app, domain = self.values[key]["app"], key.removeprefix(domains)
+            if app in names and not is_own(domain, self.router):
+                names[app].append(domain)
         for key in self._below(announced):
             value = self.values[key]
-            instances.setdefault(key.removeprefix(announced).partition("/")[0], []).append(
-                f"{value['host']}:{value['port']}"
-            )
+            if "port" in value:  # else it answers nobody
+                host = f"[{value['host']}]" if ":" in value["host"] else value["host"]
+                app = key.removeprefix(announced).partition("/")[0]
+                instances.setdefault(app, []).append(f"{host}:{value['port']}")
         now = time.time()
         self.silent_since = {app: self.silent_since.get(app, now) for app in names if app not in instances}
         return [
@@ -74,9 +111,22 @@ class Known:
         ]
 
     def certificates(self) -> list[Certificate]:
-        """Every certificate that an owner brought."""
+        """Every certificate that an owner brought, and Caddy takes."""
         *_, prefix = self.prefixes
-        return [Certificate(**self.values[key]) for key in self._below(prefix)]
+        found = [(key.removeprefix(prefix), self.values[key]) for key in self._below(prefix)]
+        certificates = [Certificate(app, value["names"], value["chain"], value["key"]) for app, value in found]
+        return [each for each in certificates if each.chain not in self.unfit]
+
+    def _is_fit(self, key: str, value: object) -> bool:
+        """Whether this is what belongs there; says so where it is not, and the others' routes go on without it."""
+        of_all = zip(self.prefixes, (_Instance, _App, _Domain, _Brought), strict=True)
+        name, kind = next((key.removeprefix(prefix), kind) for prefix, kind in of_all if key.startswith(prefix))
+        try:
+            msgspec.convert({**value, "name": name} if isinstance(value, dict) else value, kind)
+        except msgspec.ValidationError as error:
+            _say(f"{key} is of no use: {error}")
+            return False
+        return True
 
     def _below(self, prefix: str) -> list[str]:
         return sorted(key for key in self.values if key.startswith(prefix))
@@ -86,22 +136,25 @@ def route_for_ever(state: State, settings: Settings) -> None:
     """Keep Caddy's routes as etcd has them, until this process ends. Raises `NapError` where that makes no sense."""
     if not settings.router.domain:
         raise NapError("there is no router without router.domain", advice="Set it, then run nap up again.")
-    only_router(state)
+    lock = only_router(state)
     known = Known(settings.etcd, settings.router)
-    changed: queue.Queue[Entry | Mapping[str, Any]] = queue.Queue()
+    changed: News = queue.Queue()
     threading.Thread(target=_listen, args=(settings.etcd, known.prefixes, changed), daemon=True).start()
     while True:
         _take_in(known, changed)
-        _tell(state, known, changed)
+        if _tell(state, known, changed):
+            say_told(lock)
 
 
-def _take_in(known: Known, changed: "queue.Queue[Entry | Mapping[str, Any]]") -> None:
+def _take_in(known: Known, changed: News) -> None:
     """Wait for news, and take in all there is."""
     news = changed.get()
     while True:
         if isinstance(news, Entry):
             known.change(news)
-        else:
+        elif isinstance(news, Exception):
+            raise news
+        elif news is not None:
             known.begin(news)
         try:
             news = changed.get_nowait()
@@ -109,43 +162,101 @@ def _take_in(known: Known, changed: "queue.Queue[Entry | Mapping[str, Any]]") ->
             return
 
 
-def _tell(state: State, known: Known, changed: "queue.Queue[Entry | Mapping[str, Any]]") -> None:
-    """Have Caddy do as is known; while it is away, try again, with what is news by then."""
+def _tell(state: State, known: Known, changed: News) -> bool:
+    """Have Caddy do as is known, and whether it does; while it is away, try again, with what is news by then."""
     while True:
         try:
-            load(state.run / "caddy.sock", configuration(known.sites(), known.certificates(), state, known.router))
-            return
+            told = process(state.run / "caddy.sock")
+            _load(state, known)
+            if told != known.told:
+                known.told = told
+                threading.Thread(target=_await_end, args=(told, changed), daemon=True).start()
+            return True
         except CaddyAway:
             time.sleep(_TRY_AGAIN_SECONDS)  # a socket that is not there has nothing to wait for
             if not changed.empty():
                 _take_in(known, changed)
         except NapError as error:
-            print(time.strftime("%F %T"), error, flush=True)
-            return
+            _say(error)
+            return False
 
 
-def _listen(places: EtcdSettings, prefixes: list[str], changed: "queue.Queue[Entry | Mapping[str, Any]]") -> None:
+def _await_end(told: int, changed: News) -> None:
+    """Make it news when this Caddy has ended: the next one may have to be told all of it."""
+    if not told:
+        return
+    with suppress(ProcessLookupError):
+        ended = os.pidfd_open(told)
+        select.select([ended], [], [])
+        os.close(ended)
+    changed.put(None)
+
+
+def _load(state: State, known: Known) -> None:
+    """Have Caddy do as is known, without any certificate that it does not take. Raises `CaddyAway`, or `NapError`."""
+    sites, certificates, streams = known.sites(), known.certificates(), keeps_streams()
+
+    def tell(chosen: Sequence[Certificate]) -> None:
+        told = configuration(sites, chosen, state, known.router, keeps_streams=streams)
+        load(state.run / "caddy.sock", told)
+
+    try:
+        tell(certificates)
+        return
+    except CaddyAway:
+        raise
+    except NapError:
+        if not certificates:
+            raise
+    tell([])  # what is wrong with one owner's is not the others' trouble
+    taken: list[Certificate] = []
+    for each in certificates:
+        try:
+            tell([*taken, each])
+            taken.append(each)
+        except CaddyAway:
+            raise
+        except NapError as error:
+            known.unfit.add(each.chain)
+            _say(f"{each.app}: its certificate is not used: {error}")
+
+
+def _listen(places: EtcdSettings, prefixes: list[str], changed: News) -> None:
     """Tell all there is, and each change that comes; for ever, also after etcd was away."""
+    is_away = False
     while True:
         try:
             with connect(places) as etcd:
                 since = etcd.revision()
                 changed.put(_all(etcd, prefixes))
+                if is_away:
+                    _say("etcd answers again")
+                is_away = False
                 for entry in etcd.changes(prefixes, since, _LOOK_ANEW_SECONDS):
                     changed.put(entry)
         except EtcdAway as error:
-            print(time.strftime("%F %T"), error, flush=True)
+            if not is_away:
+                _say(error)
+            is_away = True
             time.sleep(_TRY_AGAIN_SECONDS)
+        except Exception as error:  # noqa: BLE001 # whoever waits for news is to end with it
+            changed.put(error)
+            return
 
 
 def _all(etcd: Etcd, prefixes: list[str]) -> dict[str, Any]:
     return {entry.key: entry.value for prefix in prefixes for entry in etcd.below(prefix).entries}
 
 
+def _say(what: object) -> None:
+    print(time.strftime("%F %T"), what, flush=True)
+
+
 def main() -> None:
     """`python -m nap_receiver.router STATE`."""
     state = state_at(sys.argv[1])
-    route_for_ever(state, load_settings(state).settings)
+    # What this process got as its environment is that of the nap up that started supervisord.
+    route_for_ever(state, load_settings(state, environ={}).settings)
 
 
 if __name__ == "__main__":

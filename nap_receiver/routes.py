@@ -4,27 +4,52 @@ The configuration says all of it, so that setting it twice changes nothing, and 
 """
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nap_receiver.domains import covers
 from nap_receiver.settings import RouterSettings
 from nap_receiver.state import State
 
-_RETRY_SECONDS = 3
-"""How long an instance is looked for that takes a request; what was sent to one already is sent to no other."""
+_FAILS, _FORGET = 2, "500ms"
+"""An instance that failed so often within so long is left alone for as long, where there are others."""
 
-_FAILS, _FORGET_SECONDS = 3, 1
-"""An instance that failed so often within so long is left alone for as long."""
+_CONNECT = "1s"
+"""How long an instance has to accept a connection before another is asked."""
+
+_SENT_AGAIN = {"method": ["GET", "HEAD"], "vars_regexp": {"{http.request.duration_ms}": {"pattern": r"^\d?\d\."}}}
+"""What another instance is asked although one has it already: what only reads, and failed within 100 ms. An instance
+that has just ended may still seem to accept connections, because the engine's proxy does; but what makes an app fail
+after a while must not go on to make it fail everywhere."""
 
 STOP_SECONDS = 10
-"""How long Caddy waits for requests to end when it is stopped."""
+"""How long requests have to end when Caddy is stopped. Not Caddy's own `grace_period`: 2.6 applies it to every change,
+and, because of a mistake, as no time at all."""
+
+_FAREWELL_MS = 75
+"""So long after a change the routes before it are used on too, for connections that are there, and each is told to
+close after its next answer: one that Caddy closes by itself may have the next request on its way."""
+
+_GROUP = 32
+"""Caddy asks one route after the other whether it is for a request; so many share one question before that."""
+
+ACCESS_LOG = "http.log.access"
+"""What Caddy calls its log of requests; of those to an app, a dot and the app's name follow."""
 
 _LOG_MB, _LOGS = 20, 4
+
+_STREAM_HOURS = 24
+"""So long a WebSocket stays open over changes, where Caddy can do that."""
+
+_SAID_BY_PROXIES = ["*forwarded*", "*real-ip", "*real_ip", "*request_id", "x_request-id"]
+"""What an app would believe of its proxy, and so must not be a visitor's. With an underscore, a header is to many apps
+the same as with a dash."""
 
 
 @dataclass(frozen=True)
@@ -41,29 +66,38 @@ class Site:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate with its chain and its key, in PEM."""
+    """A certificate that an app's owner brought, with its chain and its key, in PEM."""
 
+    app: str
+    names: Sequence[str]
+    """All that it is for."""
     chain: str
     key: str
 
 
 def configuration(
-    sites: Iterable[Site], certificates: Iterable[Certificate], state: State, router: RouterSettings
+    sites: Iterable[Site],
+    certificates: Iterable[Certificate],
+    state: State,
+    router: RouterSettings,
+    *,
+    keeps_streams: bool = False,
 ) -> dict[str, Any]:
-    """All that Caddy needs to know."""
+    """All that Caddy needs to know; `keeps_streams` says whether it can keep streams open over changes."""
     found = list(sites)
-    routes = [route(site) for site in found] + [_nobody()]
+    routes = [*_always(), *_grouped([route(site, keeps_streams) for site in _exact_first(found)]), _nobody()]
     logs = {"logger_names": {name: site.app for site in found for name in site.names}}
     servers: dict[str, Any] = {"web": {"listen": [router.http], "routes": routes, "logs": logs, **_PLAIN}}
-    apps: dict[str, Any] = {"http": {"http_port": router.http.port, "grace_period": f"{STOP_SECONDS}s"}}
+    apps: dict[str, Any] = {"http": {"http_port": router.http.port, "shutdown_delay": f"{_FAREWELL_MS}ms"}}
     if router.https:
-        servers["web"] = {"listen": [router.https], "routes": routes, "logs": logs, **_SECURE}
-        servers["redirect"] = {"listen": [router.http], "routes": [_to_https(router)], **_SECURE}
+        given = _fitting(found, certificates)
+        servers["web"] = {"listen": [router.https], "routes": routes, "logs": logs, **_secure(found, given)}
+        servers["redirect"] = {"listen": [router.http], "routes": [_to_https(router)]}
         apps["http"]["https_port"] = router.https.port
         apps["pki"] = {"certificate_authorities": {"local": {"install_trust": False}}}
-        given = [{"certificate": each.chain, "key": each.key} for each in certificates]
         if given:
-            apps["tls"] = {"certificates": {"load_pem": given}}
+            pairs = [{"certificate": each.chain, "key": each.key} for each in given]
+            apps["tls"] = {"certificates": {"load_pem": pairs}}
     apps["http"]["servers"] = servers
     return {**base(state), "logging": _logging(state.router_log), "apps": apps}
 
@@ -76,20 +110,106 @@ def base(state: State) -> dict[str, Any]:
     }
 
 
-def route(site: Site) -> dict[str, Any]:
+def prepare(state: State) -> Path:
+    """Make the places that Caddy needs; the file to start it with."""
+    for folder in (state.run, state.root / "caddy"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.router_log.parent.mkdir(exist_ok=True)
+    path = state.run / "caddy.json"
+    path.write_text(json.dumps(base(state)))
+    return path
+
+
+def told_last(state: State) -> Path:
+    """Where Caddy keeps what it was told last."""
+    return state.root / "caddy" / "caddy" / "autosave.json"
+
+
+def route(site: Site, keeps_streams: bool = False) -> dict[str, Any]:
     """What becomes of a request to one of the site's names."""
-    return {"match": [{"host": list(site.names)}], "handle": [_proxy(site) if site.instances else _silent(site)]}
+    handler = _proxy(site, keeps_streams) if site.instances else _silent(site)
+    return {"match": _any_of(site.names), "handle": [handler]}
+
+
+def _exact_first(sites: Sequence[Site]) -> list[Site]:
+    """These sites with all their names but wildcards, then with those alone: a name is its app's before any other's."""
+    exact = [replace(site, names=[name for name in site.names if not name.startswith("*")]) for site in sites]
+    wild = [replace(site, names=[name for name in site.names if name.startswith("*")]) for site in sites]
+    return [site for site in [*exact, *wild] if site.names]
+
+
+def _fitting(sites: Sequence[Site], certificates: Iterable[Certificate]) -> list[Certificate]:
+    """The certificates that are for names of their own app alone: Caddy shows one to visitors of all that it names."""
+    names = {site.app: set(site.names) for site in sites}
+    return [each for each in certificates if set(each.names) <= names.get(each.app, set())]
+
+
+def _secure(sites: Sequence[Site], given: Sequence[Certificate]) -> dict[str, Any]:
+    """Where certificates come from: those that were brought, and for all other names but wildcards Caddy gets them."""
+    of = {each.app: each.names for each in given}
+    brought = [name for site in sites for name in site.names if covers(of.get(site.app, ()), name)]
+    wild = [name for site in sites for name in site.names if name.startswith("*")]
+    return {
+        "tls_connection_policies": [{}],
+        "automatic_https": {
+            "disable_redirects": True,
+            "ignore_loaded_certificates": True,  # a wildcard of another app's
+            "skip_certificates": sorted({*brought, *wild}),
+        },
+    }
+
+
+def _grouped(routes: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The same routes, in groups that ask for all names of their routes first."""
+    if len(routes) <= _GROUP:
+        return routes
+    groups = [routes[start : start + _GROUP] for start in range(0, len(routes), _GROUP)]
+    return [
+        {
+            "match": _any_of([name for each in group for match in each["match"] for name in match["host"]]),
+            "handle": [{"handler": "subroute", "routes": group}],
+        }
+        for group in groups
+    ]
+
+
+def _any_of(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Matches a request to any of these names. Of more than 100 in one list, Caddy knows none in capital letters."""
+    return [{"host": list(names[start : start + 100])} for start in range(0, len(names), 100)]
+
+
+def _always() -> list[dict[str, Any]]:
+    """What is done with every request first: it gets an id, and where it is answered by the routes before a change,
+    its connection closes after it, unless it becomes another."""
+    request_id = {"set": {"X-Request-Id": ["{http.request.uuid}"]}}
+    request = {**request_id, "delete": _SAID_BY_PROXIES}
+    leaving = {"vars": {"{http.shutting_down}": ["true"]}, "not": [{"header": {"Upgrade": ["*"]}}]}
+    return [
+        {"handle": [{"handler": "headers", "request": request, "response": {**request_id, "deferred": True}}]},
+        {"match": [leaving], "handle": [{"handler": "headers", "response": {"set": {"Connection": ["close"]}}}]},
+    ]
 
 
 def only_router(state: State) -> int:
     """Become the one that tells Caddy what to do: waits until there is no other; a descriptor to keep open."""
     lock = os.open(state.run / "router.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
+    os.ftruncate(lock, 0)
     return lock
 
 
+def say_told(lock: int) -> None:
+    """Let others know that Caddy does as etcd says, of who holds the lock."""
+    os.pwrite(lock, b"told", 0)
+
+
+def has_told(state: State) -> bool:
+    """Whether there is one that has told Caddy what etcd says."""
+    return is_routing(state) and (state.run / "router.lock").stat().st_size > 0
+
+
 def is_routing(state: State) -> bool:
-    """Whether there is one."""
+    """Whether there is one that may tell Caddy what to do."""
     with suppress(FileNotFoundError), (state.run / "router.lock").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -98,18 +218,22 @@ def is_routing(state: State) -> bool:
     return False
 
 
-def _proxy(site: Site) -> dict[str, Any]:
-    request_id = {"X-Request-Id": ["{http.request.uuid}"]}
-    return {
-        "handler": "reverse_proxy",
-        "upstreams": [{"dial": address} for address in site.instances],
+def _proxy(site: Site, keeps_streams: bool) -> dict[str, Any]:
+    proxy = {"handler": "reverse_proxy", "upstreams": [{"dial": address} for address in site.instances]}
+    if keeps_streams:
+        proxy["stream_close_delay"] = f"{_STREAM_HOURS}h"
+    others = len(site.instances) - 1
+    if not others:  # nothing else to ask, and no reason ever to leave it alone
+        return proxy
+    return proxy | {
+        "transport": {"protocol": "http", "dial_timeout": _CONNECT},
+        # Without a pause between two tries: what pauses when routes change is given up.
         "load_balancing": {
             "selection_policy": {"policy": "least_conn"},
-            "try_duration": f"{_RETRY_SECONDS}s",
-            "try_interval": "50ms",
+            "retries": _FAILS * others,
+            "retry_match": [_SENT_AGAIN],
         },
-        "health_checks": {"passive": {"max_fails": _FAILS, "fail_duration": f"{_FORGET_SECONDS}s"}},
-        "headers": {"request": {"set": request_id}, "response": {"set": request_id}},
+        "health_checks": {"passive": {"max_fails": _FAILS, "fail_duration": _FORGET}},
     }
 
 
@@ -134,15 +258,17 @@ def _page(status: int, text: str, headers: Mapping[str, list[str]]) -> dict[str,
 
 
 _PLAIN = {"automatic_https": {"disable": True}}
-_SECURE = {"automatic_https": {"disable_redirects": True}}
 
 
 def _logging(path: Path) -> dict[str, Any]:
     """Requests go to a file of their own, from which `logs -p router` reads; all else to where Caddy's output goes."""
+    # Visitors' secrets have no place in it.
+    unsaid = ("request>headers", "request>tls", "resp_headers>Set-Cookie", "resp_headers>Location")
+    line = {"format": "filter", "wrap": {"format": "json"}, "fields": {each: {"filter": "delete"} for each in unsaid}}
     file = {"output": "file", "filename": str(path), "roll_size_mb": _LOG_MB, "roll_keep": _LOGS, "roll_gzip": False}
     return {
         "logs": {
-            "default": {"exclude": ["http.log.access"], "level": "WARN"},
-            "requests": {"include": ["http.log.access"], "writer": file, "encoder": {"format": "json"}},
+            "default": {"exclude": [ACCESS_LOG], "level": "WARN", "encoder": line},
+            "requests": {"include": [ACCESS_LOG], "writer": file, "encoder": line},
         }
     }

@@ -6,10 +6,13 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from nap_receiver.errors import NapError
+from nap_receiver.local import Local
 from tests.cluster import FOLDER, Cluster, down, running, up
 from tests.fleet_apps import named_after, pushed
 from tests.lone_machine import LoneMachine, boot_alone, remove
@@ -107,9 +110,14 @@ def receiver_on(cluster: Cluster, folder: Path) -> Iterator[Nap]:
 
 
 @pytest.fixture
-def pusher(nap: Nap, request: pytest.FixtureRequest, tmp_path: Path) -> Pusher:
-    """Someone with a key, and an app named after the test."""
-    return Pusher(nap, named_after(request), tmp_path)
+def pusher(nap: Nap, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pusher]:
+    """Someone with a key, and an app named after the test; nothing of it runs afterwards, for the next test's sake."""
+    pusher = Pusher(nap, named_after(request), tmp_path)
+    yield pusher
+    with suppress(NapError):  # the test may have ended the scheduler
+        local = Local(nap.state)
+        running = local.running(pusher.app)
+        local.stop([name for unit in running for name in (f"{unit}-discovery", unit)])
 
 
 @pytest.fixture

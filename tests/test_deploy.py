@@ -20,7 +20,10 @@ def test_first_push_prints_an_address_that_answers(nap: Nap, pusher: Pusher) -> 
     assert pushed.lines[0] == f"-----> {pusher.app}: building {commit[:7]} from master"
     live = next(i for i, line in enumerate(pushed.lines) if line.startswith("=====> "))
     assert re.fullmatch(rf"=====> {pusher.app} v1 is live \(\d+\.\d s\)", pushed.lines[live])
-    assert pushed.lines[live + 1].strip() == pushed.url
+    assert [line.strip() for line in pushed.lines[live + 1 : live + 3]] == [
+        f"http://{pusher.app}.localhost:{nap.settings.router.http.port}",
+        pushed.url,
+    ]
     assert not [line for line in pushed.lines if "\x1b" in line]
 
 

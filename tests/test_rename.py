@@ -23,7 +23,7 @@ def test_a_renamed_app_is_the_same_under_another_name(nap: Nap, pusher: Pusher, 
         f"=====> {old} is {new} from now on",
         f"       In your repository: git remote set-url nap …/{new}",
     ]
-    url = next(line.strip() for line in lines if line.startswith("       http://"))
+    url = next(line.strip() for line in lines if line.startswith("       http://127.0.0.1:"))
     assert answer(url) == "two"
     assert not nap.keys(f"/services/{old}/")
     assert not nap.keys(f"/nap/access/{old}")

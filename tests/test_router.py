@@ -29,13 +29,15 @@ def own(pusher: Pusher) -> str:
 
 
 def served(nap: Nap, name: str, status: int, text: str = "") -> None:
-    """Within a moment, a visitor of `name` is answered so."""
+    """Within a moment, a visitor of `name` is answered so, and goes on to be."""
 
     def is_so() -> bool:
         found, body, _ = ask(nap, name)
         return (found, text) == (status, text if text in body else None)
 
     eventually(is_so, 5, f"{name} answers {status} {text}")
+    time.sleep(0.1)  # until then, another connection may still be answered as before
+    assert is_so()
 
 
 def test_the_push_prints_an_address_that_stays(nap: Nap, pusher: Pusher, live: Pushed) -> None:

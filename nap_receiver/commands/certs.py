@@ -1,4 +1,4 @@
-"""What an app's domains are served with, where its owner brings that."""
+"""What an app's names are served with, where its owner brings that."""
 
 import sys
 
@@ -7,8 +7,6 @@ import click
 from nap_receiver.commands.table import Caller, app_argument, command, json_option, require_app, show_listing
 from nap_receiver.errors import NapError
 
-_LONGEST_BYTES = 1 << 17
-
 
 @command("certs", right="read")
 @app_argument
@@ -16,25 +14,30 @@ _LONGEST_BYTES = 1 << 17
 def show_certificate(caller: Caller, app: str, as_json: bool) -> None:
     """Show the certificate that was brought for APP."""
     from nap_receiver.certificates import about
-    from nap_receiver.etcd import connect
+    from nap_receiver.domains import names_of
+    from nap_receiver.kept import Kept
     from nap_receiver.settings import load
 
     require_app(caller, app)
-    places = load(caller.state).settings.etcd
-    with connect(places) as etcd:
-        entry = etcd.get(places.certificate_of(app))
+    settings = load(caller.state).settings
+    kept = Kept(caller.state, [settings.etcd.certificate_of(app), f"{settings.etcd.domains}/"])
+    entry = kept.get(settings.etcd.certificate_of(app))
     rows = []
     if entry:
         found = about(entry.value["chain"])
         rows.append((", ".join(found.names), found.issuer, found.until))
     show_listing(rows, "names", "issuer", "until", as_json=as_json)
+    if entry and (lost := sorted(set(entry.value["names"]) - set(names_of(kept, settings, app)))):
+        click.echo(f" !     It is not used: {app} does not have {lost[0]} any more", err=True)
 
 
 @command("certs:add", right="owner")
 @app_argument
 def add_certificate(caller: Caller, app: str) -> None:
-    """Serve the domains of APP with a certificate: in PEM on standard input, with its chain and its key."""
-    from nap_receiver.certificates import about, checked
+    """Serve names of APP with a certificate: in PEM on standard input, with its chain and its key."""
+    from nap_receiver.access import no_such
+    from nap_receiver.certificates import LONGEST_BYTES, about, checked, require_own
+    from nap_receiver.domains import covers, names_of
     from nap_receiver.etcd import connect
     from nap_receiver.settings import load
 
@@ -42,20 +45,26 @@ def add_certificate(caller: Caller, app: str) -> None:
     settings = load(caller.state).settings
     if not settings.router.https:
         raise NapError("the router serves no HTTPS here", advice="Ask the operator of this nap to set router.https.")
-    content = sys.stdin.buffer.read(_LONGEST_BYTES + 1)
-    if len(content) > _LONGEST_BYTES:
-        raise NapError(f"that is more than {_LONGEST_BYTES} bytes, which no certificate with its chain and key has")
-    chain, key = checked(content)
-    with connect(settings.etcd) as etcd:
-        etcd.put(settings.etcd.certificate_of(app), {"chain": chain, "key": key})
-    found = about(chain)
-    click.echo(f"{app} is served with the certificate for {', '.join(found.names)}, until {found.until}")
+    brought = checked(sys.stdin.buffer.read(LONGEST_BYTES + 1))
+    places = settings.etcd
+    with connect(places) as etcd:
+        names = names_of(etcd, settings, app)
+        require_own(brought, app, names)
+        value = {"names": brought.names, "chain": brought.chain, "key": brought.key}
+        while access := etcd.get(places.access_of(app)):
+            if etcd.write({places.certificate_of(app): value}, unchanged={access.key: access.revision}):
+                break
+        else:
+            raise no_such(app)
+    click.echo(f"{app} is served with it at {', '.join(brought.names)}, until {about(brought.chain).until}")
+    if others := [name for name in names if not covers(brought.names, name)]:
+        click.echo(f"With others, as before: {', '.join(others)}")
 
 
 @command("certs:remove", right="owner")
 @app_argument
 def remove_certificate(caller: Caller, app: str) -> None:
-    """Serve the domains of APP with the router's own certificates again."""
+    """Serve the names of APP with the router's own certificates again."""
     from nap_receiver.etcd import connect
     from nap_receiver.settings import load
 
@@ -65,3 +74,4 @@ def remove_certificate(caller: Caller, app: str) -> None:
         if not etcd.get(places.certificate_of(app)):
             raise NapError(f"{app} has no certificate of its own")
         etcd.delete(places.certificate_of(app))
+    click.echo(f"{app} is served with the router's own certificates")

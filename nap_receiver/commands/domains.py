@@ -1,5 +1,6 @@
 """What an app is called on the web."""
 
+import os
 import sys
 
 import click
@@ -14,14 +15,13 @@ from nap_receiver.errors import NapError
 def list_domains(caller: Caller, app: str, as_json: bool) -> None:
     """List the names that APP answers to on the web: its own, and the domains that were added."""
     from nap_receiver import domains
-    from nap_receiver.etcd import connect
+    from nap_receiver.kept import Kept
     from nap_receiver.settings import load
 
     require_app(caller, app)
     settings = load(caller.state).settings
-    with connect(settings.etcd) as etcd:
-        brought = domains.domains_of(etcd, settings.etcd, app)
-    own = [(domains.own_name(app, settings.router), "its own")] if settings.router.domain else []
+    brought = domains.domains_of(Kept(caller.state, [f"{settings.etcd.domains}/"]), settings.etcd, app)
+    own = [(domains.own_name(app, settings.router), "its own")] if domains.has_router(settings) else []
     show_listing([*own, *((domain, "added") for domain in brought)], "domain", "origin", as_json=as_json)
 
 
@@ -36,12 +36,12 @@ def add_domains(caller: Caller, app: str, names: tuple[str, ...]) -> None:
 
     require_app(caller, app)
     settings = load(caller.state).settings
-    if not settings.router.domain:
+    if not domains.has_router(settings):
         raise NapError("there is no router here", advice="Ask the operator of this nap to set router.domain.")
     checked = [domains.checked_domain(name, settings.router) for name in names]
     with connect(settings.etcd) as etcd:
-        for domain in checked:
-            domains.add_domain(etcd, settings.etcd, app, domain)
+        domains.add_domains(etcd, settings.etcd, app, checked)
+    click.echo(f"{app} answers to {', '.join(checked)}")
 
 
 @command("domains:remove", right="owner")
@@ -54,10 +54,15 @@ def remove_domains(caller: Caller, app: str, names: tuple[str, ...]) -> None:
     from nap_receiver.settings import load
 
     require_app(caller, app)
-    settings = load(caller.state).settings
-    with connect(settings.etcd) as etcd:
-        for name in names:
-            domains.remove_domain(etcd, settings.etcd, app, domains.checked_domain(name, settings.router))
+    places = load(caller.state).settings.etcd
+    checked = [domains.normal(name) for name in names]
+    with connect(places) as etcd:
+        domains.remove_domains(etcd, places, app, checked)
+        certificate = etcd.get(places.certificate_of(app))
+    click.echo(f"{app} does not answer to {', '.join(checked)} any more")
+    if certificate and (named := sorted(set(checked) & set(certificate.value["names"]))):
+        click.echo(f" !     The certificate that was brought is for {named[0]} too, and is not used any more", err=True)
+        click.echo(f" !     Bring one for the names that are left: certs:add {app}", err=True)
 
 
 @command("open", right="read")
@@ -72,5 +77,6 @@ def open_app(caller: Caller, app: str) -> None:
     if not url:
         raise NapError("there is no router here, and so no web address", advice=f"Where it answers: ps {app}")
     click.echo(url)
-    if caller.is_operator and sys.stdout.isatty():
+    on_a_desktop = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if caller.is_operator and on_a_desktop and sys.stdout.isatty():
         click.launch(url)

@@ -2,12 +2,16 @@
 
 import re
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
 from nap_receiver.commands.table import Caller, app_argument, command, records_of, release_number
 from nap_receiver.errors import NapError
-from nap_receiver.release import Release
+from nap_receiver.release import ROUTER, Release
+
+if TYPE_CHECKING:
+    from nap_receiver.release import Records
 
 _USUAL_LINES = 100
 _STANDARD_OUTPUT = 1
@@ -41,7 +45,12 @@ def _process(context: click.Context, parameter: click.Parameter, value: str) -> 
     help="So many.",
 )
 @click.option(
-    "-p", "--process", metavar="PROCESS", callback=_process, default="", help="Only of this process: web, or web.1."
+    "-p",
+    "--process",
+    metavar="PROCESS",
+    callback=_process,
+    default="",
+    help=f"Only of this process: web, or web.1; {ROUTER}: the requests that came for APP.",
 )
 @click.option("--release", "number", metavar="RELEASE", callback=release_number, help="Only of this release: v3.")
 def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, number: int | None) -> None:
@@ -50,6 +59,9 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
     from nap_receiver.settings import load
 
     records = records_of(caller, app)
+    if process == ROUTER:
+        _show_requests(caller, records, tail, most, number)
+        return
     current = records.current()
     release = current
     if number is not None:
@@ -77,6 +89,29 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
             click.echo("\n".join(map(str, shown)))
         if tail:
             follow(source, wanted, _STANDARD_OUTPUT, click.echo)
+
+
+def _show_requests(caller: Caller, records: "Records", tail: bool, most: int, number: int | None) -> None:
+    """Show the last requests to an app that the router has answered."""
+    from nap_receiver.domains import names_of
+    from nap_receiver.logs import Requests, Wanted, follow, merged, requests_since
+    from nap_receiver.settings import load
+
+    settings, log = load(caller.state).settings, caller.state.router_log
+    if number is not None:
+        raise NapError("requests are of no release", advice=f"All there are: logs {records.app} -p {ROUTER}")
+    if not log.exists():
+        raise NapError(
+            "no router has run here, and what it logs is on the machine where it runs",
+            advice=f"There: {log}, or where its state directory is (docs/router.md).",
+        )
+    names = names_of(records.reader, settings, records.app)
+    requests = Requests(records.app, log, names, requests_since(records.history()))
+    with suppress(BrokenPipeError, KeyboardInterrupt):
+        if shown := merged(requests.past([], most), most):
+            click.echo("\n".join(map(str, shown)))
+        if tail:
+            follow(requests, Wanted(records.app), _STANDARD_OUTPUT, click.echo)
 
 
 def _refuse_unknown(release: Release, process: str, tail: bool) -> None:

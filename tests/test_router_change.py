@@ -1,0 +1,425 @@
+"""The router under change and failure: what is asked meanwhile is answered, and what was missed is taken up."""
+
+import base64
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from nap_receiver.etcd import EtcdAway
+from nap_receiver.routes import told_last
+from tests.conftest import free_address, fresh_nap
+from tests.fleet_apps import named_after, pushed
+from tests.machine import HTTPD, ROOT, Nap, Pusher, eventually
+from tests.regulars import announced, instance, regulars
+from tests.test_router import ask, own, served
+
+pytestmark = pytest.mark.machine
+
+LONG = "#!/bin/sh\nsleep 1.5\nprintf 'Content-Type: text/plain\\n\\nat last'\n"
+EVENTS = (
+    "#!/bin/sh\nprintf 'Content-Type: text/event-stream\\n\\n'\nwhile sleep 0.1; do echo 'data: tick'; echo; done\n"
+)
+CGI = HTTPD.replace("EXPOSE", "RUN chmod +x /www/cgi-bin/*\nEXPOSE")
+
+
+@pytest.fixture
+def app(nap: Nap, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An app that is nothing but keys in etcd, named after the test; they are gone afterwards."""
+    name = named_after(request)
+    yield name
+    etcd = nap.etcd()
+    etcd.write(dict.fromkeys([f"/nap/access/{name}", *nap.keys(f"/services/{name}/")]))
+    etcd.close()
+
+
+def scripted(pusher: Pusher) -> None:
+    """Push an app that takes its time, and one page that never ends."""
+    (pusher.repository / "cgi-bin").mkdir()
+    (pusher.repository / "cgi-bin" / "long").write_text(LONG)
+    (pusher.repository / "cgi-bin" / "events").write_text(EVENTS)
+    pusher.commit(Dockerfile=CGI, index_html="one")
+    pushed(pusher)
+    served(pusher.nap, own(pusher), 200, "one")
+
+
+@contextmanager
+def visit(nap: Nap, name: str, path: str) -> Iterator[http.client.HTTPResponse]:
+    """The answer to a visitor, as it comes."""
+    router = nap.settings.router.http
+    connection = http.client.HTTPConnection(router.host, router.port, timeout=30)
+    connection.request("GET", path, headers={"Host": name})
+    try:
+        yield connection.getresponse()
+    finally:
+        connection.close()
+
+
+def put(nap: Nap, key: str, value: bytes) -> None:
+    """Write `value` as it is."""
+    subprocess.run(
+        ["etcdctl", "put", key],
+        env=os.environ | {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": nap.settings.etcd.url},
+        input=value,
+        check=True,
+        capture_output=True,
+    )
+
+
+@contextmanager
+def stopped(nap: Nap, program: str) -> Iterator[None]:
+    """One of nap's programs does not run for the block."""
+    nap.supervisor.call("stopProcess", program)
+    try:
+        yield
+    finally:
+        nap.supervisor.call("startProcess", program, False)
+
+
+def kill(nap: Nap, program: str) -> None:
+    """End it without warning; another is there, and answers."""
+    before = nap.process(program)
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: nap.process(program) not in (0, before), 10, f"{program} runs")
+    eventually(lambda: nap.answers(program), 10, f"{program} answers")
+
+
+def test_connections_that_are_kept_survive_changes(nap: Nap, app: str) -> None:
+    with instance() as one, instance() as two:
+        announced(nap, app, [one.server_port, two.server_port])
+        served(nap, f"{app}.localhost", 200)
+        with regulars(nap, f"{app}.localhost") as gets, regulars(nap, f"{app}.localhost", 50, "POST") as posts:
+            for number in range(30):
+                announced(nap, f"{app}-other", [1024 + number])
+                announced(nap, app, [one.server_port] if number % 2 else [two.server_port, one.server_port])
+        announced(nap, f"{app}-other", [])
+    assert gets.answered > 50
+    assert posts.answered > 10
+    assert gets.excuse and posts.excuse, gets.failed + posts.failed
+
+
+def test_connections_are_told_before_they_are_closed(nap: Nap, app: str) -> None:
+    told, router = 0, nap.settings.router.http
+    with instance() as one:
+        announced(nap, app, [one.server_port])
+        served(nap, f"{app}.localhost", 200)
+        for number in range(10):
+            connection = http.client.HTTPConnection(router.host, router.port, timeout=10)
+            connection.request("GET", "/", headers={"Host": f"{app}.localhost"})
+            connection.getresponse().read()
+            announced(nap, f"{app}-other", [1024 + number])
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                while connection.sock:
+                    connection.request("GET", "/", headers={"Host": f"{app}.localhost"})
+                    reply = connection.getresponse()
+                    reply.read()
+                    told += reply.headers["Connection"] == "close"
+            connection.close()
+        announced(nap, f"{app}-other", [])
+    assert told >= 8
+
+
+def test_redeploys_and_scalings_fail_no_request(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    pushed(pusher)
+    assert pusher.ssh_command("ps:scale", pusher.app, "web=4").returncode == 0
+    served(nap, own(pusher), 200)
+    with regulars(nap, own(pusher)) as asked:
+        for number in range(2):
+            pusher.commit(index_html=f"again {number}")
+            pushed(pusher)
+        for count in (2, 4):
+            assert pusher.ssh_command("ps:scale", pusher.app, f"web={count}").returncode == 0
+    assert asked.answered > 200
+    assert asked.excuse, asked.failed
+    served(nap, own(pusher), 200, "again 1")
+
+
+def test_what_takes_long_is_finished_by_the_instance_that_began_it(nap: Nap, pusher: Pusher) -> None:
+    scripted(pusher)
+    with visit(nap, own(pusher), "/cgi-bin/events") as events, instance() as other:
+        assert events.readline() == b"data: tick\n"
+        announced(nap, f"{pusher.app}-other", [other.server_port])
+        served(nap, f"{pusher.app}-other.localhost", 200)
+        assert [events.readline() for _ in range(4)] == [b"\n", b"data: tick\n"] * 2, "another app's change"
+        announced(nap, f"{pusher.app}-other", [])
+        answers: list[bytes] = []
+
+        def wait_long() -> None:
+            with visit(nap, own(pusher), "/cgi-bin/long") as reply:
+                answers.append(reply.read())
+
+        pusher.commit(index_html="two")
+        push = pusher.start_push()
+        eventually(lambda: ask(nap, own(pusher))[1] == "two", 30, "the new one answers")
+        waits = threading.Thread(target=wait_long)
+        waits.start()
+        push.communicate(timeout=30)
+        waits.join()
+        assert answers == [b"at last"]
+        ticks = events.read()
+    assert ticks.count(b"tick") > 5, "until its instance ended"
+
+
+def test_websocket_passes(nap: Nap, app: str) -> None:
+    with echo() as port:
+        announced(nap, app, [port])
+        served(nap, f"{app}.localhost", 400)
+        with websocket(nap, f"{app}.localhost") as (say, heard):
+            for word in (b"hello", b"again"):
+                say(word)
+                assert heard() == word
+
+
+def test_request_goes_to_an_instance_that_takes_it(nap: Nap, app: str) -> None:
+    nobody = int(free_address().rpartition(":")[2])
+    with instance() as one, instance() as two:
+        announced(nap, app, [nobody, one.server_port, two.server_port])
+        served(nap, f"{app}.localhost", 200)
+        with regulars(nap, f"{app}.localhost") as gets, regulars(nap, f"{app}.localhost", 50, "POST") as posts:
+            time.sleep(1)
+        assert gets.excuse and posts.excuse, gets.failed + posts.failed
+        one.requests.clear()
+        two.requests.clear()
+        router = nap.settings.router.http
+        connection = http.client.HTTPConnection(router.host, router.port, timeout=10)
+        connection.request("POST", "/crash", b"once", {"Host": f"{app}.localhost"})
+        assert connection.getresponse().status == 502
+        connection.close()
+        assert one.requests + two.requests == ["/crash"], "not sent twice"
+
+
+def test_killed_instance_is_missed_by_nobody(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    pushed(pusher)
+    assert pusher.ssh_command("ps:scale", pusher.app, "web=3").returncode == 0
+    served(nap, own(pusher), 200)
+    eventually(lambda: len(nap.containers(pusher.app)) == 3, 20, "the old one is gone")
+    with regulars(nap, own(pusher)) as asked:
+        nap.docker("kill", nap.containers(pusher.app)[0])
+        time.sleep(1)
+    assert asked.answered > 50
+    assert len(asked.failed) <= 1, asked.failed  # one that it had begun
+    assert asked.longest < 5
+
+
+def test_bad_request_takes_no_app_off_the_web(nap: Nap, app: str) -> None:
+    name = f"{app}.localhost"
+    with instance() as only:
+        announced(nap, app, [only.server_port])
+        served(nap, name, 200)
+        for _ in range(5):
+            assert ask(nap, name, "/crash")[0] == 502
+            assert ask(nap, name)[0] == 200
+        with instance() as other:
+            announced(nap, app, [only.server_port, other.server_port])
+            eventually(lambda: ask(nap, name)[0] == 200 and other.requests, 5, "the other is asked too")
+            assert ask(nap, name, "/crash")[0] == 502
+            assert ask(nap, name)[0] == 200
+
+
+def test_etcd_away_leaves_the_routes_and_is_taken_up_when_back(nap: Nap, app: str) -> None:
+    name = f"{app}.localhost"
+    with instance("one") as one, instance("two") as two:
+        announced(nap, app, [one.server_port])
+        served(nap, name, 200, "one")
+        with stopped(nap, "etcd"):
+            time.sleep(1)  # it has been noticed
+            assert ask(nap, name)[1] == "one"
+        eventually(lambda: nap.answers("etcd"), 10, "etcd is back")
+        announced(nap, app, [two.server_port])
+        served(nap, name, 200, "two")
+
+
+def test_router_away_leaves_the_routes_and_takes_up_what_it_missed(nap: Nap, app: str) -> None:
+    name = f"{app}.localhost"
+    with instance("one") as one, instance("two") as two:
+        announced(nap, app, [one.server_port])
+        served(nap, name, 200, "one")
+        with stopped(nap, "router"):
+            announced(nap, app, [two.server_port])
+            kill(nap, "caddy")
+            assert ask(nap, name)[1] == "one", "Caddy remembers"
+        served(nap, name, 200, "two")
+        kill(nap, "router")
+        assert ask(nap, name)[1] == "two"
+
+
+@pytest.mark.parametrize("garbage", ["half of it", "an address that is not here"])
+def test_caddy_starts_whatever_it_has_kept(nap: Nap, app: str, garbage: str) -> None:
+    name, kept = f"{app}.localhost", told_last(nap.state)
+    with instance("one") as one:
+        announced(nap, app, [one.server_port])
+        served(nap, name, 200, "one")
+        text, address = kept.read_text(), str(nap.settings.router.http)
+        assert address in text
+        half = garbage == "half of it"
+        kept.write_text(text[: len(text) // 2] if half else text.replace(f'"{address}"', '"192.0.2.1:80"'))
+        kill(nap, "caddy")
+        served(nap, name, 200, "one")
+        eventually(lambda: kept.exists() and kept.read_text() == text, 5, "and it is kept again")
+
+
+def test_second_router_waits_for_the_first_to_end(nap: Nap, app: str) -> None:
+    name = f"{app}.localhost"
+    with instance("one") as one, instance("two") as two:
+        announced(nap, app, [one.server_port])
+        served(nap, name, 200, "one")
+        command = [sys.executable, "-P", "-m", "nap_receiver.router", str(nap.state.root)]
+        second = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        try:
+            with stopped(nap, "router"):
+                announced(nap, app, [two.server_port])
+                served(nap, name, 200, "two")
+            announced(nap, app, [one.server_port])
+            served(nap, name, 200, "one")
+        finally:
+            second.terminate()
+            second.communicate()
+        announced(nap, app, [two.server_port])
+        served(nap, name, 200, "two")
+
+
+def test_what_etcd_has_forgotten_is_not_waited_for(nap: Nap) -> None:
+    etcd = nap.etcd()
+    since = etcd.put("/compacted", 0)
+    etcd.put("/compacted", 1)
+    environment = os.environ | {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": nap.settings.etcd.url}
+    subprocess.run(["etcdctl", "compact", str(etcd.put("/compacted", 2))], env=environment, check=True)
+    with pytest.raises(EtcdAway, match="compacted"):
+        next(etcd.changes(["/compacted"], since, 5))
+    etcd.close()
+
+
+def test_what_is_of_no_use_stops_nobody_else(nap: Nap, app: str) -> None:
+    garbage = {
+        f"/services/{app}/v1.web.2": b"not json",
+        f"/services/{app}/v1.web.3": b'"a word"',
+        f"/services/{app}/v1.web.4": json.dumps({"host": "{env.HOME}", "port": 80}).encode(),
+        f"/services/{app}/v1.web.5": json.dumps({"host": "127.0.0.1", "port": "80"}).encode(),
+        f"/services/{app}/v1.worker.1": json.dumps({"host": "127.0.0.1"}).encode(),
+        f"/nap/access/{app.upper()} {{": b"{}",
+        f"/nap/domains/{app}.{{x}}": json.dumps({"app": app}).encode(),
+        f"/nap/domains/{app}.example": b"[]",
+        f"/nap/certificates/{app}": b"1",
+    }
+    name = f"{app}.localhost"
+    with instance("one") as one:
+        try:
+            for key, value in garbage.items():
+                put(nap, key, value)
+            announced(nap, f"{app}-two", [one.server_port])
+            served(nap, f"{app}-two.localhost", 200, "one")
+            for key, value in garbage.items():
+                put(nap, key, value)
+            put(nap, f"/nap/access/{app}", b"{}")
+            put(nap, f"/services/{app}/v1.web.1", json.dumps({"host": "127.0.0.1", "port": one.server_port}).encode())
+            served(nap, name, 200, "one")
+            kill(nap, "router")
+            announced(nap, f"{app}-two", [])
+            served(nap, f"{app}-two.localhost", 503)
+            served(nap, name, 200, "one")
+        finally:
+            etcd = nap.etcd()
+            etcd.write(dict.fromkeys([*garbage, f"/nap/access/{app}-two"]))
+            etcd.close()
+
+
+def test_setting_takes_effect_and_down_waits_for_no_stream(short_folder: Path, nap: Nap, tmp_path: Path) -> None:
+    mine = fresh_nap(short_folder / "moves", NAP_ENGINE_URL=nap.engine_url, NAP_DEPLOY_DRAIN="0", NAP_DEPLOY_GRACE="1")
+    mine.run("up")
+    try:
+        pusher = Pusher(mine, "moves", tmp_path)
+        scripted(pusher)
+        before = mine.settings.router.http
+        mine.variables["NAP_ROUTER_HTTP"] = free_address()
+        mine.run("up")
+        assert mine.settings.router.http != before
+        assert ask(mine, own(pusher))[1] == "one", "as soon as nap up has ended"
+        eventually(lambda: not connects(before.host, before.port), 5, "the other address is given up")
+        with visit(mine, own(pusher), "/cgi-bin/events") as events:
+            assert events.readline() == b"data: tick\n"
+            started = time.monotonic()
+            mine.run("down")
+            assert time.monotonic() - started < 15
+    finally:
+        mine.run("down", ok=False)
+
+
+def connects(host: str, port: int) -> bool:
+    """Whether anything accepts a connection there."""
+    with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
+        return True
+    return False
+
+
+@contextmanager
+def echo() -> Iterator[int]:
+    """A WebSocket server that sends back each message (RFC 6455); its port."""
+
+    def answer(connection: socket.socket) -> None:
+        with connection, connection.makefile("rwb") as stream:
+            lines = list(iter(stream.readline, b"\r\n"))
+            keys = [line.split(b": ")[1].strip() for line in lines if line.lower().startswith(b"sec-websocket-key")]
+            if not keys:
+                stream.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                return
+            accepted = hashlib.sha1(keys[0] + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
+            stream.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
+            stream.write(b"Sec-WebSocket-Accept: " + base64.b64encode(accepted) + b"\r\n\r\n")
+            stream.flush()
+            while head := stream.read(6):
+                kind, length, mask = head[0], head[1] & 127, head[2:]
+                text = bytes(byte ^ mask[at % 4] for at, byte in enumerate(stream.read(length)))
+                if kind & 15 != 1:
+                    return
+                stream.write(bytes([0x81, length]) + text)
+                stream.flush()
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def websocket(nap: Nap, name: str):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """Two functions: one says a message of less than 126 bytes, the other returns what is heard, empty at the end."""
+    router = nap.settings.router.http
+    with socket.create_connection((router.host, router.port), 10) as connection, connection.makefile("rwb") as stream:
+        key = base64.b64encode(os.urandom(16)).decode()
+        stream.write(
+            f"GET / HTTP/1.1\r\nHost: {name}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+        )
+        stream.flush()
+        lines = list(iter(stream.readline, b"\r\n"))
+        assert b" 101 " in lines[0]
+
+        def say(text: bytes) -> None:
+            stream.write(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
+            stream.flush()
+
+        def heard() -> bytes:
+            head = stream.read(2)
+            return stream.read(head[1] & 127) if head and head[0] & 15 == 1 else b""
+
+        yield say, heard
