@@ -28,7 +28,7 @@ from tests.test_router import ask, own, served
 
 pytestmark = pytest.mark.machine
 
-LONG = "#!/bin/sh\nsleep 1.5\nprintf 'Content-Type: text/plain\\n\\nat last'\n"
+LONG = "#!/bin/sh\nsleep 0.8\nprintf 'Content-Type: text/plain\\n\\nat last'\n"
 EVENTS = (
     "#!/bin/sh\nprintf 'Content-Type: text/event-stream\\n\\n'\nwhile sleep 0.1; do echo 'data: tick'; echo; done\n"
 )
@@ -117,15 +117,15 @@ def test_connections_are_told_before_they_are_closed(nap: Nap, app: str) -> None
         served(nap, f"{app}.localhost", 200)
         for number in range(10):
             connection = http.client.HTTPConnection(router.host, router.port, timeout=10)
-            connection.request("GET", "/", headers={"Host": f"{app}.localhost"})
-            connection.getresponse().read()
             announced(nap, f"{app}-other", [1024 + number])
             with contextlib.suppress(OSError, http.client.HTTPException):
-                while connection.sock:
+                says = ""
+                while says != "close":
                     connection.request("GET", "/", headers={"Host": f"{app}.localhost"})
                     reply = connection.getresponse()
                     reply.read()
-                    told += reply.headers["Connection"] == "close"
+                    says = reply.headers["Connection"]
+                told += 1
             connection.close()
         announced(nap, f"{app}-other", [])
     assert told >= 8
@@ -188,9 +188,9 @@ def test_request_goes_to_an_instance_that_takes_it(nap: Nap, app: str) -> None:
     with instance() as one, instance() as two:
         announced(nap, app, [nobody, one.server_port, two.server_port])
         served(nap, f"{app}.localhost", 200)
-        with regulars(nap, f"{app}.localhost") as gets, regulars(nap, f"{app}.localhost", 50, "POST") as posts:
-            time.sleep(1)
-        assert gets.excuse and posts.excuse, gets.failed + posts.failed
+        with regulars(nap, f"{app}.localhost") as gets:
+            eventually(lambda: gets.answered > 200, 10, "many have asked")
+        assert gets.excuse, gets.failed
         one.requests.clear()
         two.requests.clear()
         router = nap.settings.router.http
