@@ -2,13 +2,14 @@
 
 import functools
 import http.client
-import json
 import re
 import socket
 import struct
 import subprocess
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from nap_receiver.errors import NapError
 
@@ -38,7 +39,7 @@ def load(path: Path, configuration: dict[str, Any]) -> None:
     """
     connection = _Connection(path)
     try:
-        body = json.dumps(configuration, separators=(",", ":")).encode()
+        body = msgspec.json.encode(configuration, enc_hook=str)
         connection.request(
             "POST", "/load", body, {"Content-Type": "application/json", "Host": ""}
         )  # the only one it takes

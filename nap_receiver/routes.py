@@ -20,13 +20,13 @@ from nap_receiver.state import State
 _FAILS, _FORGET = 2, "500ms"
 """An instance that failed so often within so long is left alone for as long, where there are others."""
 
-_CONNECT = "1s"
+_CONNECT = "500ms"
 """How long an instance has to accept a connection before another is asked."""
 
-_SENT_AGAIN = {"method": ["GET", "HEAD"], "vars_regexp": {"{http.request.duration_ms}": {"pattern": r"^\d?\d\."}}}
-"""What another instance is asked although one has it already: what only reads, and failed within 100 ms. An instance
-that has just ended may still seem to accept connections, because the engine's proxy does; but what makes an app fail
-after a while must not go on to make it fail everywhere."""
+_TRY = "2s"
+"""How long others are asked. So are they for a GET that an instance has already, and failed with: one that has just
+ended may still seem to accept connections, because the engine's proxy does. But what makes an app fail after a while
+must not go on to make it fail everywhere."""
 
 STOP_SECONDS = 10
 """How long requests have to end when Caddy is stopped. Not Caddy's own `grace_period`: 2.6 applies it to every change,
@@ -227,11 +227,11 @@ def _proxy(site: Site, keeps_streams: bool) -> dict[str, Any]:
         return proxy
     return proxy | {
         "transport": {"protocol": "http", "dial_timeout": _CONNECT},
-        # Without a pause between two tries: what pauses when routes change is given up.
         "load_balancing": {
             "selection_policy": {"policy": "least_conn"},
             "retries": _FAILS * others,
-            "retry_match": [_SENT_AGAIN],
+            "try_duration": _TRY,
+            "try_interval": 1,  # a nanosecond: a request that pauses while routes change is given up
         },
         "health_checks": {"passive": {"max_fails": _FAILS, "fail_duration": _FORGET}},
     }

@@ -134,6 +134,7 @@ def kept_connections(nap: Nap) -> None:
     with instance() as one, instance() as two:
         announced(nap, "kept", [one.server_port, two.server_port])
         eventually(lambda: said(nap, "kept.localhost") == "here", 10, "it is routed")
+        time.sleep(0.2)  # no more by the routes before
         etcd = nap.etcd()
         with regulars(nap, "kept.localhost") as asked:
             for number in range(RELOADS):

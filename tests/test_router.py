@@ -32,7 +32,10 @@ def served(nap: Nap, name: str, status: int, text: str = "") -> None:
     """Within a moment, a visitor of `name` is answered so, and goes on to be."""
 
     def is_so() -> bool:
-        found, body, _ = ask(nap, name)
+        try:
+            found, body, _ = ask(nap, name)
+        except (OSError, http.client.HTTPException):  # Caddy starts
+            return False
         return (found, text) == (status, text if text in body else None)
 
     eventually(is_so, 5, f"{name} answers {status} {text}")
