@@ -37,18 +37,19 @@ class Asked:
 
 @contextmanager
 def regulars(
-    nap: Nap, name: str, per_second: int = PER_SECOND, method: str = "GET", path: str = "/"
+    nap: Nap, name: str, per_second: int = PER_SECOND, method: str = "GET", wanted: int = http.client.OK
 ) -> Iterator[Asked]:
-    """Ask `name` for the block. Who finds the connection closed opens another; a request that fails stays failed."""
+    """Ask `name` for the block, and expect that status. Who finds the connection closed opens another; a request that
+    fails stays failed."""
     asked, over, lock = Asked(), threading.Event(), threading.Lock()
     router = nap.settings.router.http
     interval = CONNECTIONS / per_second
 
     def ask(connection: http.client.HTTPConnection) -> str:
-        connection.request(method, path, b"x" if method == "POST" else None, {"Host": name})
+        connection.request(method, "/", b"x" if method == "POST" else None, {"Host": name})
         reply = connection.getresponse()
         reply.read()
-        return "" if reply.status == http.client.OK else str(reply.status)
+        return "" if reply.status == wanted else str(reply.status)
 
     def come_and_go(number: int) -> None:
         connection = http.client.HTTPConnection(router.host, router.port, timeout=20)
