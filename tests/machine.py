@@ -45,6 +45,31 @@ def eventually(condition: Callable[[], object], seconds: float, what: str) -> fl
     return time.monotonic() - started
 
 
+def lastingly(condition: Callable[[], object], lasting: float, seconds: float, what: str) -> None:
+    """Wait until `condition` has held for `lasting` seconds, whenever one looked. Fails after `seconds`."""
+    started = held = time.monotonic()
+    while True:
+        if not condition():
+            held = time.monotonic()
+        elif time.monotonic() - held > lasting:
+            return
+        if time.monotonic() - started > seconds:
+            raise AssertionError(f"not for {lasting} s within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+def throughout(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Look for `seconds` whether `condition` holds; fails as soon as it does not.
+
+    For what must not happen, which nothing tells of: the caller says why it would have happened within that time.
+    """
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        assert condition(), f"no more after {time.monotonic() - started:.2f} s: {what}"
+        time.sleep(0.02)
+    assert condition(), f"no more after {seconds} s: {what}"
+
+
 def read_until(process: "subprocess.Popen[str]", what: str) -> list[str]:
     """What a push says, up to the line that begins with `what`."""
     assert process.stdout

@@ -26,7 +26,8 @@ from nap_receiver.routes import Certificate, Site, configuration
 from nap_receiver.settings import Address, EtcdSettings, OptionalAddress, RouterSettings
 from nap_receiver.state import State
 from tests.conftest import free_address, fresh_nap
-from tests.machine import Nap, Pusher, eventually
+from tests.machine import Nap, Pusher, eventually, lastingly
+from tests.test_router import SETTLED_SECONDS
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed448.Ed448PrivateKey
 DAY = datetime.timedelta(days=1)
@@ -291,9 +292,8 @@ def visit(nap: Nap, name: str, root: bytes) -> str:
 
 def shows(nap: Nap, name: str, root: bytes, issuer: str) -> None:
     """Within a moment, a visitor of `name` is shown a certificate of that issuer, and goes on to be."""
-    eventually(lambda: visit(nap, name, root) == issuer, 5, f"{name} is served with one of {issuer or 'nobody'}")
-    time.sleep(0.1)  # until then, another connection may still be answered as before
-    assert visit(nap, name, root) == issuer
+    what = f"{name} is served with one of {issuer or 'nobody'}"
+    lastingly(lambda: visit(nap, name, root) == issuer, SETTLED_SECONDS, 5, what)
 
 
 def internal(nap: Nap) -> bytes:

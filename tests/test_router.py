@@ -6,10 +6,14 @@ import time
 
 import pytest
 
+from nap_receiver.routes import _FAREWELL_MS
 from tests.fleet_apps import pushed
-from tests.machine import Nap, Pushed, Pusher, eventually
+from tests.machine import Nap, Pushed, Pusher, lastingly
 
 pytestmark = pytest.mark.machine
+
+SETTLED_SECONDS = 2 * _FAREWELL_MS / 1000
+"""What is so for longer than the routes before a change are used on too is so for every connection."""
 
 
 def ask(nap: Nap, name: str, path: str = "/", **headers: str) -> tuple[int, str, dict[str, str]]:
@@ -38,9 +42,7 @@ def served(nap: Nap, name: str, status: int, text: str = "") -> None:
             return False
         return (found, text) == (status, text if text in body else None)
 
-    eventually(is_so, 5, f"{name} answers {status} {text}")
-    time.sleep(0.1)  # until then, another connection may still be answered as before
-    assert is_so()
+    lastingly(is_so, SETTLED_SECONDS, 5, f"{name} answers {status} {text}")
 
 
 def test_the_push_prints_an_address_that_stays(nap: Nap, pusher: Pusher, live: Pushed) -> None:

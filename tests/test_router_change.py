@@ -22,7 +22,7 @@ from nap_receiver.etcd import EtcdAway
 from nap_receiver.routes import told_last
 from tests.conftest import free_address, fresh_nap
 from tests.fleet_apps import named_after, pushed
-from tests.machine import HTTPD, ROOT, Nap, Pusher, eventually
+from tests.machine import HTTPD, ROOT, Nap, Pusher, eventually, throughout
 from tests.regulars import announced, instance, regulars
 from tests.test_router import ask, own, served
 
@@ -117,15 +117,19 @@ def test_connections_are_told_before_they_are_closed(nap: Nap, app: str) -> None
         served(nap, f"{app}.localhost", 200)
         for number in range(10):
             connection = http.client.HTTPConnection(router.host, router.port, timeout=10)
-            announced(nap, f"{app}-other", [1024 + number])
+            change = threading.Thread(target=announced, args=(nap, f"{app}-other", [1024 + number]))
+            says, until = "", time.monotonic() + 10
             with contextlib.suppress(OSError, http.client.HTTPException):
-                says = ""
-                while says != "close":
+                while says != "close" and time.monotonic() < until:
                     connection.request("GET", "/", headers={"Host": f"{app}.localhost"})
                     reply = connection.getresponse()
                     reply.read()
                     says = reply.headers["Connection"]
-                told += 1
+                    if change.ident is None:  # the connection is there before the change, or it need not be told
+                        change.start()
+                told += says == "close"
+            if change.ident:
+                change.join()
             connection.close()
         announced(nap, f"{app}-other", [])
     assert told >= 8
@@ -207,10 +211,15 @@ def test_killed_instance_is_missed_by_nobody(nap: Nap, pusher: Pusher) -> None:
     assert pusher.ssh_command("ps:scale", pusher.app, "web=3").returncode == 0
     served(nap, own(pusher), 200)
     eventually(lambda: len(nap.containers(pusher.app)) == 3, 20, "the old one is gone")
+    killed = nap.containers(pusher.app)[0]
+    key = killed.replace(f"{pusher.app}.", f"/services/{pusher.app}/", 1).removesuffix(f".{nap.state.name}")
+    there = pusher.announcements()[key]
     with regulars(nap, own(pusher)) as asked:
-        nap.docker("kill", nap.containers(pusher.app)[0])
-        time.sleep(1)
-    assert asked.answered > 50
+        eventually(lambda: asked.answered > 50, 10, "it is asked")
+        nap.docker("kill", killed)
+        eventually(lambda: pusher.announcements().get(key) != there, 10, "withdrawn")
+        so_far = asked.answered
+        eventually(lambda: asked.answered > so_far + 100, 10, "and the others asked instead")
     assert len(asked.failed) <= 1, asked.failed  # one that it had begun
     assert asked.longest < 5
 
@@ -235,9 +244,13 @@ def test_etcd_away_leaves_the_routes_and_is_taken_up_when_back(nap: Nap, app: st
     with instance("one") as one, instance("two") as two:
         announced(nap, app, [one.server_port])
         served(nap, name, 200, "one")
+        log = nap.state.program_logs / "router.log"
+        said_before = len(log.read_text())
         with stopped(nap, "etcd"):
-            time.sleep(1)  # it has been noticed
-            assert ask(nap, name)[1] == "one"
+            away = f"etcd at {nap.settings.etcd.address} does not answer"
+            eventually(lambda: away in log.read_text()[said_before:], 10, "the router has noticed")
+            # Ten times a second it looks for etcd, and what it tells Caddy is so within a moment.
+            throughout(lambda: ask(nap, name)[1] == "one", 1, "the routes are there")
         eventually(lambda: nap.answers("etcd"), 10, "etcd is back")
         announced(nap, app, [two.server_port])
         served(nap, name, 200, "two")

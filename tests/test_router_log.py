@@ -4,7 +4,6 @@ import http.client
 import json
 import math
 import re
-import time
 from functools import partial
 from pathlib import Path
 
@@ -12,14 +11,14 @@ import pytest
 
 from nap_receiver import caddy
 from nap_receiver.errors import NapError
-from nap_receiver.logs import Line, Requests, Wanted, merged, requests_since
+from nap_receiver.logs import _LOOK_AGAIN_SECONDS, Line, Requests, Wanted, merged, requests_since
 from nap_receiver.manifest import manifest_of
 from nap_receiver.release import Release
 from nap_receiver.routes import Site, configuration
 from nap_receiver.settings import RouterSettings
 from nap_receiver.state import State
 from tests.fleet_apps import pushed
-from tests.machine import Nap, Pushed, Pusher, eventually
+from tests.machine import Nap, Pushed, Pusher, eventually, throughout
 from tests.test_logs import following
 from tests.test_router import ask, own, served
 
@@ -118,8 +117,7 @@ def test_following_goes_on_in_the_next_file(log: Path) -> None:
         line = entry("hello", 5, "/one")
         more.write(line[:50])
         more.flush()
-        time.sleep(0.5)  # half a line is none
-        assert told == []
+        throughout(lambda: not told, 3 * _LOOK_AGAIN_SECONDS, "half a line is none, though it has been looked at")
         more.write(line[50:] + entry("else", 6, "/else"))
         more.flush()
         heard("/one")

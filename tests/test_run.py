@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -20,6 +21,7 @@ from nap_receiver.keys import add_key, keys, renew
 from nap_receiver.state import state_at
 from tests.fleet_apps import pushed
 from tests.machine import COMMAND, Nap, Pushed, Pusher, answer, eventually, processes
+from tests.test_logs import say
 
 pytestmark = pytest.mark.machine
 
@@ -66,12 +68,29 @@ def one_offs(hello: Pusher) -> list[str]:
 
 
 def running(hello: Pusher) -> str:
-    """The one such container, once its program runs."""
+    """The one such container, once its program, which is `DEAF`, hears of no signal."""
     eventually(lambda: one_offs(hello), 20, "there is a container")
     (name,) = one_offs(hello)
-    eventually(lambda: hello.nap.docker("inspect", "-f", "{{.State.Running}}", name) == "true", 10, "it runs")
-    time.sleep(0.5)  # until its program has begun
+    eventually(lambda: runs_there(hello, name, "sleep 100"), 20, "its program has begun")
     return name
+
+
+def runs_there(hello: Pusher, container: str, command: str) -> bool:
+    """Whether a process of exactly these words is in the container."""
+    with suppress(subprocess.CalledProcessError):  # it is yet to start
+        rows = hello.nap.docker("top", container, "-eo", "pid,args").splitlines()
+        return command in [row.split(maxsplit=1)[1] for row in rows]
+    return False
+
+
+def reads_what_is_typed(hello: Pusher) -> bool:
+    """Whether a process that serves this user waits for its standard input, says proc_pid_syscall(5)."""
+    read = {"x86_64": "0"}.get(os.uname().machine, "63")
+    for gate in gates(hello):
+        with suppress(OSError):  # it has just ended
+            if Path(f"/proc/{gate}/syscall").read_text().split()[:2] == [read, "0x0"]:
+                return True
+    return False
 
 
 class Terminal:
@@ -99,12 +118,17 @@ class Terminal:
         return before
 
     def end(self) -> int:
-        """Read on until the command has ended; its exit status."""
-        with suppress(OSError):
-            while read := os.read(self._master, 4096):
-                self.shown += read.decode()
-        os.close(self._master)
-        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        """Read on until the command has ended, which is killed where that takes too long; its exit status."""
+        too_long = threading.Timer(60, os.killpg, (self.process, signal.SIGKILL))
+        too_long.start()
+        try:
+            with suppress(OSError):
+                while read := os.read(self._master, 4096):
+                    self.shown += read.decode()
+            os.close(self._master)
+            return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        finally:
+            too_long.cancel()
 
     def kill(self) -> None:
         os.kill(self.process, signal.SIGKILL)
@@ -177,9 +201,10 @@ def test_a_terminal_is_one_in_the_container(hello: Pusher, run: Words) -> None:
     eventually(lambda: _size(terminal, *next(sizes)) in {"40 120", "41 121"}, 10, "and the next")
     terminal.type("sleep 1000\r")
     terminal.until("sleep 1000\r\n")
-    time.sleep(0.5)
+    (name,) = one_offs(hello)
+    eventually(lambda: runs_there(hello, name, "sleep 1000"), 10, "it runs")
     terminal.type("\x10\x11")  # Docker's keys to leave a container alone
-    time.sleep(0.5)
+    terminal.until("^P")  # which it has got instead
     terminal.type("\x03")
     terminal.until("# ")
     terminal.type("echo status $?\r")
@@ -308,9 +333,13 @@ def _release(hello: Pusher) -> int:
 
 
 def test_ctrl_c_ends_what_follows_a_log(hello: Pusher) -> None:
+    instance = f"v{_release(hello)}.web.1"
+    say(hello, instance, "before")
     terminal = Terminal(hello, [*hello.ssh_words("-tt"), f"logs {hello.app} -t"])
-    eventually(lambda: len(gates(hello)) == 2, 10, "it follows")
-    time.sleep(1)
+    terminal.until("web.1: before")
+    say(hello, instance, "after")
+    terminal.until("web.1: after")  # so it follows
+    eventually(lambda: len(gates(hello)) == 2, 10, "who serves it, and who waits for that")
     terminal.type("\x03")
     assert terminal.end() == 130
     assert "Traceback" not in terminal.shown
@@ -320,13 +349,13 @@ def test_ctrl_c_ends_what_follows_a_log(hello: Pusher) -> None:
 def test_other_commands_read_what_is_typed(nap: Nap, live: Pushed, pusher: Pusher) -> None:
     terminal = Terminal(pusher, [*pusher.ssh_words("-tt"), f"apps:destroy {pusher.app}"])
     terminal.until("Its name, to go on")
-    time.sleep(0.5)  # until it waits for it
+    eventually(lambda: reads_what_is_typed(pusher), 10, "it waits for it")
     terminal.type("another\r")
     assert terminal.end() == 1
     assert f"{pusher.app} is not destroyed" in terminal.shown
     assert answer(live.url) == "one"
     terminal = Terminal(pusher, [*pusher.ssh_words("-tt"), f"config:set {pusher.app} GREETING"])
-    time.sleep(1.5)
+    eventually(lambda: reads_what_is_typed(pusher), 20, "it waits for the value")
     terminal.type("hello\r\x04")
     assert terminal.end() == 0, terminal.shown
     assert nap.run("config:get", pusher.app, "GREETING").stdout == "hello\n\n"
