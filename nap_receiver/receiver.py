@@ -3,6 +3,8 @@
 Its first step, which of the pushed refs deploys, is `answer.answer_push`: most pushes end there, and need none of this.
 """
 
+import shlex
+
 from nap_receiver.channel import Channel
 from nap_receiver.checkout import Checkout, check_out
 from nap_receiver.deadline import deadline
@@ -98,7 +100,10 @@ def run_postdeploy(command: str, deploy: Deploy) -> None:
     try:
         run_to_its_end(one_off, "scripts.postdeploy", app.name, settings.deploy.build_timeout, app.channel)
     except NapError as error:
-        advice = [f"{app.name} {current.name} is live all the same. To try it again:", f"run {app.name} {command}"]
+        advice = [
+            f"{app.name} {current.name} is live all the same. To try it again:",
+            f"run {app.name} sh -c {shlex.quote(command)}",
+        ]
         raise NapError(str(error), advice=advice) from error
 
 

@@ -17,16 +17,16 @@ from nap_receiver.domains import covers
 from nap_receiver.settings import RouterSettings
 from nap_receiver.state import State
 
-_FAILS, _FORGET = 2, "500ms"
-"""An instance that failed so often within so long is left alone for as long, where there are others."""
+_FAILS, _FORGET, _RETRIES = 2, "500ms", 1
+"""An instance that failed so often within so long is left alone for as long, where there are others; and a request that
+failed is tried so often again: what makes one instance end must not go on to end all of them."""
 
 _CONNECT = "500ms"
 """How long an instance has to accept a connection before another is asked."""
 
 _TRY = "2s"
-"""How long others are asked. So are they for a GET that an instance has already, and failed with: one that has just
-ended may still seem to accept connections, because the engine's proxy does. But what makes an app fail after a while
-must not go on to make it fail everywhere."""
+"""Until when another is asked. So it is for a GET that an instance has already, and failed with: one that has just ended
+may still seem to accept connections, because the engine's proxy does. Who has waited longer is not made to wait again."""
 
 STOP_SECONDS = 10
 """How long requests have to end when Caddy is stopped. Not Caddy's own `grace_period`: 2.6 applies it to every change,
@@ -182,7 +182,9 @@ def _always() -> list[dict[str, Any]]:
     """What is done with every request first: it gets an id, and where it is answered by the routes before a change,
     its connection closes after it, unless it becomes another."""
     request_id = {"set": {"X-Request-Id": ["{http.request.uuid}"]}}
-    request = {**request_id, "delete": _SAID_BY_PROXIES}
+    # What Connection names is not passed on, so a visitor could have the id left out.
+    for_next_hop_alone = {"Connection": [{"search_regexp": "(?i)x-request-id", "replace": ""}]}
+    request = {**request_id, "delete": _SAID_BY_PROXIES, "replace": for_next_hop_alone}
     leaving = {"vars": {"{http.shutting_down}": ["true"]}, "not": [{"header": {"Upgrade": ["*"]}}]}
     return [
         {"handle": [{"handler": "headers", "request": request, "response": {**request_id, "deferred": True}}]},
@@ -222,14 +224,13 @@ def _proxy(site: Site, keeps_streams: bool) -> dict[str, Any]:
     proxy = {"handler": "reverse_proxy", "upstreams": [{"dial": address} for address in site.instances]}
     if keeps_streams:
         proxy["stream_close_delay"] = f"{_STREAM_HOURS}h"
-    others = len(site.instances) - 1
-    if not others:  # nothing else to ask, and no reason ever to leave it alone
+    if len(site.instances) == 1:  # nothing else to ask, and no reason ever to leave it alone
         return proxy
     return proxy | {
         "transport": {"protocol": "http", "dial_timeout": _CONNECT},
         "load_balancing": {
             "selection_policy": {"policy": "least_conn"},
-            "retries": _FAILS * others,
+            "retries": _RETRIES,
             "try_duration": _TRY,
             "try_interval": 1,  # a nanosecond: a request that pauses while routes change is given up
         },

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from nap_receiver.units import TEMPLATES
-from tests.machine import HTTPD, Nap, Pusher, answer, eventually, runs
+from tests.machine import HTTPD, Nap, Pusher, answer, eventually, processes, runs
+from tests.test_failures import stopped
 
 pytestmark = pytest.mark.machine
 
@@ -78,6 +79,25 @@ def test_leases_that_etcd_lost_are_granted_again(nap: Nap, pusher: Pusher) -> No
     etcd._client.revoke_lease(about.lease_id)
     etcd.close()
     eventually(lambda: pusher.announcements() == before, 15, "announced again")
+
+
+def test_the_announcement_is_not_left_to_a_lease_that_nobody_keeps(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD)
+    assert pusher.push().status == 0
+    (key,) = pusher.announcements()
+
+    def lease() -> int:
+        etcd = nap.etcd()
+        entry = etcd.get(key)
+        etcd.close()
+        assert entry, "it is announced all the time"
+        return entry.lease
+
+    before = lease()
+    with stopped(nap, "etcd"):
+        kept = ["keep-alive", f"{before:x}"]
+        eventually(lambda: not any(words[-2:] == kept for _, _, words in processes()), 15, "it is noticed")
+    eventually(lambda: lease() != before, 15, "written under a new lease, before the one from before ends")
 
 
 def test_etcd_that_lost_all_its_data_has_the_announcements_again(nap: Nap, pusher: Pusher) -> None:

@@ -205,6 +205,15 @@ def test_request_goes_to_an_instance_that_takes_it(nap: Nap, app: str) -> None:
         assert one.requests + two.requests == ["/crash"], "not sent twice"
 
 
+def test_request_that_ends_instances_is_not_carried_to_all_of_them(nap: Nap, app: str) -> None:
+    with instance() as one, instance() as two, instance() as three, instance() as four:
+        all_four = [one, two, three, four]
+        announced(nap, app, [each.server_port for each in all_four])
+        served(nap, f"{app}.localhost", 200)
+        assert ask(nap, f"{app}.localhost", "/crash")[0] == 502
+        assert sum(each.requests.count("/crash") for each in all_four) == 2
+
+
 def test_killed_instance_is_missed_by_nobody(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(Dockerfile=HTTPD, index_html="one")
     pushed(pusher)

@@ -235,6 +235,8 @@ def test_what_the_app_is_told_is_the_routers_word(nap: Nap, echo: Pusher) -> Non
     assert {name: lied[name] for name in told} == told | {"x-request-id": [other_id]}
     assert "6.6.6.6" not in str(lied)
     assert (lied["x-custom"], lied["cookie"]) == (["kept"], ["a=b"])
+    got, third_id = asked_with(nap, host, ("Connection", "close, x-request-ID, X-Forwarded-For"))
+    assert {name: got[name] for name in told} == told | {"x-request-id": [third_id]}
     served(nap, f"www.{echo.app}.test", 200, f"Host: www.{echo.app}.test")
 
 

@@ -140,15 +140,16 @@ end() {
 }
 
 # Not over what another machine says: one that was cut off from the cluster may come back to find that its instance
-# runs elsewhere by now, and is told to stop only a moment later.
+# runs elsewhere by now, and is told to stop only a moment later. What it says itself already is written once more where
+# the lease is new: the one before, and with it the key, ends soon.
 write() {
     there=$(etcd get --print-value-only "$NAP_KEY") || return
     case $there in
-        "$value") pause=5 && return ;;
+        "$value") pause=5 && [ -n "$written" ] && return ;;
         '' | "{\"host\": \"$host\","*) pause=5 ;;
         *) pause=1 && return ;;
     esac
-    printf '%s' "$value" | etcd put --lease="$lease" "$NAP_KEY" >/dev/null
+    printf '%s' "$value" | etcd put --lease="$lease" "$NAP_KEY" >/dev/null && written=yes
 }
 
 # In a session of its own: when the container ends and this program is told to stop at the same moment, the signal to the
@@ -166,7 +167,7 @@ ended() {
 
 # Runs in the background for as long as one container is up. Writes again whatever etcd loses.
 announce() {
-    id=$1 checked= lease= keeper= watchers= reach= ending=
+    id=$1 checked= lease= written= keeper= watchers= reach= ending=
     [ "$2" = healthy ] && checked=yes
     # shellcheck disable=SC2016 # said by that shell, whose parent this is
     announcing=$(exec sh -c 'echo $PPID')
@@ -193,8 +194,8 @@ announce() {
         host=$(host)
         if [ -n "$host" ] && granted=$(etcd lease grant "$NAP_LEASE"); then
             granted=${granted#lease }
-            lease=${granted%% *}
-            etcd lease keep-alive "$lease" >/dev/null 2>&1 &
+            lease=${granted%% *} written=
+            etcdctl lease keep-alive "$lease" >/dev/null 2>&1 & # not by a function: that would be a shell to kill
             keeper=$!
             value="{\"host\": \"$host\", $reach$NAP_FACTS}"
             while write; do
