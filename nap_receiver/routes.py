@@ -17,16 +17,17 @@ from nap_receiver.domains import covers
 from nap_receiver.settings import RouterSettings
 from nap_receiver.state import State
 
-_FAILS, _FORGET, _RETRIES = 2, "500ms", 1
-"""An instance that failed so often within so long is left alone for as long, where there are others; and a request that
-failed is tried so often again: what makes one instance end must not go on to end all of them."""
+_FAILS, _FORGET = 2, "500ms"
+"""An instance that failed so often within so long is left alone for as long, where there are others."""
 
 _CONNECT = "500ms"
 """How long an instance has to accept a connection before another is asked."""
 
 _TRY = "2s"
-"""Until when another is asked. So it is for a GET that an instance has already, and failed with: one that has just ended
-may still seem to accept connections, because the engine's proxy does. Who has waited longer is not made to wait again."""
+"""How long others are asked."""
+
+_NEVER: list[dict[str, Any]] = [{"not": [{}]}]
+"""Matches no request. One that an instance has already is asked of no other: what ended that one would end them all."""
 
 STOP_SECONDS = 10
 """How long requests have to end when Caddy is stopped. Not Caddy's own `grace_period`: 2.6 applies it to every change,
@@ -224,13 +225,15 @@ def _proxy(site: Site, keeps_streams: bool) -> dict[str, Any]:
     proxy = {"handler": "reverse_proxy", "upstreams": [{"dial": address} for address in site.instances]}
     if keeps_streams:
         proxy["stream_close_delay"] = f"{_STREAM_HOURS}h"
-    if len(site.instances) == 1:  # nothing else to ask, and no reason ever to leave it alone
+    others = len(site.instances) - 1
+    if not others:  # nothing else to ask, and no reason ever to leave it alone
         return proxy
     return proxy | {
         "transport": {"protocol": "http", "dial_timeout": _CONNECT},
         "load_balancing": {
             "selection_policy": {"policy": "least_conn"},
-            "retries": _RETRIES,
+            "retries": _FAILS * others,
+            "retry_match": _NEVER,
             "try_duration": _TRY,
             "try_interval": 1,  # a nanosecond: a request that pauses while routes change is given up
         },

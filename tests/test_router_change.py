@@ -205,13 +205,13 @@ def test_request_goes_to_an_instance_that_takes_it(nap: Nap, app: str) -> None:
         assert one.requests + two.requests == ["/crash"], "not sent twice"
 
 
-def test_request_that_ends_instances_is_not_carried_to_all_of_them(nap: Nap, app: str) -> None:
+def test_request_that_ends_an_instance_is_not_carried_to_the_next(nap: Nap, app: str) -> None:
     with instance() as one, instance() as two, instance() as three, instance() as four:
         all_four = [one, two, three, four]
         announced(nap, app, [each.server_port for each in all_four])
         served(nap, f"{app}.localhost", 200)
         assert ask(nap, f"{app}.localhost", "/crash")[0] == 502
-        assert sum(each.requests.count("/crash") for each in all_four) == 2
+        assert sum(each.requests.count("/crash") for each in all_four) == 1
 
 
 def test_killed_instance_is_missed_by_nobody(nap: Nap, pusher: Pusher) -> None:
@@ -229,7 +229,7 @@ def test_killed_instance_is_missed_by_nobody(nap: Nap, pusher: Pusher) -> None:
         eventually(lambda: pusher.announcements().get(key) != there, 10, "withdrawn")
         so_far = asked.answered
         eventually(lambda: asked.answered > so_far + 100, 10, "and the others asked instead")
-    assert len(asked.failed) <= 1, asked.failed  # one that it had begun
+    assert len(asked.failed) <= 5, asked.failed  # what it had begun, and until it is left alone
     assert asked.longest < 5
 
 
