@@ -20,6 +20,7 @@ import sh
 
 from nap_receiver.errors import NapError
 from nap_receiver.placement import Machine, Placement, placement_of
+from nap_receiver.scheduler import Units
 from nap_receiver.settings import Settings, load
 from nap_receiver.state import State, state_at
 from nap_receiver.units import InstanceUnits
@@ -38,6 +39,7 @@ class Fleet:
     def __init__(self, state: State, settings: Settings) -> None:
         self._state = state
         self._settings = settings.fleet
+        self._places = settings.etcd
         self._stop_seconds = settings.deploy.drain + settings.deploy.grace + _STOP_SPARE_SECONDS
 
     def place(self, app: str, repository: Path, formation: dict[str, int]) -> Placement:
@@ -129,6 +131,22 @@ class Fleet:
     def running(self, app: str) -> list[str]:
         names = [name.removesuffix(".service") for name in self._desired()]
         return sorted(name for name in names if name.startswith(f"{app}.") and not name.endswith("-discovery"))
+
+    def units(self) -> Units:
+        rows = self._listed("list-unit-files", "unit,dstate")
+        states = {name.removesuffix(".service"): state for name, state in rows}
+        started = frozenset(name for name, state in states.items() if state == "launched")
+        return Units(frozenset(states), started, frozenset(states))
+
+    def is_ours(self, unit: str) -> bool:
+        """Its text tells: where it says how its instance ended. False where there is no such unit any more."""
+        try:
+            text = self._call("cat", _file(unit))
+        except NapError:
+            if _file(unit) in self._desired():
+                raise
+            return False
+        return self._places.exits_of(unit.partition(".")[0]) in text and self._places.url in text
 
     def _destroy(self, units: Iterable[str]) -> None:
         names = [_file(unit) for unit in units]

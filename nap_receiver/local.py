@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nap_receiver.placement import Placement
+from nap_receiver.scheduler import Units
 from nap_receiver.state import State
 from nap_receiver.supervision import Fault, Refused, Supervisor
 from nap_receiver.units import InstanceUnits, Unit
 
+_ALIVE = {"STARTING", "RUNNING", "BACKOFF"}
 _GONE = (Fault.BAD_NAME, Fault.NOT_RUNNING)
 _LOOK_AGAIN_SECONDS = 0.05
 _THERE = (Fault.BAD_NAME, Fault.ALREADY_ADDED)  # another deploy reads the folder too, and may be quicker
@@ -31,9 +33,12 @@ class Local:
         return Placement()
 
     def start(self, units: Sequence[InstanceUnits]) -> None:
-        for unit in (unit for pair in units for unit in (pair.app, pair.discovery)):
+        wanted = [unit for pair in units for unit in (pair.app, pair.discovery)]
+        for unit in wanted:
             self._write(unit)
-        self._reread()
+        added = self._reread()
+        for name in (unit.name for unit in wanted if unit.name not in added):
+            self._supervisor.unless((Fault.ALREADY_STARTED,), "startProcess", name, False)
 
     def require_placed(self, units: Sequence[InstanceUnits]) -> None:
         pass  # there is one machine, this one
@@ -57,9 +62,17 @@ class Local:
             self._end(instance, wait=True)
 
     def running(self, app: str) -> list[str]:
-        known = {process["name"] for process in self._supervisor.call("getAllProcessInfo")}
-        known |= {path.stem for path in self._state.units.glob("*.conf")}
+        known = self.units().known
         return sorted(name for name in known if name.startswith(f"{app}.") and not name.endswith("-discovery"))
+
+    def units(self) -> Units:
+        files = {path.stem for path in self._state.units.glob("*.conf")}
+        states = {each["name"]: each["statename"] for each in self._supervisor.call("getAllProcessInfo")}
+        alive = {name for name, state in states.items() if state in _ALIVE}
+        return Units(frozenset(files | alive), frozenset(files & alive), frozenset(files | states.keys()))
+
+    def is_ours(self, unit: str) -> bool:
+        return True
 
     def apps(self) -> list[str]:
         """The apps that this scheduler was given units of."""
@@ -126,10 +139,11 @@ class Local:
             log.unlink(missing_ok=True)
         return True
 
-    def _reread(self) -> None:
-        """Have supervisord start what is new in the units' folder, and forget what is gone and stopped."""
+    def _reread(self) -> set[str]:
+        """Have supervisord start what is new in the units' folder, and forget what is gone and stopped; what is new."""
         [[added, _changed, removed]] = self._supervisor.call("reloadConfig")
         for group in removed:
             self._forgotten(group)
         for group in added:
             self._supervisor.unless(_THERE, "addProcessGroup", group)
+        return set(added)

@@ -23,9 +23,10 @@ from nap_receiver.checkup.finding import Finding, ok, problem
 from nap_receiver.checkup.inventory import Inventory
 from nap_receiver.doctor import CHECKS
 from nap_receiver.state import State
+from tests.cluster import Cluster
 from tests.conftest import fresh_nap
-from tests.fleet_apps import pushed
-from tests.machine import HTTPD, Nap, Pusher, answer, eventually, runs
+from tests.fleet_apps import an_app, answered, containers, loaded, pushed, wanted
+from tests.machine import COMMAND, HTTPD, Nap, Pusher, answer, eventually, runs
 
 pytestmark = pytest.mark.machine
 
@@ -184,9 +185,13 @@ def test_announcements_without_a_container(patient: Patient) -> None:
     for key in ("/services/hello/v1.web.9", "/nap/apps/hello/up/v1.worker.9", "/services/ghost/v2.web.1"):
         etcdctl(nap, "put", key, stdin=json.dumps(there))
     etcdctl(nap, "put", "/services/theirs/of-another-program", stdin="no JSON")
+    etcdctl(nap, "put", "/services/hello/empty", "")
+    etcdctl(nap, "put", "/services/hello/half", '{"host": "10.0.')
     told = [
         "hello: v1.worker.9 is announced (/nap/apps/hello/up/v1.worker.9)",
         "ghost: v2.web.1 is announced (/services/ghost/v2.web.1)",
+        "hello: empty is announced (/services/hello/empty)",
+        "hello: half is announced (/services/hello/half)",
         "hello: v1.web.9 is announced (/services/hello/v1.web.9)",
     ]
     patient.is_told_and_mended(*(("announcements", f"{each} and has no container that runs") for each in told))
@@ -194,6 +199,16 @@ def test_announcements_without_a_container(patient: Patient) -> None:
     assert "no JSON" in etcdctl(nap, "get", "/services/theirs/of-another-program")
     assert not (nap.state.deploy_logs / "ghost").exists()
     assert nap.keys("/nap/apps/ghost/") == {}
+
+
+def test_an_announcement_without_a_lease(patient: Patient) -> None:
+    nap, key = patient.nap, "/services/hello/v1.web.1"
+    as_it_was = etcdctl(nap, "get", "--print-value-only", key).strip()
+    etcdctl(nap, "put", key, stdin=as_it_was)
+    told = f"hello: v1.web.1 is announced ({key}) without a lease, and would be when it has ended"
+    mended = patient.is_told_and_mended(("announcements", told))
+    assert "It is announced anew." in [row["advice"] for row in mended.rows]
+    assert json.loads(etcdctl(nap, "get", "--write-out=json", key))["kvs"][0]["lease"]
 
 
 def test_an_instance_that_is_not_announced(patient: Patient) -> None:
@@ -454,6 +469,15 @@ def test_a_nap_that_is_down(patient: Patient) -> None:
     assert patient.doctor().status == 0
 
 
+def test_more_than_one_answer_of_etcd_s_library_holds(patient: Patient) -> None:
+    nap, root = patient.nap, patient.nap.settings.etcd.root_of("hello")
+    for number in range(90, 95):
+        etcdctl(nap, "put", f"{root}/configs/{number:08}", stdin=json.dumps({"LONG": "x" * 1_000_000}))
+    told = patient.doctor()
+    etcdctl(nap, "del", f"{root}/configs/00000090", f"{root}/configs/00000095")
+    assert told.of("problem", "failed") == []
+
+
 def test_only_what_is_seen_twice_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
 
@@ -513,4 +537,156 @@ def test_on_a_cluster_what_fleet_and_etcd_tell(patient: Patient, tmp_path: Path)
         f"hello: v99.web.1 has a unit, but v{number} is the current release",
         "lost: v1.web.1 has a unit, but etcd knows of no such app",
     ]
-    assert told.well("containers") == "not looked at: they are on the cluster's machines"
+    where = "each with whoever began it; the others are on the cluster's machines"
+    assert told.well("containers") == f"0 one-off commands, {where}"
+
+
+@dataclass(frozen=True)
+class ClusterPatient(Patient):
+    """A nap whose scheduler is a cluster's fleet, and an app there."""
+
+    cluster: Cluster
+
+    def all_there_is(self) -> dict[str, Any]:
+        nap, app = self.nap, self.pusher.app
+        return {
+            "keys": raw_keys(nap),
+            "units": self.cluster.fleetctl("list-unit-files", "--full", "--fields=unit,hash,dstate").stdout,
+            "containers": containers(self.cluster, app),
+            "one-offs": nap.docker("ps", "--all", "--format", "{{.ID}} {{.Names}} {{.State}}"),
+        }
+
+    def has_only(self, *labels: str) -> bool:
+        """Whether of the app's first release these instances have containers, and no others."""
+        app = self.pusher.app
+        found = [name for names in containers(self.cluster, app).values() for name in names]
+        return sorted(found) == [f"{app}.v1.{label}" for label in labels]
+
+    def put(self, name: str, folder: Path) -> None:
+        """Have fleet run a unit of this name by hand, to which its namesake in nap does not belong."""
+        unit = folder / f"{name}.service"
+        unit.write_text("[Service]\nExecStart=/bin/sleep 1000\nExecStopPost=/bin/false\n")
+        self.cluster.fleetctl("start", "--no-block", str(unit))
+        eventually(lambda: unit.name in str(loaded(self.cluster, name.partition(".")[0])), 20, f"{name} runs")
+
+    def has_only_v1(self) -> None:
+        """Of the app there is its first release in fleet and on the machines, and nothing else."""
+        app = self.pusher.app
+        instances = [f"{app}.v1.{label}" for label in ("web.1", "worker.1")]
+        units = sorted(f"{name}{kind}.service" for name in instances for kind in ("", "-discovery"))
+        eventually(lambda: sorted(wanted(self.cluster, app)) == units, 60, "fleet has only v1")
+        eventually(lambda: self.has_only("web.1", "worker.1"), 60, "the machines run only v1")
+
+
+@pytest.fixture
+def far(
+    either: Cluster, either_receiver: Nap, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[ClusterPatient]:
+    """That app, up; and nothing is wrong there."""
+    for pusher in an_app(either_receiver, either, request, tmp_path):
+        pusher.commit(Dockerfile=HTTPD, Procfile=WORKS, index_html="one")
+        pushed(pusher)
+        patient = ClusterPatient(either_receiver, pusher, {}, either)
+        assert patient.doctor("--fix").of("problem", "failed") == []  # other tests may have left something
+        yield patient
+
+
+def test_on_a_cluster_units_that_somebody_destroyed(far: ClusterPatient) -> None:
+    app, cluster = far.pusher.app, far.cluster
+    cluster.fleetctl("destroy", f"{app}.v1.web.1.service")
+    eventually(lambda: not far.pusher.announcements() and far.has_only("worker.1"), 60, "it has ended")
+    mended = far.is_told_and_mended(("instances", f"{app}: of v1, web.1 not kept running and announced"))
+    assert "Started: web.1." in [row["advice"] for row in mended.rows]
+    assert answered(far.pusher) == ["one"]
+    far.has_only_v1()
+
+
+def test_on_a_cluster_units_that_somebody_stopped(far: ClusterPatient) -> None:
+    app, cluster = far.pusher.app, far.cluster
+    cluster.fleetctl("stop", "--no-block", f"{app}.v1.web.1.service", f"{app}.v1.worker.1-discovery.service")
+    eventually(lambda: not far.pusher.announcements() and far.has_only("worker.1"), 60, "it has ended")
+    eventually(lambda: not far.nap.keys(f"/nap/apps/{app}/up/"), 60, "the other is not said to be up")
+    far.is_told_and_mended(("instances", f"{app}: of v1, web.1, worker.1 not kept running and announced"))
+    assert answered(far.pusher) == ["one"]
+    far.has_only_v1()
+
+
+def test_on_a_cluster_what_is_of_no_release(far: ClusterPatient, tmp_path: Path) -> None:
+    app, nap = far.pusher.app, far.nap
+    there = next(iter(far.pusher.announcements().values()))
+    for name in ("v1.web.9", "v99.web.1"):
+        etcdctl(nap, "put", f"/services/{app}/{name}", stdin=json.dumps(there))
+    far.put(f"{app}.v99.web.1", tmp_path)
+    far.put(f"x{app}.v1.web.1", tmp_path)
+    mended = far.is_told_and_mended(
+        ("announcements", f"{app}: v1.web.9 is announced (/services/{app}/v1.web.9) and has no unit"),
+        ("announcements", f"{app}: v99.web.1 is announced (/services/{app}/v99.web.1) without a lease"),
+        ("units", f"{app}: v99.web.1 has a unit, but v1 is the current release"),
+    )
+    assert "It is stopped, and its unit taken away." in [row["advice"] for row in mended.rows]
+    far.has_only_v1()
+    assert answered(far.pusher) == ["one"]
+    assert f"x{app}.v1.web.1.service" in wanted(far.cluster, f"x{app}"), "it is not nap's"
+    far.cluster.fleetctl("destroy", f"x{app}.v1.web.1.service")
+
+
+def test_on_a_cluster_a_deploy_that_was_killed(far: ClusterPatient) -> None:
+    app, nap, pusher = far.pusher.app, far.nap, far.pusher
+    pusher.commit(Dockerfile=runs("exec sleep 1000"), Procfile="web: exec sleep 1000\nworker: exec sleep 1000\n")
+    process = pusher.start_push()
+    new = f"{app}.v2.web.1"
+    eventually(lambda: new in str(containers(far.cluster, app)), 60, "the new instance runs")
+    told = far.doctor("--fix")
+    assert told.of("problem", "mended", "failed") == [], "what is being deployed is left alone"
+    os.kill(pusher.deploying(), signal.SIGKILL)
+    process.communicate(timeout=20)
+    eventually(lambda: not nap.keys(f"/nap/apps/{app}/lock"), 15, "its lock is gone")
+    eventually(lambda: nap.keys(f"/nap/apps/{app}/up/v2.worker.1"), 30, "its worker is up")
+    mended = far.is_told_and_mended(("releases", f"{app}: v2 never finished: its deploy was killed"))
+    assert "It is taken away, and written down as failed." in [row["advice"] for row in mended.rows]
+    far.has_only_v1()
+    assert answered(pusher) == ["one"]
+
+
+def test_on_a_cluster_one_off_commands_that_nobody_waits_for(far: ClusterPatient) -> None:
+    app, nap = far.pusher.app, far.nap
+    (release,) = nap.keys(f"/nap/apps/{app}/releases/").values()
+    assert isinstance(release, dict)
+
+    def begun(label: str, commit: str, *more: str) -> str:
+        name = f"{app}.v1.{label}"
+        facts = {"app": app, "release": 1, "commit": commit, "instance": label}
+        labels = [f"--label=nap.{key}={value}" for key, value in facts.items()]
+        nap.docker("run", "--detach", "--init", f"--name={name}", *labels, *more, release["image"], "sleep", "1000")
+        return name
+
+    lost = [begun("release.1", release["commit"]), begun("run.5", release["commit"])]
+    others = [begun("run.6", "0" * 40), begun("web.1", release["commit"], f"--label=nap.unit={app}.v1.web.1.service")]
+    attended = subprocess.Popen(
+        [str(COMMAND), "run", app, "sleep", "1000"], env=nap.environment, stdin=subprocess.PIPE, start_new_session=True
+    )
+    name = f"{app}.v1.run.{attended.pid}"
+    eventually(lambda: name in nap.docker("ps", "--format", "{{.Names}}").split(), 30, "somebody's command runs")
+    why = "has no unit, and nobody waits for its end"
+    told = far.doctor()
+    assert sorted(told.of("problem")) == [("containers", f"{app}: the container {each} {why}") for each in lost]
+    assert told.well("containers").startswith("1 one-off command, each with whoever began it")
+    far.is_told_and_mended(*told.of("problem"))
+    assert set(nap.docker("ps", "--format", "{{.Names}}").split()) >= {name, *others}
+    nap.docker("rm", "--force", *others)
+    os.kill(attended.pid, signal.SIGKILL)  # its docker goes on
+    eventually(lambda: far.doctor().of("problem"), 20, "nobody waits for it any more")
+    far.is_told_and_mended(("containers", f"{app}: the container {name} {why}"))
+
+
+def test_on_a_cluster_whose_etcd_is_away(far: ClusterPatient) -> None:
+    etcd = far.cluster.etcd
+    far.cluster.stop_etcd()
+    told = far.doctor()
+    assert told.status == 1
+    assert ("programs", f"etcd does not answer at {etcd} (not nap's)") in told.of("problem")
+    unseen = dict(told.of("failed"))
+    for check in ("announcements", "releases", "instances", "logs"):
+        assert unseen[check] == f"not looked at: etcd at {etcd} does not answer"
+    far.cluster.start_etcd()
+    eventually(lambda: answered(far.pusher) == ["one"], 60, "it is announced again")

@@ -211,7 +211,7 @@ def test_request_that_ends_an_instance_is_not_carried_to_the_next(nap: Nap, app:
         announced(nap, app, [each.server_port for each in all_four])
         served(nap, f"{app}.localhost", 200)
         assert ask(nap, f"{app}.localhost", "/crash")[0] == 502
-        assert sum(each.requests.count("/crash") for each in all_four) == 1
+        assert sum("/crash" in each.requests for each in all_four) == 1
 
 
 def test_killed_instance_is_missed_by_nobody(nap: Nap, pusher: Pusher) -> None:

@@ -2,41 +2,42 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
 
-from docker.errors import DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound
 
 from nap_receiver.checkup.finding import Finding, ok, problem
-from nap_receiver.checkup.inventory import INSTANCE, Container, Inventory
+from nap_receiver.checkup.inventory import Container, Inventory
 from nap_receiver.discovery import PATIENCE, await_withdrawn, good
 from nap_receiver.errors import NapError
 from nap_receiver.image import engine_at
+from nap_receiver.kept import Entry
 from nap_receiver.push import some
 from nap_receiver.release import Instance, Release
 from nap_receiver.rollout import WITHDRAW_SECONDS, Deploy, take_away_leftovers
-from nap_receiver.supervision import Fault, Supervisor
+from nap_receiver.scheduler import INSTANCE
 from nap_receiver.units import render
 
 
 def announcements(there: Inventory) -> Iterator[Finding]:
     """What is announced, or said to be up, is there."""
     well, what = 0, "container that runs" if there.settings.scheduler == "local" else "unit"
-    for key, app, instance in _announced(there):
+    for entry, app, instance in _announced(there):
         if there.turn(app):
             continue
-        if there.runs(f"{app}.{instance}"):
+        runs, told = there.runs(f"{app}.{instance}"), f"{app}: {instance} is announced ({entry.key})"
+        if runs and entry.lease:
             well += 1
-            continue
-        yield problem(
-            key,
-            f"{app}: {instance} is announced ({key}) and has no {what}",
-            "nap doctor --fix takes the announcement away.",
-            app=app,
-            mend=_forgetting(key, there.etcd.revision_of(key)),
-        )
+        elif runs:
+            about, advice = f"{told} without a lease, and would be when it has ended", "has it announced anew"
+            yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, mend=_renewing(entry))
+        else:
+            about, advice = f"{told} and has no {what}", "takes the announcement away"
+            yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, mend=_forgetting(entry))
     yield ok(f"{well}, each with its {what.removesuffix(' that runs')}{there.left_out}")
 
 
-def _announced(there: Inventory) -> Iterator[tuple[str, str, str]]:
+def _announced(there: Inventory) -> Iterator[tuple[Entry, str, str]]:
     places = there.settings.etcd
     for key in there.etcd.keys:
         app, instance = "", ""
@@ -46,17 +47,38 @@ def _announced(there: Inventory) -> Iterator[tuple[str, str, str]]:
             app, _, rest = key.removeprefix(f"{places.prefix}/apps/").partition("/")
             instance = rest.removeprefix("up/") if rest.startswith("up/") else ""
         # Others may announce there too, in their own ways.
-        if instance and (app in there.apps or INSTANCE.fullmatch(f"{app}.{instance}")):
-            yield key, app, instance
+        is_ours = instance and (app in there.apps or INSTANCE.fullmatch(f"{app}.{instance}"))
+        if is_ours and (entry := there.etcd.get(key)):
+            yield entry, app, instance
 
 
-def _forgetting(key: str, revision: int) -> Callable[[Deploy], str]:
+def _forgetting(announced: Entry) -> Callable[[Deploy], str]:
     def forget(deploy: Deploy) -> str:
-        if not deploy.etcd.write({key: None}, unchanged={key: revision}):
-            raise NapError(f"{key} was written anew meanwhile")
+        _forget(announced, deploy)
         return "The announcement is taken away."
 
     return forget
+
+
+def _renewing(announced: Entry) -> Callable[[Deploy], str]:
+    """Take away an announcement whose discovery unit, where it looks next, writes it again, with its lease."""
+
+    def renew(deploy: Deploy) -> str:
+        since = _forget(announced, deploy)
+        for change in deploy.etcd.changes([announced.key], since, PATIENCE):
+            if change.key == announced.key and change.value is not None:
+                return "It is announced anew."
+        return f"The announcement is taken away; nothing has announced it anew within {PATIENCE:g} s."
+
+    return renew
+
+
+def _forget(announced: Entry, deploy: Deploy) -> int:
+    """Delete this key as it was read; the revision of that."""
+    revision = deploy.etcd.write({announced.key: None}, unchanged={announced.key: announced.revision})
+    if not revision:
+        raise NapError(f"{announced.key} was written anew meanwhile")
+    return revision
 
 
 def releases(there: Inventory) -> Iterator[Finding]:
@@ -93,7 +115,7 @@ def instances(there: Inventory) -> Iterator[Finding]:
         well += len(current.instances) - len(lacking) - len(silent)
         if not lacking and not silent:
             continue
-        if len(lacking) == len(current.instances):
+        if there.units.started.isdisjoint(each.unit for each in current.instances):
             about = f"{app}: {current.name} is the current release, and nothing of it runs"
         else:
             told = [f"{_some(lacking)} not kept running and announced"] if lacking else []
@@ -122,10 +144,6 @@ def _start(lacking: Sequence[Instance], deploy: Deploy) -> None:
     placement = scheduler.place(app.name, app.repository, lacking[0].release.formation)
     units = [render(each, settings, scheduler.machine, settings.engine.url, placement) for each in lacking]
     scheduler.start(units)
-    if settings.scheduler == "local":  # what it has already and somebody stopped
-        supervisor = Supervisor(app.state.run / "scheduler.sock", "the local scheduler")
-        for unit in (unit for pair in units for unit in (pair.app, pair.discovery)):
-            supervisor.unless((Fault.ALREADY_STARTED,), "startProcess", unit.name, False)
 
 
 def _await_good(release: Release, seconds: float, deploy: Deploy) -> None:
@@ -169,7 +187,7 @@ def units(there: Inventory) -> Iterator[Finding]:
             about = f"{app}: {instance} has a unit, but {serving}"
             spared = answers and (current is None or not set(wanted.values()) <= there.good(app))
             advice = f"It is good, where the current release is not; see that one: nap ps {app}"
-        elif there.settings.scheduler == "fleet" and not _is_of_this_nap(unit, there):
+        elif not there.scheduler.is_ours(unit):
             continue
         else:
             about = f"{app}: {instance} has a unit, but etcd knows of no such app"
@@ -188,15 +206,6 @@ def units(there: Inventory) -> Iterator[Finding]:
     yield ok(f"of {_count(well, 'instance')}, each of its app's current release{there.left_out}")
 
 
-def _is_of_this_nap(unit: str, there: Inventory) -> bool:
-    """Whether a unit of the cluster's was made under these settings: it says where it tells how it ended."""
-    from nap_receiver.fleet import Fleet  # its library is for those who call it
-
-    places, app = there.settings.etcd, unit.partition(".")[0]
-    text = Fleet(there.state, there.settings)._call("cat", f"{unit}.service")
-    return places.exits_of(app) in text and places.url in text
-
-
 def _retiring(unit: str) -> Callable[[Deploy], str]:
     def retire(deploy: Deploy) -> str:
         app, _, instance = unit.partition(".")
@@ -209,25 +218,31 @@ def _retiring(unit: str) -> Callable[[Deploy], str]:
 
 
 def containers(there: Inventory) -> Iterator[Finding]:
-    """What runs is run by a unit, or is a one-off task of somebody's."""
-    if there.settings.scheduler == "fleet":
-        yield ok("not looked at: they are on the cluster's machines")
+    """What runs is run by a unit, or is a one-off command of somebody's."""
+    on_cluster, well = there.settings.scheduler == "fleet", 0
+    if not there.sees_clients:
+        yield ok("not looked at: they, and whoever waits for them, are on other machines")
         return
-    well = 0
     for each in there.containers:
         if there.turn(each.app):
             continue
-        if each.unit in there.units.there or there.is_attended(each):
+        if there.is_attended(each) or (not on_cluster and each.unit in there.units.there):
             well += 1
             continue
         yield problem(
             each.id,
-            f"{each.app}: the container {each.unit}.{there.state.name} has no unit, and nobody waits for its end",
+            f"{each.app}: the container {each.name} has no unit, and nobody waits for its end",
             "nap doctor --fix stops and removes it.",
             app=each.app,
             mend=_removing(each),
         )
-    yield ok(f"{well}, each with its unit or whoever began it{there.left_out}")
+    if on_cluster:
+        told = (
+            f"{_count(well, 'one-off command')}, each with whoever began it; the others are on the cluster's machines"
+        )
+    else:
+        told = f"{well}, each with its unit or whoever began it"
+    yield ok(f"{told}{there.left_out}")
 
 
 def _removing(container: Container) -> Callable[[Deploy], str]:
@@ -236,6 +251,9 @@ def _removing(container: Container) -> Callable[[Deploy], str]:
             with engine_at(deploy.settings.engine.url) as engine, contextlib.suppress(NotFound):
                 engine.api.stop(container.id, timeout=deploy.settings.deploy.grace)
                 engine.api.remove_container(container.id, force=True)
+        except APIError as error:
+            if error.status_code != HTTPStatus.CONFLICT:  # the engine does it, for it was begun with --rm
+                raise NapError(f"the engine does not remove it: {error}") from error
         except (DockerException, OSError) as error:
             raise NapError(f"the engine does not remove it: {error}") from error
         return "It is stopped and removed."

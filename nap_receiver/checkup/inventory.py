@@ -2,33 +2,31 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import msgspec
 from docker.errors import DockerException
 
 from nap_receiver.access import Access, everybodys
-from nap_receiver.checkup.snapshot import Snapshot
 from nap_receiver.discovery import good
 from nap_receiver.errors import NapError
 from nap_receiver.image import engine_at
-from nap_receiver.lock import Turn, whose_turn
-from nap_receiver.release import Ledger, Outcome, Release
+from nap_receiver.kept import Kept
+from nap_receiver.lock import Turn
+from nap_receiver.programs import etcd_answers
+from nap_receiver.release import Outcome, Records, Release
 from nap_receiver.repository import repository_called, repository_of
-from nap_receiver.rollout import RELEASE_COMMAND
+from nap_receiver.rollout import RELEASE_COMMAND, scheduler_of
+from nap_receiver.scheduler import INSTANCE, Scheduler, Units
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
 from nap_receiver.supervision import Supervisor
 
-INSTANCE = re.compile(r"([a-z0-9-]+)\.(v[0-9]+\.[A-Za-z0-9][A-Za-z0-9_-]*\.[0-9]+)")
-"""The name of an instance's unit: the app's, and what the instance is called within it."""
-
-_DISCOVERY = "-discovery"
-_ALIVE = {"STARTING", "RUNNING", "BACKOFF"}
+_LIST_SECONDS = 30.0  # of etcd, however many releases there are
 _UNDER_LOCK = {RELEASE_COMMAND, "postdeploy.1"}  # they run only while their app's lock is held
 
 T = TypeVar("T")
@@ -56,36 +54,11 @@ class once(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Units:
-    """What the scheduler has: the names of units."""
-
-    there: frozenset[str]
-    """All that it was given and not told to stop."""
-    started: frozenset[str]
-    """Those of them that it keeps running."""
-    known: frozenset[str]
-    """Besides, those that it has yet to forget."""
-
-    @cached_property
-    def instances(self) -> list[str]:
-        """The instances that they are of, without what is no unit of nap's."""
-        names = {unit.removesuffix(_DISCOVERY) for unit in self.there}
-        return sorted(name for name in names if INSTANCE.fullmatch(name))
-
-    def known_of(self, app: str) -> list[str]:
-        """The instances of an app that the scheduler knows, as `Scheduler.running` tells them."""
-        return sorted(unit for unit in self.known if unit.startswith(f"{app}.") and INSTANCE.fullmatch(unit))
-
-    def lacks(self, instance: str) -> bool:
-        """Whether one of the two units of this instance is not there, or not kept running."""
-        return not {instance, instance + _DISCOVERY} <= self.started
-
-
-@dataclass(frozen=True)
 class Container:
     """A container of this nap's."""
 
     id: str
+    name: str
     unit: str
     """Its name, without what marks this nap: the unit's that it is of, or should be."""
     app: str
@@ -126,16 +99,19 @@ class Inventory:
     kept: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @once
-    def etcd(self) -> Snapshot:
+    def etcd(self) -> Kept:
         """What etcd has of apps and announcements."""
         places, app = self.settings.etcd, self.app
         if self.settings.scheduler == "local":
             self._require_own_etcd()
+        if not etcd_answers(places):  # etcdctl takes its time over one that is away
+            advice = "`nap status` tells what is down, and on a single machine `nap up` starts it."
+            raise NapError(f"etcd at {places.address} does not answer", advice=advice)
         if app:
-            wanted = [f"{places.root_of(app)}/", places.access_of(app), places.announcements_of(app)]
+            wanted = [f"{places.root_of(app)}/", f"{places.access}/", places.announcements_of(app)]
         else:
             wanted = [f"{places.prefix}/apps/", f"{places.access}/", f"{places.announcements}/"]
-        return Snapshot(places, wanted)
+        return Kept(places, wanted, _LIST_SECONDS)
 
     def _require_own_etcd(self) -> None:
         """Raise `NapError` where nap's own etcd does not run: what answers at its address may be another nap's."""
@@ -169,18 +145,36 @@ class Inventory:
 
     @once
     def containers(self) -> list[Container]:
-        """The containers of this nap, as their names and labels tell; on a cluster none can be told from others'."""
-        if self.settings.scheduler != "local":
-            return []
-        suffix = f".{self.state.name}"
+        """The containers of this nap on its engine, as names and labels tell; on a cluster, those of one-offs."""
+        on_cluster = self.settings.scheduler == "fleet"
+        suffix = "" if on_cluster else f".{self.state.name}"
         found = []
         for each in self._listed("containers", all=True, filters=self._filters):
             labels, name = each["Labels"] or {}, each["Names"][0].removeprefix("/") if each["Names"] else ""
             match = INSTANCE.fullmatch(name.removesuffix(suffix))
-            if name.endswith(suffix) and match and labels.get("nap.app") == match[1]:
-                label = labels.get("nap.instance", "")
-                found.append(Container(each["Id"], match[0], match[1], label, each["State"] == "running"))
+            if not (name.endswith(suffix) and match and labels.get("nap.app") == match[1]):
+                continue
+            if on_cluster and not self._is_one_off(each["Image"], labels):
+                continue
+            label = labels.get("nap.instance", "")
+            found.append(Container(each["Id"], name, match[0], match[1], label, each["State"] == "running"))
         return found
+
+    def _is_one_off(self, image: str, labels: Mapping[str, str]) -> bool:
+        """Whether a container is one of a one-off command of this nap's, where no name tells whose it is.
+
+        Other naps may share the engine; none but this one has made this release of this image.
+        """
+        if "nap.unit" in labels:  # one of the cluster's machines may have the same engine
+            return False
+        told = (labels.get("nap.release"), labels.get("nap.commit"), image)
+        return any(told == (str(each.number), each.commit, each.image) for each, _ in self.history(labels["nap.app"]))
+
+    @property
+    def sees_clients(self) -> bool:
+        """Whether those who wait for containers of the engine's are processes of this machine's."""
+        address = self.settings.engine.url or os.environ.get("DOCKER_HOST", "")
+        return self.settings.scheduler == "local" or address.startswith("unix:") or not address
 
     @once
     def images_in_use(self) -> set[str]:
@@ -205,38 +199,29 @@ class Inventory:
     @once
     def units(self) -> Units:
         """What the scheduler has."""
-        if self.settings.scheduler == "fleet":
-            return self._units_of_fleet()
-        files = {path.stem for path in self.state.units.glob("*.conf")}
-        scheduler = Supervisor(self.state.run / "scheduler.sock", "the local scheduler")
-        states = {each["name"]: each["statename"] for each in scheduler.call("getAllProcessInfo")}
-        alive = {name for name, state in states.items() if state in _ALIVE}
-        return Units(frozenset(files | alive), frozenset(files & alive), frozenset(files | states.keys()))
+        return self.scheduler.units()
 
-    def _units_of_fleet(self) -> Units:
-        from nap_receiver.fleet import Fleet  # its library is for those who call it
-
-        rows = Fleet(self.state, self.settings)._listed("list-unit-files", "unit,dstate")
-        wanted = {name.removesuffix(".service"): state for name, state in rows}
-        started = frozenset(name for name, state in wanted.items() if state == "launched")
-        return Units(frozenset(wanted), started, frozenset(wanted))
+    @once
+    def scheduler(self) -> Scheduler:
+        """What runs units."""
+        return scheduler_of(self.state, self.settings)
 
     @once
     def processes(self) -> dict[int, Process]:
         """The processes of this machine by their ids."""
         return dict(_processes())
 
-    def ledger(self, app: str) -> Ledger:
-        """The app's releases."""
-        return Ledger(self.etcd, self.settings.etcd, app)
+    def records(self, app: str) -> Records:
+        """What was released of the app."""
+        return Records(self.etcd, self.settings.etcd, app)
 
     def current(self, app: str) -> Release | None:
         """The app's release that serves."""
-        return self._of(app, "current", lambda: self.ledger(app).current())
+        return self._of(app, "current", lambda: self.records(app).current())
 
     def history(self, app: str) -> list[tuple[Release, Outcome | None]]:
         """The app's releases, and how each ended."""
-        return self._of(app, "history", lambda: self.ledger(app).history())
+        return self._of(app, "history", lambda: self.records(app).history())
 
     def unfinished(self, app: str) -> list[Release]:
         """The app's releases whose deploy was killed, if it is not under way."""
@@ -248,8 +233,10 @@ class Inventory:
 
     def turn(self, app: str) -> Turn | None:
         """Who changes the app now, if not the one that this is for."""
-        root = self.settings.etcd.root_of(app)
-        return None if self.app else self._of(app, "turn", lambda: whose_turn(self.etcd, root))
+        if self.app:
+            return None
+        lock = self.etcd.get(f"{self.settings.etcd.root_of(app)}/lock")
+        return msgspec.convert(lock.value, Turn) if lock else None
 
     def runs(self, instance: str) -> bool:
         """Whether this instance has a container that runs; on a cluster, whether it has a unit."""
@@ -263,12 +250,11 @@ class Inventory:
 
     def is_attended(self, container: Container) -> bool:
         """Whether a process of this machine runs this container, or takes it away."""
-        name = f"{container.unit}.{self.state.name}"
-        if name in self._run_by:
+        if container.name in self._run_by:
             return True
-        if container.label in _UNDER_LOCK or name not in self._clients:
+        if container.label in _UNDER_LOCK or container.name not in self._clients:
             return False
-        return self._clients[name] != 1  # or whoever waited for it was killed
+        return self._clients[container.name] != 1  # or whoever waited for it was killed
 
     @once
     def _run_by(self) -> set[str]:

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 
 from nap_receiver.checkup.finding import Finding, ok, problem
-from nap_receiver.checkup.inventory import INSTANCE, EngineImage, Inventory
+from nap_receiver.checkup.inventory import EngineImage, Inventory
 from nap_receiver.errors import NapError
 from nap_receiver.keeping import sort_out
 from nap_receiver.retention import forget_all, old_logs, remove_all_old, remove_old_logs
 from nap_receiver.rollout import Deploy
+from nap_receiver.scheduler import INSTANCE
 
 _STORE = "registry/docker/registry/v2"
 
