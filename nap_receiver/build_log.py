@@ -54,7 +54,7 @@ def log_of(state: State, app: str, build: str | None) -> Path:
     found = [name for name in there if build is None or build in name]
     if not found:
         which = f"no build {build[:80]!a} of {app}" if build else f"no build of {app}"
-        raise NapError(f"there is {which} on this host", advice=f"`nap builds {app}` lists them.")
+        raise NapError(f"there is {which} on this host", advice=f"What there is: builds {app}")
     return state.deploy_logs / app / f"{found[-1]}.log"
 
 

@@ -19,30 +19,36 @@ for module in pkgutil.iter_modules(commands.__path__):
 
 
 def over_ssh(words: list[str], state: State, user: str) -> int:
-    """Call a command for `user`; ssh's exit status: 2 for one that is not understood. Raises `NapError`."""
-    if words[0] in {"help", "--help", "-h"}:
-        words = [*words[1:2], "--help"] if len(words) > 1 else []
-        if not words:
-            click.echo(guests.get_help(click.Context(guests, info_name="ssh HOST")))
-            return 0
-    try:
-        return int(
-            guests.main(words, "ssh HOST", standalone_mode=False, obj=Caller(state, user, is_operator=False)) or 0
-        )
-    except click.UsageError as error:
-        complaint = plain(error.format_message().replace("\n", " "))
-        click.echo(f" !     {complaint[:_LONGEST_COMPLAINT]}", err=True)
-        click.echo(" !     What there is: ssh HOST help", err=True)
-        return 2
+    """Call a command for `user`; ssh's exit status. Raises `NapError`."""
+    if words[0] in {"--help", "-h"}:
+        words = ["help", *words[1:]]
+    return _call(guests, "ssh HOST", words, Caller(state, user, is_operator=False))
 
 
 def main() -> None:
     """Run the command; a failure is told in a few lines on standard error, with exit status 1."""
     try:
-        nap(prog_name="nap")
+        sys.exit(_call(nap, "nap", sys.argv[1:] or ["help"]))
     except NapError as error:
         for line in error.words:
             click.echo(f"       {line}", err=True)
         for line in (str(error), *error.advice):
             click.echo(f" !     {line}", err=True)
         sys.exit(1)
+
+
+def _call(commands: click.Group, name: str, words: list[str], caller: Caller | None = None) -> int:
+    """Call one of these commands; the exit status: 2 for what is not understood. Raises `NapError`."""
+    try:
+        return int(commands.main(words, name, standalone_mode=False, obj=caller) or 0)
+    except click.UsageError as error:
+        complaint = plain(error.format_message().replace("\n", " "))
+        click.echo(f" !     {complaint[:_LONGEST_COMPLAINT]}", err=True)
+        if error.ctx and error.ctx.parent:
+            click.echo(f" !     How it is called: {name} help {error.ctx.info_name}", err=True)
+        else:
+            click.echo(f" !     What there is: {name} help", err=True)
+        return 2
+    except click.Abort:  # Ctrl-C, or no answer where it asks for one
+        click.echo(" !     It was ended before it was done", err=True)
+        return 1

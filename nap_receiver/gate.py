@@ -84,7 +84,11 @@ def _unshare_terminal() -> None:
 
 
 def _let_through(asked: str, state: State, user: str, channel: Channel) -> int:
-    words = _words(asked)
+    try:
+        words = shlex.split(asked)
+    except ValueError as error:
+        channel.failure(NapError(f"that command cannot be read: {str(error).lower()}", advice=_HOW))
+        return 2  # as for what else is not understood
     if words[:1] == ["git"] and len(words) > 1:
         words[:2] = [f"git-{words[1]}"]
     if words and words[0] in {*_GIT_READS, _GIT_WRITES}:
@@ -104,13 +108,6 @@ def _let_through(asked: str, state: State, user: str, channel: Channel) -> int:
     from nap_receiver.cli import over_ssh  # what git does not need
 
     return over_ssh(words, state, user)
-
-
-def _words(asked: str) -> list[str]:
-    try:
-        return shlex.split(asked)
-    except ValueError as error:
-        raise NapError(f"that command cannot be read: {str(error).lower()}", advice=_HOW) from error
 
 
 def _send(program: str, app: str, repository: Path, state: State, user: str) -> int:

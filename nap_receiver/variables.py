@@ -14,7 +14,10 @@ _ENGINES = re.compile(r"DOCKER_.*|LD_.*|GCONV_PATH|GLIBC_TUNABLES")
 def checked_name(name: str) -> str:
     """`name`, or `NapError` with the reason where no variable of an app's can have it."""
     if not _NAME.fullmatch(name):
-        raise NapError(f"{name[:80]!a} cannot be the name of a variable", advice="Use A to Z, a to z, 0 to 9 and _.")
+        raise NapError(
+            f"{name[:80]!a} cannot be the name of a variable",
+            advice="Use A to Z, a to z, 0 to 9 and _, and no digit at its beginning.",
+        )
     if _NAPS_OWN.fullmatch(name):
         raise NapError(f"{name} is nap's own to set")
     if _ENGINES.fullmatch(name):

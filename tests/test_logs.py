@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import click
 import pytest
 
 from nap_receiver import cli  # noqa: F401 -- it puts all commands into the table
@@ -94,7 +95,7 @@ def test_where_journals_are_read_is_checked(tmp_path: Path) -> None:
     ],
 )
 def test_bad_values_are_refused(words: list[str], why: str) -> None:
-    with pytest.raises(NapError, match=f"^{re.escape(why)}$"):
+    with pytest.raises(click.UsageError, match=f"^{re.escape(why)}$"):
         nap_command.main(["logs", "hello", *words], standalone_mode=False)
 
 
@@ -199,6 +200,40 @@ def test_what_cannot_be_shown_is_told(nap: Nap, talking: Pusher) -> None:
     assert talking.push().status == 1
     gone = nap.run("logs", app, "--release", "v2", ok=False)
     assert gone.stderr.splitlines()[0] == f" !     nothing is left of what {app} v2 printed"
+
+
+@pytest.mark.machine
+def test_what_the_last_release_printed_that_ran_is_shown_while_nothing_does(
+    nap: Nap, talking: Pusher, tmp_path: Path
+) -> None:
+    app = talking.app
+    begins = "web.1: web.1 of v1 begins"
+    assert talking.ssh_command("ps:stop", app).returncode == 0
+    for change in ((), ("config:set", app, "A=1")):  # a release that nothing runs of either
+        if change:
+            assert talking.ssh_command(*change).returncode == 0
+        shown = talking.ssh_command("logs", app)
+        assert (shown.returncode, shown.stdout.splitlines()[0][28:]) == (0, begins)
+        why = f" !     {app} is stopped; before, v1 printed this"
+        assert shown.stderr.splitlines() == [why, f" !     To start it again: ps:start {app}"]
+    refused = talking.ssh_command("logs", app, "--release", "v2")
+    assert refused.stderr.splitlines()[0] == f" !     {app} v2 ran no instance: it was stopped"
+    with following([str(COMMAND), "logs", app, "-t"], tmp_path / "seen", nap):
+        eventually(partial(holds, tmp_path / "seen", begins), 10, "what was there")
+        assert talking.ssh_command("ps:start", app).returncode == 0
+        eventually(partial(holds, tmp_path / "seen", "web.1 of v4 begins"), 10, "and what starts later")
+
+    assert talking.ssh_command("ps:scale", app, "web=0").returncode == 0
+    scaled = nap.run("logs", app, "-p", "web")
+    assert scaled.stdout.splitlines()[0][28:] == "web.1: web.1 of v4 begins"
+    assert scaled.stderr.splitlines()[0] == f" !     {app} has no web: it is scaled to 0; before, v4 printed this"
+    assert nap.run("logs", app).stderr.splitlines()[1] == f" !     To start one: ps:scale {app} web=1"
+    talking.commit(Dockerfile=runs("true"))
+    talking.push()  # which takes away what was left, as each does that starts something
+    assert talking.ssh_command("ps:scale", app, "web=1").returncode == 1
+    gone = nap.run("logs", app, ok=False)
+    told = f" !     {app} has no instance: it is scaled to 0, and nothing is left of what it printed before"
+    assert (gone.returncode, gone.stdout, gone.stderr.splitlines()[0]) == (1, "", told)
 
 
 @pytest.mark.machine

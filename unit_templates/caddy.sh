@@ -12,7 +12,7 @@ told=$XDG_CONFIG_HOME/caddy/autosave.json
 echo 1 2>/dev/null >/proc/sys/net/ipv4/tcp_migrate_req
 
 # With some more memory it answers a quarter more requests, and takes up changes sooner.
-export GOGC="${GOGC:-200}"
+export GOGC="${GOGC:-400}"
 
 if grep -qs '/caddy\.sock"' "$told" && mv "$told" "$told.tried"; then
     exec "$2" run --config "$told.tried"

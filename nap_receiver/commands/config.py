@@ -44,7 +44,7 @@ def set_variables(caller: Caller, app: str, variables: tuple[str, ...]) -> None:
     given = [variable.partition("=") for variable in variables]
     if [equals for _, equals, _ in given].count("") > 1:
         raise NapError("only one value can come from standard input", advice="Write the others as NAME=VALUE.")
-    added = {checked_name(name): value if equals else _read_value() for name, equals, value in given}
+    added = {checked_name(name): value if equals else _read_value(app, name) for name, equals, value in given}
     for name, value in added.items():
         check_value(name, value)
     _configure(caller, app, added, ())
@@ -71,9 +71,14 @@ def _configure(caller: Caller, app: str, added: dict[str, str], removed: tuple[s
     change_app(caller, app, lambda it: changes.configure(it, added, removed))
 
 
-def _read_value() -> str:
+def _read_value(app: str, name: str) -> str:
+    given = sys.stdin.buffer.read(LONGEST_VALUE_BYTES + 1)
+    if not given:  # as with `</dev/null`: who forgot the value should not lose the one that is there
+        raise NapError(
+            f"there is no value for {name} on standard input", advice=f"To set it empty: config:set {app} {name}="
+        )
     try:
-        return sys.stdin.buffer.read(LONGEST_VALUE_BYTES + 1).decode()
+        return given.decode()
     except UnicodeDecodeError as error:
         raise NapError(
             "the value on standard input is not UTF-8", advice="Encode it, for example as base64."

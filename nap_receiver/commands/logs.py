@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nap_receiver.commands.table import Caller, app_argument, command, records_of, release_number
+from nap_receiver.commands.table import Caller, app_argument, at_rest, command, records_of, release_number
 from nap_receiver.errors import NapError
 from nap_receiver.release import ROUTER, Release
 
 if TYPE_CHECKING:
+    from nap_receiver.logs import Wanted
     from nap_receiver.release import Records
 
 _USUAL_LINES = 100
@@ -21,13 +22,13 @@ def _lines(context: click.Context, parameter: click.Parameter, value: str) -> in
     from nap_receiver.logs import MOST_LINES
 
     if not re.fullmatch(r"[0-9]{1,6}", value) or int(value) > MOST_LINES:
-        raise NapError(f"expected a number of lines from 0 to {MOST_LINES}, got {value[:40]!a}")
+        raise click.UsageError(f"expected a number of lines from 0 to {MOST_LINES}, got {value[:40]!a}")
     return int(value)
 
 
 def _process(context: click.Context, parameter: click.Parameter, value: str) -> str:
     if value and not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?(\.[1-9][0-9]{0,2})?", value):
-        raise NapError(f"expected a process such as web or web.1, got {value[:40]!a}")
+        raise click.UsageError(f"expected a process such as web or web.1, got {value[:40]!a}")
     return value
 
 
@@ -62,15 +63,17 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
     if process == ROUTER:
         _show_requests(caller, records, tail, most, number)
         return
-    current = records.current()
-    release = current
+    release = current = records.current()
+    wanted = Wanted(app, f"v{number}" if number is not None else "", process)
+    rest = None
     if number is not None:
         release = next((each for each, _ in records.history() if each.number == number), None)
         if release is None:
             raise NapError(f"{app} has no release v{number}", advice=f"What there is: releases {app}")
-    if release is None and not tail:
+    elif current and (rest := at_rest(current, process.partition(".")[0])):
+        release = _last_that_ran(records, wanted)
+    if release is None and not (tail or rest):
         raise NapError(f"{app} has no release that serves", advice=f"What its deploys said: builds:output {app}")
-    wanted = Wanted(app, release.name if release and number is not None else "", process)
     instances = [each for each in release.instances if wanted.includes(each.label)] if release else []
     if release and not instances:
         _refuse_unknown(release, process, tail)
@@ -78,14 +81,22 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
     # Ctrl-C is how one stops to follow, and whoever reads it through a pipe may have seen enough.
     with suppress(BrokenPipeError, KeyboardInterrupt), source_of(app, caller.state, settings) as source:
         lines = source.past(instances, most)
+        shown = merged(lines, most)
         for why in source.missing:
             click.echo(f" !     Not shown: what ran on {why}", err=True)
-        if not lines and release != current and release and not tail:
+        if rest:
+            why, how = rest
+            if not lines and not tail:
+                raise NapError(f"{why}, and nothing is left of what it printed before", advice=how)
+            printed = f"; before, {release.name} printed this" if shown and release else ""
+            click.echo(f" !     {why}{printed}", err=True)
+            click.echo(f" !     {how}", err=True)
+        elif not lines and release != current and release and not tail:
             raise NapError(
                 f"nothing is left of what {app} {release.name} printed",
                 advice=f"What its deploy said: builds:output {app} (builds {app} lists them)",
             )
-        if shown := merged(lines, most):
+        if shown:
             click.echo("\n".join(map(str, shown)))
         if tail:
             follow(source, wanted, _STANDARD_OUTPUT, click.echo)
@@ -95,12 +106,13 @@ def _show_requests(caller: Caller, records: "Records", tail: bool, most: int, nu
     """Show the last requests to an app that the router has answered."""
     from nap_receiver.domains import names_of
     from nap_receiver.logs import Requests, Wanted, follow, merged, requests_since
+    from nap_receiver.routes import is_routing
     from nap_receiver.settings import load
 
     settings, log = load(caller.state).settings, caller.state.router_log
     if number is not None:
         raise NapError("requests are of no release", advice=f"All there are: logs {records.app} -p {ROUTER}")
-    if not log.exists():
+    if not log.exists() and not is_routing(caller.state):  # Caddy makes it when it has answered somebody
         raise NapError(
             "no router has run here, and what it logs is on the machine where it runs",
             advice=f"There: {log}, or where its state directory is (docs/router.md).",
@@ -114,8 +126,22 @@ def _show_requests(caller: Caller, records: "Records", tail: bool, most: int, nu
             follow(requests, Wanted(records.app), _STANDARD_OUTPUT, click.echo)
 
 
+def _last_that_ran(records: "Records", wanted: "Wanted") -> Release | None:
+    """The last release that was live and had such an instance; what that printed may be there yet."""
+    for release, ended in reversed(records.history()):
+        if ended and ended.state == "live" and any(wanted.includes(each.label) for each in release.instances):
+            return release
+    return None
+
+
 def _refuse_unknown(release: Release, process: str, tail: bool) -> None:
     """Raise `NapError` for a process that is not there; one that is followed may come yet, if its type is known."""
+    if at_rest(release, process.partition(".")[0]):
+        why = "stopped" if release.stopped else "scaled to 0"
+        raise NapError(
+            f"{release.app} {release.name} ran no {process or 'instance'}: it was {why}",
+            advice=f"What else there is: releases {release.app}",
+        )
     if tail and process.partition(".")[0] in release.formation:
         return
     there = ", ".join(instance.label for instance in release.instances)

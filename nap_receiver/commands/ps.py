@@ -7,13 +7,13 @@ import click
 from nap_receiver.commands.table import (
     Caller,
     app_argument,
+    at_rest,
     change_app,
     command,
     json_option,
     records_of,
     show_listing,
 )
-from nap_receiver.errors import NapError
 from nap_receiver.release import MOST_INSTANCES, PROCESS_TYPE
 
 
@@ -41,13 +41,15 @@ def list_processes(caller: Caller, app: str, as_json: bool) -> None:
         else:
             state = "up" if key in there else "not up"
         rows.append((process, release, state, urls.get(key, "")))
-    show_listing(rows, "process", "release", "state", "address", as_json=as_json)
+    rest = at_rest(current) if current else None
+    if rows or as_json or not rest:
+        show_listing(rows, "process", "release", "state", "address", as_json=as_json)
     if as_json:
         return
-    if url := url_of(app, load(caller.state).settings):
+    if rest:
+        click.echo(". ".join(rest))
+    elif url := url_of(app, load(caller.state).settings):
         click.echo(f"\n{app} is reached at {url}")
-    if current and current.stopped:
-        click.echo(f"{app} is stopped. To start it again: ps:start {app}")
 
 
 @command("ps:restart", right="push")
@@ -77,13 +79,28 @@ def start_processes(caller: Caller, app: str) -> None:
     change_app(caller, app, changes.start)
 
 
+def _formation(context: click.Context, parameter: click.Parameter, counts: tuple[str, ...]) -> dict[str, int]:
+    formation: dict[str, int] = {}
+    for count in counts:
+        process, _, number = count.partition("=")
+        fits = PROCESS_TYPE.fullmatch(process) and re.fullmatch("[0-9]{1,9}", number)
+        if not fits or int(number) > MOST_INSTANCES:
+            raise click.UsageError(
+                f'expected PROCESS=COUNT with a count from 0 to {MOST_INSTANCES}, got "{count[:80]}"'
+            )
+        if process in formation:
+            raise click.UsageError(f"expected each PROCESS once, got {process} twice")
+        formation[process] = int(number)
+    return formation
+
+
 @command("ps:scale", right="push")
 @app_argument
-@click.argument("counts", nargs=-1, metavar="PROCESS=COUNT...")
+@click.argument("formation", nargs=-1, callback=_formation, metavar="PROCESS=COUNT...")
 @json_option
-def scale_processes(caller: Caller, app: str, counts: tuple[str, ...], as_json: bool) -> None:
+def scale_processes(caller: Caller, app: str, formation: dict[str, int], as_json: bool) -> None:
     """Run COUNT instances of each PROCESS of APP: ps:scale shop web=3. Without any, list the counts."""
-    if not counts:
+    if not formation:
         records = records_of(caller, app)
         current = records.current()
         rows = current.formation.items() if current else ()
@@ -91,16 +108,4 @@ def scale_processes(caller: Caller, app: str, counts: tuple[str, ...], as_json: 
         return
     from nap_receiver import changes
 
-    formation = _formation(counts)
     change_app(caller, app, lambda it: changes.scale(it, formation))
-
-
-def _formation(counts: tuple[str, ...]) -> dict[str, int]:
-    formation = {}
-    for count in counts:
-        process, _, number = count.partition("=")
-        fits = PROCESS_TYPE.fullmatch(process) and re.fullmatch("[0-9]{1,9}", number)
-        if not fits or int(number) > MOST_INSTANCES:
-            raise NapError(f'expected PROCESS=COUNT with a count from 0 to {MOST_INSTANCES}, got "{count[:80]}"')
-        formation[process] = int(number)
-    return formation

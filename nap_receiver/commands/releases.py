@@ -1,6 +1,7 @@
 """What was released, and going back to it."""
 
 import time
+from collections.abc import Iterator
 
 import click
 import msgspec
@@ -16,21 +17,25 @@ from nap_receiver.commands.table import (
     show_listing,
 )
 from nap_receiver.errors import NapError
-from nap_receiver.release import Outcome, Release
+from nap_receiver.release import EVERY, Outcome, Release
+
+_REASON_CHARACTERS = 60
 
 
 @command("releases", right="read")
 @app_argument
 @json_option
 def list_releases(caller: Caller, app: str, as_json: bool) -> None:
-    """List the releases of APP, the newest first."""
+    """List the releases of APP, the newest first, and why those failed that did."""
     records = records_of(caller, app)
     current, history = records.current(), records.history()
-    rows = [
-        (each.name, _standing(each, outcome, current), each.why, each.by, _when(each.at))
-        for each, outcome in reversed(history)
-    ]
-    show_listing(rows, "release", "state", "why", "by", "at", as_json=as_json)
+    rows = []
+    for each, outcome in reversed(history):
+        reason = outcome.reason if outcome else ""
+        if not as_json:
+            reason = _in_short(reason, each)
+        rows.append((each.name, _standing(each, outcome, current), each.why, each.by, _when(each.at), reason))
+    show_listing(rows, "release", "state", "why", "by", "at", "reason", as_json=as_json)
 
 
 @command("releases:info", right="read")
@@ -57,6 +62,8 @@ def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -
         "commit": each.commit,
         "image": each.image,
         "processes": " ".join(f"{process}={n}" for process, n in each.formation.items()),
+        "stopped": "yes" if each.stopped else "",
+        "limits": ", ".join(_limits(each)),
         "variables": ", ".join(records.configuration(each.config)),
     }
     if as_json:
@@ -82,6 +89,25 @@ def _standing(release: Release, outcome: Outcome | None, current: Release | None
     if current and release.number == current.number:
         return "current"
     return outcome.state if outcome else "never finished"
+
+
+def _in_short(reason: str, release: Release) -> str:
+    """The reason of a failure without what else its row says, cut to fit there; `releases:info` has all of it."""
+    from textwrap import shorten
+
+    named = reason.removeprefix(f"{release.app} {release.name} ").removeprefix(f"{release.app}: ")
+    return shorten(named, _REASON_CHARACTERS, placeholder="…")
+
+
+def _limits(release: Release) -> Iterator[str]:
+    """What an instance of each process type may use that has a limit: `web memory=512m cpu=0.5`."""
+    from nap_receiver.commands.resource import shown
+
+    for process in release.formation | release.limits:
+        memory, cpu = shown(release.limits_of(process))
+        said = [*([f"memory={memory}"] if memory else []), *([f"cpu={cpu}"] if cpu else [])]
+        if said and process != EVERY:
+            yield " ".join([process, *said])
 
 
 def _when(seconds: float) -> str:

@@ -5,8 +5,7 @@ import re
 import click
 
 from nap_receiver.commands.table import Caller, app_argument, change_app, command, json_option, records_of, show_listing
-from nap_receiver.errors import NapError
-from nap_receiver.release import EVERY, PROCESS_TYPE, Limits
+from nap_receiver.release import EVERY, PROCESS_TYPE, RUN, Limits
 
 _UNITS = {"": 1 << 20, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}  # a bare number is one of MiB, as Dokku's
 _LEAST_MEMORY = 6 << 20  # docker run refuses less
@@ -20,7 +19,7 @@ def _memory(context: click.Context, parameter: click.Parameter, value: str | Non
     match = re.fullmatch(r"([0-9]{1,16})([bkmg]?)", value.lower())
     size = int(match[1]) * _UNITS[match[2]] if match else -1
     if size != 0 and not _LEAST_MEMORY <= size <= _MOST_MEMORY:
-        raise NapError(
+        raise click.UsageError(
             f"--memory: expected a size of 6m or more, such as 512m or 2g, or 0 for none, got {value[:40]!a}"
         )
     return size
@@ -31,13 +30,15 @@ def _cpus(context: click.Context, parameter: click.Parameter, value: str | None)
         return None
     number = float(value) if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", value) else -1
     if number != 0 and not 0.01 <= number <= _MOST_CPUS:
-        raise NapError(f"--cpu: expected a number of 0.01 or more, such as 0.5 or 2, or 0 for none, got {value[:40]!a}")
+        raise click.UsageError(
+            f"--cpu: expected a number of 0.01 or more, such as 0.5 or 2, or 0 for none, got {value[:40]!a}"
+        )
     return number
 
 
 def _process(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
     if value is not None and not PROCESS_TYPE.fullmatch(value):
-        raise NapError(f"{value[:40]!a} cannot be a process type")
+        raise click.UsageError(f"{value[:40]!a} cannot be a process type")
     return value or EVERY
 
 
@@ -65,13 +66,17 @@ def limit_resources(
 def _list(caller: Caller, app: str, as_json: bool) -> None:
     records = records_of(caller, app)
     current = records.current()
-    rows = [(process, *_shown(current.limits_of(process), as_json)) for process in current.formation] if current else []
+    found = {process: current.limits_of(process) for process in current.formation} if current else {}
+    if current and RUN in current.limits:
+        found[RUN] = current.limits_of(RUN)
+    rows = [
+        (process, *((limits.memory, limits.cpus) if as_json else shown(limits))) for process, limits in found.items()
+    ]
     show_listing(rows, "process", "memory", "cpu", as_json=as_json)
 
 
-def _shown(limits: Limits, as_json: bool) -> tuple[object, object]:
-    if as_json:
-        return limits.memory, limits.cpus
+def shown(limits: Limits) -> tuple[str, str]:
+    """Memory and processors as they are given, each empty where there is no limit: `512m`, `0.5`."""
     return _size(limits.memory) if limits.memory else "", f"{limits.cpus:g}" if limits.cpus else ""
 
 

@@ -18,12 +18,11 @@ from nap_receiver.access import Access, access_of, no_such, require_right
 from nap_receiver.account import become_owner
 from nap_receiver.app import checked_app_name
 from nap_receiver.channel import tell
-from nap_receiver.errors import NapError
 from nap_receiver.repository import repository_called
 from nap_receiver.state import State, default_root, state_at
 
 if TYPE_CHECKING:
-    from nap_receiver.release import Records
+    from nap_receiver.release import Records, Release
     from nap_receiver.rollout import App
 
 
@@ -48,6 +47,7 @@ ANYBODY = "anybody"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="nap", message="nap %(version)s")
 def nap() -> None:
     """git push to a running, announced app."""
 
@@ -73,7 +73,7 @@ def command(name: str, right: str | None = None) -> Callable[[Callable[..., None
 
         called.__doc__ = function.__doc__
         called.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-        made = click.command(name)(called)
+        made = click.command(name, short_help=_first_sentence(function))(called)
         if right:
             guest = copy.copy(made)
             guest.params = list(made.params)
@@ -84,6 +84,12 @@ def command(name: str, right: str | None = None) -> Callable[[Callable[..., None
         return function
 
     return register
+
+
+def _first_sentence(function: Callable[..., None]) -> str:
+    """What a command is listed with; click would cut it where the line ends."""
+    first, end, _ = " ".join((function.__doc__ or "").split()).partition(". ")
+    return first + end.rstrip()
 
 
 def _app(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -128,12 +134,26 @@ def records_of(caller: Caller, app: str) -> "Records":
     return Records(Kept(caller.state, [*ledger, places.announcements_of(app), places.up_of(app)]), places, app)
 
 
+def at_rest(release: "Release", process: str = "") -> tuple[str, str] | None:
+    """Why nothing of a release runs, or nothing of this process type of it, and what would start it; else None."""
+    from nap_receiver.release import WEB
+
+    app = release.app
+    if release.stopped:
+        return f"{app} is stopped", f"To start it again: ps:start {app}"
+    wanted = {process} if process else release.formation.keys()
+    if not wanted <= release.formation.keys() or any(release.formation[each] for each in wanted):
+        return None
+    first = process or (WEB if WEB in wanted else next(iter(wanted), WEB))
+    return f"{app} has no {process or 'instance'}: it is scaled to 0", f"To start one: ps:scale {app} {first}=1"
+
+
 def release_number(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """The number of a release that is given as `v3` or `3`."""
     if value is None:
         return None
     if not re.fullmatch(r"v?[0-9]{1,8}", value):
-        raise NapError(f"expected a release such as v3, got {value[:40]!a}")
+        raise click.UsageError(f"expected a release such as v3, got {value[:40]!a}")
     return int(value.removeprefix("v"))
 
 
