@@ -18,6 +18,7 @@ from nap_receiver.errors import NapError
 from nap_receiver.state import State
 
 _LONGEST_NAME = 100
+_KEPT = 100
 
 
 def new_log(state: State, app: str, what: str) -> Path:
@@ -46,6 +47,17 @@ def open_log(path: Path) -> TextIO:
 def builds(state: State, app: str) -> list[str]:
     """The builds of `app` that there is a log of, the oldest first: `20260131T235959-1a2b3c4`."""
     return sorted(path.stem for path in (state.deploy_logs / app).glob("*.log"))
+
+
+def old_logs(state: State, app: str) -> list[Path]:
+    """The logs of `app` that need not stay, the oldest first."""
+    return [state.deploy_logs / app / f"{old}.log" for old in builds(state, app)[:-_KEPT]]
+
+
+def remove_old_logs(state: State, app: str) -> None:
+    """Remove the logs of `app` that need not stay."""
+    for log in old_logs(state, app):
+        log.unlink(missing_ok=True)
 
 
 def log_of(state: State, app: str, build: str | None) -> Path:

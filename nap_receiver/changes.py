@@ -11,11 +11,12 @@ from msgspec.structs import replace
 from nap_receiver.discovery import await_withdrawn
 from nap_receiver.domains import give_up_all
 from nap_receiver.errors import NapError
-from nap_receiver.keeping import require_kept
+from nap_receiver.keeping import before, live_among, require_kept, sort_out
 from nap_receiver.push import some
-from nap_receiver.release import EVERY, Ledger, Limits, Release
+from nap_receiver.release import EVERY, RUN, Ledger, Limits, Release
 from nap_receiver.repository import remove
 from nap_receiver.rollout import WITHDRAW_SECONDS, App, Deploy, release, under_way
+from nap_receiver.settings import Settings
 
 
 def scale(app: App, counts: dict[str, int]) -> None:
@@ -57,9 +58,12 @@ def limit(app: App, process: str, change: Callable[[Limits], Limits]) -> None:
     """Change what each instance of a process type may use, or of `EVERY` one that has no limits of its own."""
     with under_way(app, "limits", "changing its limits") as deploy:
         current = require_current(deploy)
-        if process != EVERY:
+        if process not in {EVERY, RUN}:
             require_processes(current, [process])
-        limits = current.limits | {process: change(current.limits_of(process))}
+        had = current.limits_of(process)
+        limits = current.limits | {process: change(had)}
+        if limits[process].cpus != had.cpus:
+            require_processors(limits[process].cpus, app.settings)
         kept = {name: each for name, each in limits.items() if each != Limits() or name != EVERY}
         told = process if process != EVERY else "every process type"
         release_again(replace(current, limits=kept), f"Limit {told}", deploy, is_new=False)
@@ -72,8 +76,28 @@ def require_processes(release: Release, processes: Iterable[str]) -> None:
         raise NapError(f"{release.app} has no process type {', '.join(sorted(unknown))}; there are: {there}")
 
 
+def require_processors(number: float, settings: Settings) -> None:
+    """Raise `NapError` where this machine has fewer, if it is the one: nothing would start that is to have so many."""
+    if not number or settings.scheduler != "local":
+        return
+    from docker.errors import DockerException  # libraries that no other change has need of
+
+    from nap_receiver.image import engine_at
+
+    try:
+        with engine_at(settings.engine.url) as engine:
+            there = engine.api.info()["NCPU"]
+    except (OSError, DockerException) as error:
+        raise NapError(f"the engine does not tell how many processors it has: {error}") from error
+    if number > there:
+        raise NapError(
+            f"--cpu: expected {there} or less, which is what this machine has, got {number:g}",
+            advice=f"Nothing was changed. Say one of 0.01 to {there}, or 0 for no limit.",
+        )
+
+
 def rollback(app: App, number: int | None) -> None:
-    """Run an earlier release's image and variables, or those of the last that was live before this one.
+    """Run an earlier release's code and configuration, or those of the last that was live before with any other.
 
     Counts stay as they are now.
     """
@@ -81,7 +105,13 @@ def rollback(app: App, number: int | None) -> None:
         current = require_current(deploy)
         target = rollback_target(deploy.ledger, current, number, app.settings.deploy.keep_releases)
         formation = {process: current.formation.get(process, n) for process, n in target.formation.items()}
-        again = replace(target, formation=formation, limits=current.limits, stopped=current.stopped)
+        again = replace(
+            target,
+            formation=formation,
+            limits=current.limits,
+            stopped=current.stopped,
+            rollback_to=target.rollback_to or target.number,
+        )
         release_again(again, f"Rollback to {target.name}", deploy)
 
 
@@ -100,22 +130,14 @@ def configure(app: App, added: dict[str, str], removed: Sequence[str]) -> None:
             app.channel.result(f"{app.name} has {some(sorted(after)) or 'no variables'}, for its first release")
             return
         why = f"Config add {', '.join(added)}" if added else f"Config remove {', '.join(removed)}"
-        release_again(replace(current, config=number), why, deploy)
+        release_again(replace(current, config=number, rollback_to=0), why, deploy)
 
 
 def destroy(app: App) -> None:
     """Stop the app and remove all that is kept of it. Where that fails, it can be tried again."""
-    from nap_receiver.retention import forget_all  # libraries that no other change has need of
-
     state, channel = app.state, app.channel
     with under_way(app, "destroy", "destroying it") as deploy:
-        images = sorted({release.image for release, _ in deploy.ledger.history()})
-        end(deploy)
-        kept = []
-        try:
-            forget_all(app.name, images, state, app.settings)
-        except NapError as error:
-            kept.append(f"its images in the registry: {error}")
+        kept = end(deploy)
         if app.repository.is_relative_to(state.repositories):
             remove(app.repository, state)
         else:
@@ -126,13 +148,16 @@ def destroy(app: App) -> None:
             channel.detail(f"Kept: {what}")
 
 
-def end(deploy: Deploy, heir: str = "") -> None:
-    """Stop all that runs of the app, and remove all that etcd knows of it but whose turn it is.
+def end(deploy: Deploy, heir: str = "") -> list[str]:
+    """Stop all that runs of the app, and remove its images and all that etcd knows of it but whose turn it is.
 
-    The app `heir`, if there is one, has its domains from then on.
+    The app `heir`, if there is one, has its domains from then on. Returns what had to be kept, and why.
     """
+    from nap_receiver.retention import forget_all  # libraries that few other changes have need of
+
     app, scheduler, etcd, settings = deploy.app.name, deploy.scheduler, deploy.etcd, deploy.settings
     give_up_all(etcd, settings.etcd, app, heir)
+    images = sorted({release.image for release, _ in deploy.ledger.history()})
     running = scheduler.running(app)
     deploy.channel.step(f"Stopping {app}: {some(running) or 'nothing runs'}")
     scheduler.withdraw(running)
@@ -142,6 +167,11 @@ def end(deploy: Deploy, heir: str = "") -> None:
     forget(deploy)
     etcd.delete(settings.etcd.access_of(app))
     give_up_all(etcd, settings.etcd, app, heir)  # what was added meanwhile; now nothing can be
+    try:
+        forget_all(app, images, deploy.app.state, settings)
+    except NapError as error:
+        return [f"its images in the registry: {error}"]
+    return []
 
 
 def forget(deploy: Deploy) -> None:
@@ -158,30 +188,36 @@ def require_current(deploy: Deploy) -> Release:
 
 
 def rollback_target(ledger: Ledger, current: Release, number: int | None, keep: int) -> Release:
-    """The release of that number, or the last one before `current` that was live and of another image.
+    """The release of that number, or the last one before `current` that was live and is not the same.
 
-    Raises `NapError` where there is none, or where it is older than the `keep` releases whose images are kept.
+    Raises `NapError` where there is none, or where it is older than those whose images are kept.
     """
     history = ledger.history()
-    live = {release.number: release for release, ended in history if ended and ended.state == "live"}
+    live = live_among(history)
     if number is None:
-        before = [each for each in live.values() if each.number < current.number and each.image != current.image]
-        if not before:
-            raise NapError(f"{ledger.app} has no release before {current.name} to go back to")
-        return before[-1]
-    if number not in live:
-        raise NapError(
-            f"{ledger.app} has no release v{number} that was live", advice=f"What there is: releases {ledger.app}"
-        )
-    require_kept(live[number], history, keep)
-    return live[number]
+        target = before(live)
+        if target is None:
+            same = f", which is v{current.rollback_to} again," if current.rollback_to else ""
+            raise NapError(
+                f"{ledger.app} has nothing to go back to: no release before {current.name}{same} was live with other "
+                "code, commands, checks or variables",
+                advice=f"What there is: releases {ledger.app}",
+            )
+    else:
+        target = next((each for each in live if each.number == number), None)
+        if target is None:
+            raise NapError(
+                f"{ledger.app} has no release v{number} that was live", advice=f"What there is: releases {ledger.app}"
+            )
+    require_kept(target, history, keep)
+    return target
 
 
 def release_again(source: Release, why: str, deploy: Deploy, *, is_new: bool = True) -> None:
     """Make a new release of what `source` says, and roll it out."""
     placement = deploy.scheduler.place(source.app, deploy.app.repository, source.formation)
     release(replace(source, by=deploy.app.who, why=why), placement, deploy, is_new=is_new)
-    if len(deploy.ledger.history()) > deploy.settings.deploy.keep_releases:
+    if sort_out(deploy.ledger.history(), deploy.settings.deploy.keep_releases).going:
         from nap_receiver.retention import keep_recent  # a quarter of a second of libraries, once the app is live
 
         keep_recent(deploy)

@@ -5,19 +5,20 @@ come through `git cat-file --batch` in pieces, because dulwich holds a blob whol
 commit"). dulwich's own `archive.tar_stream` breaks symlinks, odd names and submodules (the same, finding 2).
 """
 
+import posixpath
 import stat
 import subprocess
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from docker.utils.build import PatternMatcher
-from dulwich.errors import ChecksumMismatch, FileFormatException
-from dulwich.objects import Blob, Commit, Tag, Tree
+from dulwich.errors import ChecksumMismatch, FileFormatException, NotTreeError
+from dulwich.objects import Blob, Commit, SubmoduleEncountered, Tag, Tree
 from dulwich.repo import Repo
 
 from nap_receiver.errors import NapError
@@ -25,6 +26,8 @@ from nap_receiver.errors import NapError
 MANIFESTS = ("Procfile", "app.json")
 """Files at the top that say what there is to the app beside its image."""
 
+_DOCKERIGNORE = ".dockerignore"
+_READ = (*MANIFESTS, _DOCKERIGNORE)
 _PIECE_BYTES = 1 << 20
 _ASKED_AT_ONCE = 512  # object names (41 bytes a line) that fit into a pipe (64 KB) before the first answer is read
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
@@ -113,10 +116,10 @@ def check_out(path: Path, commit: str, app: str) -> Checkout:
                     "then: git add Dockerfile && git commit -m 'Add a Dockerfile' && git push nap",
                 ],
             )
-        ignored = _ignored(repository, top)
+        files = {name: data for name in _READ if (data := _file(repository, tree, name, app)) is not None}
+        ignored = _ignored(files.pop(_DOCKERIGNORE, b""))
         leaves = list(_walk(repository, tree, b"", ignored))
-        manifests = {name: data for name in MANIFESTS if (data := _file(repository, top, name.encode())) is not None}
-        return Checkout(path, found.id.decode(), found.commit_time, leaves, [], manifests)
+        return Checkout(path, found.id.decode(), found.commit_time, leaves, [], files)
 
 
 @contextmanager
@@ -147,21 +150,37 @@ def _commit(repository: Repo, name: str) -> Commit:
     return found
 
 
-def _ignored(repository: Repo, top: Mapping[bytes, tuple[int, bytes]]) -> PatternMatcher | None:
+def _ignored(content: bytes) -> PatternMatcher | None:
     """What `.dockerignore` says; the engine itself does not look at it (shared/libraries.md, finding 3)."""
-    content = _file(repository, top, b".dockerignore")
-    if content is None:
-        return None
     lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
     patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     return PatternMatcher([*patterns, "!Dockerfile"]) if patterns else None
 
 
-def _file(repository: Repo, top: Mapping[bytes, tuple[int, bytes]], name: bytes) -> bytes | None:
-    """The content of a file at the top, None where there is none of that name."""
-    mode, sha = top.get(name, (0, b""))
-    if not stat.S_ISREG(mode):
+def _file(repository: Repo, tree: Tree, name: str, app: str) -> bytes | None:
+    """The content of a file at the top, or of what is linked to there; None where there is nothing of that name.
+
+    Raises `NapError` for what is no file: it would be left out, and nobody know.
+    """
+    path, what = name.encode(), "it is a directory or a submodule"
+    if path not in tree:
         return None
+    mode, sha = tree[path]
+    if stat.S_ISLNK(mode):
+        blob = repository[sha]
+        assert isinstance(blob, Blob)
+        what = f"it is a link to {_shown(blob.data)[:80]}, and that is no file of this commit"
+        try:
+            # Or the commit's own directories would be taken for those at the root of a machine.
+            target = b".." if blob.data.startswith(b"/") else posixpath.normpath(blob.data)
+            mode, sha = tree.lookup_path(repository.__getitem__, target)
+        except (KeyError, NotTreeError, SubmoduleEncountered):  # also for what is above the top
+            mode = 0
+    if not stat.S_ISREG(mode):
+        raise NapError(
+            f"{app}: {name}: {what}",
+            advice=f"Put a file named {name} in its place, commit, and push again; nothing was built.",
+        )
     blob = repository[sha]
     assert isinstance(blob, Blob)
     return bytes(blob.data)

@@ -3,15 +3,17 @@
 Both are written on the instance's own machine by `unit_templates/announce.sh`; the receiver only watches.
 """
 
-import base64
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from nap_receiver.channel import Channel, plain
 from nap_receiver.errors import NapError
 from nap_receiver.kept import Entry, Reader
-from nap_receiver.release import Instance, Release
+from nap_receiver.release import PROCESS_TYPE, Instance, Release
 from nap_receiver.settings import EtcdSettings
 
 if TYPE_CHECKING:  # its library is for those who wait
@@ -20,6 +22,7 @@ if TYPE_CHECKING:  # its library is for those who wait
 PATIENCE = 10.0
 """Seconds without an answer after which it is asked whether there is any hope of one."""
 
+_INSTANCE = re.compile(rf"v\d+\.{PROCESS_TYPE.pattern}\.\d+")
 _NOT_STARTED = range(125, 129)  # docker-run(1), "Exit Status"; 128 where the engine gives up later
 
 LAST_WORDS_SECONDS = 15.0
@@ -52,6 +55,22 @@ class Wait:
     why_not: Callable[[], None]
 
 
+class _Told(msgspec.Struct):
+    """An announcement, as its key has it."""
+
+    host: str
+    port: int
+    ports: dict[str, int]
+
+
+class _Exit(msgspec.Struct):
+    """How an instance ended; the texts are in base64."""
+
+    status: int
+    error: bytes
+    output: bytes
+
+
 class InstanceFailed(NapError):
     """An instance of a release did not come up."""
 
@@ -65,14 +84,15 @@ class Silent(InstanceFailed):
 
 
 def announced(etcd: Reader, places: EtcdSettings, app: str, release: str = "") -> list[Announcement]:
-    """The announcements of `app` that are there now, or of one release (`v3`) of it."""
+    """The announcements of `app` that are there now, or of one release (`v3`) of it; what is none is left out."""
     prefix = places.announcements_of(app) + (f"{release}." if release else "")
-    return [_announcement(entry.key, entry.value) for entry in etcd.below(prefix).entries]
+    return [found for entry in etcd.below(prefix).entries if (found := _announcement(entry))]
 
 
 def good(etcd: Reader, places: EtcdSettings, app: str) -> set[str]:
     """The instances (`v3.web.1`) of `app` that are good now, announced or not."""
-    return {entry.key.rpartition("/")[2] for prefix in _places_of(places, app) for entry in etcd.below(prefix).entries}
+    up = {entry.key.rpartition("/")[2] for entry in etcd.below(places.up_of(app)).entries}
+    return {each.instance for each in announced(etcd, places, app)} | set(filter(_INSTANCE.fullmatch, up))
 
 
 def serving(etcd: Reader, places: EtcdSettings, release: Release) -> list[Announcement] | None:
@@ -116,7 +136,8 @@ def last_words(etcd: "Etcd", places: EtcdSettings, instance: Instance) -> list[s
     key = f"{places.exits_of(instance.release.app)}{instance.key}"
     before = etcd.revision()
     told = etcd.get(key) or next(etcd.changes([key], before, LAST_WORDS_SECONDS), None)
-    return _lines(told.value["output"]) if told and told.value else []
+    report = _exit(told) if told else None
+    return _lines(report.output) if report else []
 
 
 def await_announcements(
@@ -139,9 +160,14 @@ def await_announcements(
             if key not in waiting or change.value is None:
                 continue
             if change.key.startswith(exits):
-                raise _exited(waiting[key], change.value)
+                if report := _exit(change):
+                    raise _exited(waiting[key], report)
+                continue
             if waiting[key].is_web:
-                found[key] = announcement = _announcement(change.key, change.value)
+                announcement = _announcement(change)
+                if not announcement:
+                    continue
+                found[key] = announcement
                 channel.detail(f"{waiting[key].label} answers on {announcement.host}:{announcement.port}")
             else:
                 found[key] = None
@@ -167,20 +193,33 @@ def _places_of(places: EtcdSettings, app: str) -> list[str]:
     return [places.announcements_of(app), places.up_of(app)]
 
 
-def _announcement(key: str, value: dict[str, Any]) -> Announcement:
-    return Announcement(key.rpartition("/")[2], value["host"], value["port"], value["ports"])
+def _announcement(entry: Entry) -> Announcement | None:
+    """What the entry announces; None where somebody else wrote it, and it is none."""
+    key = entry.key.rpartition("/")[2]
+    try:
+        told = msgspec.convert(entry.value, _Told)
+    except msgspec.ValidationError:
+        return None
+    return Announcement(key, told.host, told.port, told.ports) if _INSTANCE.fullmatch(key) else None
 
 
-def _exited(instance: Instance, report: dict[str, Any]) -> InstanceFailed:
+def _exit(entry: Entry) -> _Exit | None:
+    try:
+        return msgspec.convert(entry.value, _Exit)
+    except msgspec.ValidationError:  # also where the entry was deleted
+        return None
+
+
+def _exited(instance: Instance, report: _Exit) -> InstanceFailed:
     release = instance.release
-    error = plain(_decoded(report["error"]).replace("\n", " ").strip())
-    words = _lines(report["output"])
+    error = plain(_decoded(report.error).replace("\n", " ").strip())
+    words = _lines(report.output)
     name = f"{release.app} {release.name} {instance.label}"
     if error:
-        what = f"{name} could not start: {error}" if report["status"] in _NOT_STARTED else f"{name}: {error}"
+        what = f"{name} could not start: {error}" if report.status in _NOT_STARTED else f"{name}: {error}"
     else:
         before = f"it answered on port {release.port}" if instance.is_web else "it was up"
-        what = f"{name} exited with status {report['status']} before {before}"
+        what = f"{name} exited with status {report.status} before {before}"
         words = words or ["(it printed nothing)"]
     return InstanceFailed(what, words=words, advice="Mend it, commit, and push again; what ran before still runs.")
 
@@ -200,9 +239,9 @@ def _silent(instance: Instance, seconds: float) -> Silent:
     return Silent(instance, what, [*advice, "If it needs longer: git config nap.timeout SECONDS in its repository."])
 
 
-def _lines(encoded: str) -> list[str]:
-    return [line for line in map(plain, _decoded(encoded).split("\n")) if line]
+def _lines(printed: bytes) -> list[str]:
+    return [line for line in map(plain, _decoded(printed).split("\n")) if line]
 
 
-def _decoded(text: str) -> str:
-    return base64.b64decode(text).decode("utf-8", "replace")
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "replace")

@@ -10,9 +10,11 @@ import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from nap_receiver.access import no_such
 from nap_receiver.errors import NapError
-from nap_receiver.kept import Reader
+from nap_receiver.kept import Entry, Reader
 from nap_receiver.settings import EtcdSettings, RouterSettings, Settings
 
 if TYPE_CHECKING:  # etcd's library is for those who call it
@@ -24,6 +26,10 @@ MOST = 40
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123, section 2.1
 _LONGEST = 253  # RFC 1035, section 2.3.4, without the root
 _HOW = "Write its name alone, such as www.example.org, or *.example.org for each name with one more label."
+
+
+class _Domain(msgspec.Struct):
+    app: str
 
 
 def own_name(app: str, router: RouterSettings) -> str:
@@ -79,7 +85,7 @@ def covers(names: Collection[str], name: str) -> bool:
 def domains_of(etcd: Reader, places: EtcdSettings, app: str) -> list[str]:
     """The domains that were brought for the app."""
     prefix = f"{places.domains}/"
-    return [entry.key.removeprefix(prefix) for entry in etcd.below(prefix).entries if entry.value["app"] == app]
+    return [entry.key.removeprefix(prefix) for entry in etcd.below(prefix).entries if _holder(entry) == app]
 
 
 def names_of(etcd: Reader, settings: Settings, app: str) -> list[str]:
@@ -100,11 +106,12 @@ def add_domains(etcd: "Etcd", places: EtcdSettings, app: str, domains: Sequence[
         keys = [f"{places.domains}/{domain}" for domain in domains]
         for key, domain in zip(keys, domains, strict=True):
             unchanged[key] = there[key].revision if key in there else 0
-            if key in there and there[key].value["app"] != app:
-                holder = places.access_of(there[key].value["app"])
-                if etcd.get(holder):
+            holder = _holder(there[key]) if key in there else ""
+            if holder and holder != app:
+                access_to = places.access_of(holder)
+                if etcd.get(access_to):
                     raise NapError(f"{domain} is another app's", advice="Its owner can give it up: domains:remove")
-                unchanged[holder] = 0  # an app that is gone has no domains
+                unchanged[access_to] = 0  # an app that is gone has no domains
         if etcd.write({key: {"app": app} for key in keys}, unchanged=unchanged):
             return
 
@@ -113,7 +120,7 @@ def remove_domains(etcd: "Etcd", places: EtcdSettings, app: str, domains: Sequen
     """Have the app answer to these domains no more. Raises `NapError`, and removes none, where it lacks one."""
     _require_few(domains)
     while True:
-        there = {entry.key: entry for entry in etcd.below(f"{places.domains}/").entries if entry.value["app"] == app}
+        there = {entry.key: entry for entry in etcd.below(f"{places.domains}/").entries if _holder(entry) == app}
         keys = [f"{places.domains}/{domain}" for domain in domains]
         for key, domain in zip(keys, domains, strict=True):
             if key not in there:
@@ -134,6 +141,14 @@ def give_up_all(etcd: "Etcd", places: EtcdSettings, app: str, heir: str = "") ->
     keys = list(changes)
     for start in range(0, len(keys), MOST):
         etcd.write({key: changes[key] for key in keys[start : start + MOST]})
+
+
+def _holder(entry: Entry) -> str:
+    """Whose domain it is; nobody's where somebody else wrote the entry, and it does not tell."""
+    try:
+        return msgspec.convert(entry.value, _Domain).app
+    except msgspec.ValidationError:
+        return ""
 
 
 def _require_few(domains: Sequence[str]) -> None:

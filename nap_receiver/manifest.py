@@ -7,7 +7,8 @@ for other platforms, changes nothing and is named.
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ _PROCFILE_LINE = re.compile(rf"({PROCESS_TYPE.pattern})\s*:\s*(\S.*)")
 _RELEASE = "release"
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _SECRET_BYTES = 32
+_MOST_TOLD = 10  # mistakes of one push
 
 # What describes an app, and asks for nothing.
 _DESCRIPTIONS = {"$schema", "name", "description", "keywords", "website", "repository", "logo", "success_url"}
@@ -43,8 +45,8 @@ class _Formation(msgspec.Struct, frozen=True):
     quantity: Annotated[int, msgspec.Meta(ge=0, le=MOST_INSTANCES)]
 
 
-class _Ranges(msgspec.Struct, frozen=True, rename="camel"):
-    """The ranges of a `Check`'s numbers."""
+class _CheckInRange(Check, frozen=True):
+    """A `Check` whose numbers are none that make no sense."""
 
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     uptime: _Seconds = 0
@@ -106,33 +108,64 @@ class Manifest:
 
 
 def manifest_of(app: str, files: Mapping[str, bytes]) -> Manifest:
-    """What `Procfile` and `app.json` say, whose contents are given by name where there are any. Raises `NapError`."""
-    try:
-        commands = _procfile(files["Procfile"]) if "Procfile" in files else {WEB: ""}
+    """What `Procfile` and `app.json` say, whose contents are given by name where there are any.
+
+    Raises `NapError` with every mistake that is in them.
+    """
+    mistakes = _Mistakes()
+    manifest = Manifest()
+    with mistakes.noted():
+        commands = _procfile(files["Procfile"], mistakes) if "Procfile" in files else {WEB: ""}
         release_command = commands.pop(_RELEASE, "")
-        return _app_json(files.get("app.json"), commands, release_command)
-    except NapError as error:
-        advice = [*error.advice, "Mend it, commit, and push again; nothing was built, and what ran before still runs."]
-        raise NapError(f"{app}: {error}", advice=advice) from error
+        manifest = Manifest(commands, release_command)
+    if "app.json" in files:
+        # What a Procfile that is wrong would name is not known.
+        commands = {} if mistakes.found else manifest.commands
+        with mistakes.noted():
+            manifest = _app_json(files["app.json"], commands, manifest.release_command, mistakes)
+    if mistakes.found:
+        raise _refusal(app, mistakes.found)
+    return manifest
 
 
-def _procfile(content: bytes) -> dict[str, str]:
+class _Mistakes:
+    """The mistakes that were found so far."""
+
+    def __init__(self) -> None:
+        self.found: list[NapError] = []
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """The block ends at its first mistake, and what comes after it goes on."""
+        try:
+            yield
+        except NapError as error:
+            self.found.append(error)
+
+
+def _refusal(app: str, mistakes: Sequence[NapError]) -> NapError:
+    first, *others = mistakes
+    told = [*first.advice]
+    for each in others[: _MOST_TOLD - 1]:
+        told += [f"{app}: {each}", *each.advice]
+    if more := len(mistakes) - _MOST_TOLD:
+        told += [f"{app}: and {more} more"] if more > 0 else []
+    what = "Mend them" if others else "Mend it"
+    return NapError(
+        f"{app}: {first}",
+        advice=[*told, f"{what}, commit, and push again; nothing was built, and what ran before still runs."],
+    )
+
+
+def _procfile(content: bytes, mistakes: _Mistakes) -> dict[str, str]:
     commands: dict[str, str] = {}
     for number, line in enumerate(_text(content, "Procfile").splitlines(), start=1):
         line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        place = f"Procfile: line {number}"
-        match = _PROCFILE_LINE.fullmatch(line)
-        if not match or _CONTROL.search(line):
-            raise NapError(f"{place}: expected NAME: COMMAND, got {line[:80]!a}")
-        name, command = match.groups()
-        if name in commands:
-            raise NapError(f"{place}: {name} is there twice")
-        if name == ROUTER:
-            raise NapError(f"{place}: {name} is what nap calls its own", advice="Give the process type another name.")
-        commands[name] = command
-    if not commands.keys() - {_RELEASE}:
+        if line and not line.startswith("#"):
+            with mistakes.noted():
+                name, command = _process(line, f"Procfile: line {number}", commands)
+                commands[name] = command
+    if not commands.keys() - {_RELEASE} and not mistakes.found:
         raise NapError(
             "Procfile: it names no process type",
             advice="Write one as NAME: COMMAND, such as web: ./serve; or remove it.",
@@ -140,56 +173,113 @@ def _procfile(content: bytes) -> dict[str, str]:
     return commands
 
 
-def _app_json(content: bytes | None, commands: dict[str, str], release_command: str) -> Manifest:
-    if content is None:
-        return Manifest(commands, release_command)
+def _process(line: str, place: str, before: Mapping[str, str]) -> tuple[str, str]:
+    match = _PROCFILE_LINE.fullmatch(line)
+    if not match or _CONTROL.search(line):
+        raise NapError(f"{place}: expected NAME: COMMAND, got {line[:80]!a}")
+    name, command = match.groups()
+    if name in before:
+        raise NapError(f"{place}: {name} is there twice")
+    if name == ROUTER:
+        raise NapError(f"{place}: {name} is what nap calls its own", advice="Give the process type another name.")
+    return name, command
+
+
+def _app_json(content: bytes, commands: dict[str, str], release_command: str, mistakes: _Mistakes) -> Manifest:
+    """What app.json says; where no commands are known, any process type may be one."""
+    document = _document(content, mistakes)
+    ignored = [name for name in document if name not in {"formation", "healthchecks", "env", "scripts", *_DESCRIPTIONS}]
+    quantities: dict[str, int] = {}
+    for process, value in _of_processes(document, "formation", commands, mistakes):
+        with mistakes.noted():
+            place = f"formation.{process}"
+            quantities[process] = _converted(value, _Formation, place, mistakes).quantity
+            ignored += [f"{place}.{name}" for name in value if name != "quantity"]
+    checks: dict[str, list[Check]] = {}
+    for process, value in _of_processes(document, "healthchecks", commands, mistakes):
+        with mistakes.noted():
+            place = f"healthchecks.{process}"
+            checks[process] = []
+            for i, each in enumerate(_converted(value, list[Any], place, mistakes)):
+                with mistakes.noted():
+                    checks[process].append(_check(each, f"{place}[{i}]", mistakes))
+    variables: dict[str, Variable] = {}
+    for name, value in _section(document, "env", mistakes).items():
+        with mistakes.noted():
+            variables[name] = _variable(name, value, mistakes)
+    scripts = _Scripts()
+    with mistakes.noted():
+        scripts = _converted(document.get("scripts", {}), _Scripts, "scripts", mistakes)
+        ignored += [f"scripts.{name}" for name in document.get("scripts", {}) if name != "postdeploy"]
+        if "\0" in scripts.postdeploy:
+            raise NapError("app.json: scripts.postdeploy: a command cannot hold a NUL character")
+    return Manifest(commands, release_command, quantities, checks, variables, scripts.postdeploy, ignored)
+
+
+class _Object(dict[str, Any]):
+    """An object of app.json, and which of its names are there twice."""
+
+    twice: Sequence[str] = ()
+
+
+def _object(pairs: list[tuple[str, Any]]) -> _Object:
+    found = _Object(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        found.twice = [name for name in found if names.count(name) > 1]
+    return found
+
+
+def _document(content: bytes, mistakes: _Mistakes) -> _Object:
     try:
-        document = json.loads(_text(content, "app.json"))
+        document = json.loads(_text(content, "app.json"), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         place = f"app.json: line {error.lineno}, column {error.colno}"
         raise NapError(f"{place}: not JSON: {error.msg[0].lower()}{error.msg[1:]}") from error
     except RecursionError as error:
         raise NapError("app.json: not JSON that anybody would write: it is nested too deeply") from error
-    if not isinstance(document, dict):
+    except ValueError as error:
+        raise NapError("app.json: not JSON that anybody would write: a number has too many digits") from error
+    if not isinstance(document, _Object):
         raise NapError(f"app.json: expected an object, got {_shown(document)}")
-    ignored = [name for name in document if name not in {"formation", "healthchecks", "env", "scripts", *_DESCRIPTIONS}]
-    quantities: dict[str, int] = {}
-    for process, value in _of_processes(document, "formation", commands):
-        place = f"formation.{process}"
-        quantities[process] = _converted(value, _Formation, place).quantity
-        ignored += [f"{place}.{name}" for name in value if name != "quantity"]
-    checks = {
-        process: [
-            _check(each, f"healthchecks.{process}[{i}]")
-            for i, each in enumerate(_converted(value, list[Any], f"healthchecks.{process}"))
-        ]
-        for process, value in _of_processes(document, "healthchecks", commands)
-    }
-    scripts = _converted(document.get("scripts", {}), _Scripts, "scripts")
-    ignored += [f"scripts.{name}" for name in document.get("scripts", {}) if name != "postdeploy"]
-    if "\0" in scripts.postdeploy:
-        raise NapError("app.json: scripts.postdeploy: a command cannot hold a NUL character")
-    variables = {name: _variable(name, value) for name, value in _section(document, "env").items()}
-    return Manifest(commands, release_command, quantities, checks, variables, scripts.postdeploy, ignored)
+    mistakes.found += [NapError(f"app.json: {place[:80]}: it is there twice") for place in _twice(document)]
+    return document
 
 
-def _section(document: dict[str, Any], name: str) -> dict[str, Any]:
-    section: dict[str, Any] = _converted(document.get(name, {}), dict[str, Any], name)
-    return section
+def _twice(document: _Object) -> Iterator[str]:
+    """The places of what one object has twice, of which JSON's readers know the last alone."""
+    found: list[tuple[str, Any]] = [("", document)]
+    for place, value in found:  # it grows meanwhile, so that no depth is too much
+        if isinstance(value, _Object):
+            yield from (f"{place}.{name}".removeprefix(".") for name in value.twice)
+            found += [(f"{place}.{name}", each) for name, each in value.items()]
+        elif isinstance(value, list):
+            found += [(f"{place}[{i}]", each) for i, each in enumerate(value)]
 
 
-def _of_processes(document: dict[str, Any], section: str, commands: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
-    for process, value in _section(document, section).items():
-        if process not in commands:
-            raise NapError(
-                f"app.json: {section}.{process[:40]}: there is no such process type; there are {', '.join(commands)}"
+def _section(document: Mapping[str, Any], name: str, mistakes: _Mistakes) -> dict[str, Any]:
+    with mistakes.noted():
+        section: dict[str, Any] = _converted(document.get(name, {}), dict[str, Any], name, mistakes)
+        return section
+    return {}
+
+
+def _of_processes(
+    document: Mapping[str, Any], section: str, commands: Mapping[str, str], mistakes: _Mistakes
+) -> Iterator[tuple[str, Any]]:
+    for process, value in _section(document, section, mistakes).items():
+        if process in commands or not commands:
+            yield process, value
+        else:
+            there = ", ".join(commands)
+            mistakes.found.append(
+                NapError(f"app.json: {section}.{process[:40]}: there is no such process type; there are {there}")
             )
-        yield process, value
 
 
-def _check(value: Any, place: str) -> Check:
-    check: Check = _converted(value, Check, place)
-    _converted(value, _Ranges, place)
+def _check(value: Any, place: str, mistakes: _Mistakes) -> Check:
+    _converted(value, _CheckInRange, place, mistakes)
+    check = msgspec.convert(value, Check)
     kinds = ("path", "listening", "command", "uptime")
     if sum(bool(getattr(check, kind)) for kind in kinds) != 1:
         raise NapError(f"app.json: {place}: expected one of {', '.join(kinds)} to say what is asked")
@@ -202,11 +292,11 @@ def _check(value: Any, place: str) -> Check:
     return check
 
 
-def _variable(name: str, value: Any) -> Variable:
+def _variable(name: str, value: Any, mistakes: _Mistakes) -> Variable:
     place = f"env.{name}"
     try:
         checked_name(name)
-        converted: str | Variable = _converted(value, str | Variable, place)
+        converted: str | Variable = _converted(value, str | Variable, place, mistakes)
         variable = Variable(value=converted) if isinstance(converted, str) else converted
         check_value(name, variable.value or "")
     except NapError as error:
@@ -221,21 +311,36 @@ def _value(variable: Variable) -> str | None:
     return secrets.token_hex(_SECRET_BYTES) if variable.generator else variable.value
 
 
-def _converted(value: Any, kind: Any, place: str) -> Any:
-    """`value` as `kind`. Raises `NapError` with its place where it is not."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `$")
-        steps = re.findall(r"\.(\w+)|\[(\d+)\]", path)
-        for name, index in steps:
-            value = value[name] if name else value[int(index)]
-            place += f".{name}" if name else f"[{index}]"
-        raise NapError(f"app.json: {_mistake(what, place, value, kind)}") from error
+def _converted(value: Any, kind: Any, place: str, mistakes: _Mistakes) -> Any:
+    """`value` as `kind`. Where it is not, notes its mistakes, each with its place, but for the last, and raises that.
+
+    msgspec tells one, so it is asked again about what is left without the setting that one is in.
+    """
+    found: list[NapError] = []
+    rest = value
+    while True:
+        try:
+            converted = msgspec.convert(rest, kind)
+        except msgspec.ValidationError as error:
+            what, _, path = str(error).partition(" - at `$")
+            if not (found and what.startswith("Object missing")):  # it may have been left out here
+                found.append(NapError(f"app.json: {_mistake(what, path, place, rest, kind)}"))
+            wrong = re.match(r"\.(\w+)", path) or re.match(r"Object contains unknown field `(.*)`", what, re.DOTALL)
+            if wrong:
+                rest = {name: each for name, each in rest.items() if name != wrong[1]}
+                continue
+        break
+    if found:
+        mistakes.found += found[:-1]
+        raise found[-1]
+    return converted
 
 
-def _mistake(what: str, place: str, value: Any, kind: Any) -> str:
+def _mistake(what: str, path: str, place: str, value: Any, kind: Any) -> str:
     """msgspec's complaint in words for people."""
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
+        value = value[name] if name else value[int(index)]
+        place += f".{name}" if name else f"[{index}]"
     if field := re.match(r"Object contains unknown field `(.*)`", what):
         known = ", ".join(each.encode_name for each in msgspec.structs.fields(_struct(kind)))
         return f"{place}.{field[1][:40]}: no such setting; there are {known}"
@@ -252,6 +357,9 @@ def _mistake(what: str, place: str, value: Any, kind: Any) -> str:
 
 
 def _struct(kind: Any) -> type[msgspec.Struct]:
+    """The one whose settings are told, in their order."""
+    if kind is _CheckInRange:
+        return Check
     return Variable if kind == str | Variable else kind
 
 

@@ -45,6 +45,9 @@ WEB = "web"
 ROUTER = "router"
 """No process type can be called so: it is how the router is told from them."""
 
+RUN = "run"
+"""What stands among the process types for commands that somebody runs once, where their limits are told."""
+
 RENAMED = "Rename from"
 """How the `why` of a release begins that an app has since it has its name."""
 
@@ -84,6 +87,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     """By process type; what `EVERY` has counts for those that have none."""
     stopped: bool = False
     """Whether none of it runs until it is started again."""
+    rollback_to: int = 0
+    """The number of the release that it is again, by a rollback; 0 where it is none."""
 
     @property
     def name(self) -> str:
@@ -102,9 +107,16 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
             return []
         return [Instance(self, process, index) for process, n in self.formation.items() for index in range(1, n + 1)]
 
+    def is_same_as(self, other: "Release") -> bool:
+        """Whether both are of the same code and configuration, whatever their counts and limits."""
+        return all(getattr(self, each) == getattr(other, each) for each in _CODE_AND_CONFIGURATION)
+
     def limits_of(self, process: str) -> Limits:
         """What an instance of this process type may use."""
         return self.limits.get(process) or self.limits.get(EVERY) or Limits()
+
+
+_CODE_AND_CONFIGURATION = ("image", "commands", "release_command", "checks", "config")
 
 
 @dataclass(frozen=True)

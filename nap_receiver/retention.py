@@ -26,7 +26,6 @@ from pathlib import Path
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
-from nap_receiver.build_log import builds
 from nap_receiver.deadline import deadline
 from nap_receiver.errors import NapError
 from nap_receiver.image import Engine, engine_at
@@ -39,7 +38,6 @@ from nap_receiver.settings import Settings, load
 from nap_receiver.state import State, state_at
 from nap_receiver.supervision import Fault, Supervisor
 
-_KEPT_LOGS = 100
 _AT_ONCE = 20  # releases whose images one deploy has the registry forget, so that its pusher does not wait
 _REQUEST_SECONDS = 5
 _COLLECT_EVERY_SECONDS = 600
@@ -64,7 +62,6 @@ def keep_recent(deploy: Deploy, *, wait: bool = False) -> None:
     """
     app, channel = deploy.app, deploy.channel
     try:
-        remove_old_logs(app.name, app.state)
         forgotten = _forget_images(deploy)
         if wait:
             remove_images(deploy.ledger, deploy.scheduler, app.state, deploy.settings, at_once=True)
@@ -72,17 +69,6 @@ def keep_recent(deploy: Deploy, *, wait: bool = False) -> None:
             _remove_later(app.name, app.state)
     except (NapError, OSError) as error:
         channel.trouble(f"{app.name}: images of old releases are not all removed: {error}; the next deploy tries again")
-
-
-def old_logs(app: str, state: State) -> list[Path]:
-    """The logs of deploys of this app that need not stay, the oldest first."""
-    return [state.deploy_logs / app / f"{old}.log" for old in builds(state, app)[:-_KEPT_LOGS]]
-
-
-def remove_old_logs(app: str, state: State) -> None:
-    """Remove the logs of deploys of this app that need not stay."""
-    for log in old_logs(app, state):
-        log.unlink(missing_ok=True)
 
 
 def remove_all_old(deploy: Deploy) -> None:
@@ -116,8 +102,6 @@ def _forget_images(deploy: Deploy) -> bool:
     """Have the registry forget the images of releases long past; whether there were any."""
     ledger, settings, state = deploy.ledger, deploy.settings, deploy.app.state
     history = ledger.history()
-    if len(history) <= settings.deploy.keep_releases:
-        return False
     key = f"{ledger.root}/removed"
     entry = deploy.etcd.get(key)
     done = int(entry.value) if entry else 0
@@ -200,10 +184,15 @@ def remove_images(ledger: Ledger, scheduler: Scheduler, state: State, settings: 
     with _locked(state, fcntl.LOCK_EX, _SHORT_PATIENCE_SECONDS if at_once else _PATIENCE_SECONDS):
         if not at_once and whose_turn(ledger.etcd, ledger.root):
             return  # what that has built may be no release yet; it removes what is old when it is live
-        found = sort_out(ledger.history(), settings.deploy.keep_releases, scheduler.running(ledger.app))
+        running = scheduler.running(ledger.app)  # first: where there is no release after that, these are of none
+        history = ledger.history()
+        found = sort_out(history, settings.deploy.keep_releases, running)
         with engine_at(settings.engine.url) as engine:
             _remove_from(engine, f"{settings.registry.address}/{ledger.app}", found.images)
         if settings.scheduler == "local":
+            if not history:  # and nobody builds one now; once what has ended is forgotten, the next one is v1
+                there = scheduler.units().there
+                scheduler.discard([unit for unit in running if unit not in there])
             _mend(state)
             _collect(state, settings, at_once=at_once)
 

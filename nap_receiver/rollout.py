@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nap_receiver.build_log import new_log
+from nap_receiver.build_log import new_log, remove_old_logs
 from nap_receiver.channel import Channel
 from nap_receiver.discovery import (
     Announcement,
@@ -85,6 +85,7 @@ def under_way(app: App, what: str, doing: str, *, supersedes: bool = False) -> I
     `what` names the log (`1a2b3c4`, `web=2`), `doing` tells those who wait (`deploying 1a2b3c4`).
     """
     log = app.channel.keep_log(new_log(app.state, app.name, what))
+    remove_old_logs(app.state, app.name)
     timeout, scheduler = answer_timeout(app.repository, app.settings), scheduler_of(app.state, app.settings)
     with connect(app.settings.etcd) as etcd:
         ledger = Ledger(etcd, app.settings.etcd, app.name)

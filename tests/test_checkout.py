@@ -267,3 +267,48 @@ print(length, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     length, grown = map(int, run.stdout.split())
     assert length > size
     assert grown < 30_000  # KiB (getrusage(2))
+
+
+@pytest.mark.parametrize("name", ["Procfile", "app.json", ".dockerignore"])
+def test_a_file_that_nap_reads_may_be_a_link_within_the_tree(repository: Repository, name: str) -> None:
+    modes = {name: "120000"}
+    commit = repository.commit(DOCKERFILE | {name: "./deploy//here", "deploy/here": "secret: x"}, modes=modes)
+    checkout = checked_out(repository, commit)
+    assert checkout.manifests.get(name, b"secret: x") == b"secret: x"
+    assert set(checkout.manifests) == {name} - {".dockerignore"}
+
+
+@pytest.mark.parametrize("name", ["Procfile", "app.json", ".dockerignore"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "nowhere",
+        "/etc/passwd",
+        "../x",
+        "deploy",
+        "deploy/here/further",
+        "/deploy/here",
+        "lib/x",
+        "again",
+        "",
+        "\x1b[2J",
+        ".",
+    ],
+)
+def test_a_file_that_nap_reads_is_refused_where_it_links_to_none(
+    repository: Repository, name: str, target: str
+) -> None:
+    other = repository.commit({"x": "y"}, branch="other")
+    files: dict[str | bytes, Content] = {name: target, "deploy/here": "", "again": "deploy/here", "lib": other}
+    modes = {name: "120000", "again": "120000", "lib": "160000"}
+    commit = repository.commit(DOCKERFILE | files, modes=modes)
+    with pytest.raises(NapError) as refused:
+        checked_out(repository, commit)
+    assert str(refused.value) == f"hello: {name}: it is a link to {target}, and that is no file of this commit"
+
+
+@pytest.mark.parametrize("name", ["Procfile", "app.json", ".dockerignore"])
+def test_a_file_that_nap_reads_is_refused_where_it_is_a_directory(repository: Repository, name: str) -> None:
+    commit = repository.commit(DOCKERFILE | {f"{name}/x": ""})
+    with pytest.raises(NapError, match=rf"^hello: {name}: it is a directory or a submodule$"):
+        checked_out(repository, commit)

@@ -1,5 +1,6 @@
 """Announcements: there while the instance answers, gone when it does not, written again whatever etcd loses."""
 
+import json
 import os
 import shutil
 import signal
@@ -119,6 +120,29 @@ def test_etcd_that_lost_all_its_data_has_the_announcements_again(nap: Nap, pushe
     pushed = pusher.push()
     assert pushed.status == 0, pushed.text
     assert answer(pushed.url) == "and deploys"
+
+
+def test_what_others_write_beside_announcements_is_left_out(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    first = pusher.push()
+    etcd, place = nap.etcd(), f"/services/{pusher.app}"
+    etcd.put(f"{place}/other", {"host": "10.0.0.1", "port": 1, "ports": {}})
+    etcd.put(f"{place}/v9.web.1", {"host": "10.0.0.1"})
+    etcd.put(f"/nap/apps/{pusher.app}/up/other", {})
+    etcd.put(f"{place}/v1.web.2", ["no object"])
+    etcd._client.put(f"{place}/junk", "notjson")
+    rows = json.loads(nap.run("ps", pusher.app, "--json").stdout)
+    assert [(row["process"], row["address"]) for row in rows] == [("web.1", first.url)]
+    assert f"{pusher.app} v1 already runs" in pusher.push().text
+    pusher.commit(index_html="two")
+    began = time.monotonic()
+    second = pusher.push()
+    assert answer(second.url) == "two"
+    assert not second.trouble
+    assert time.monotonic() - began < 15, "nobody waits for them to go"
+    for key in ("junk", "other", "v9.web.1", "v1.web.2"):
+        etcd.delete(f"{place}/{key}")
+    etcd.close()
 
 
 def test_stopped_discovery_has_withdrawn_when_it_ends(nap: Nap, pusher: Pusher) -> None:

@@ -404,6 +404,18 @@ def test_images_and_logs_of_an_app_that_is_gone(patient: Patient, tmp_path: Path
     assert len(list((state.deploy_logs / "hello").iterdir())) <= 101
 
 
+def test_what_a_stopped_app_has_printed_is_no_leftover(patient: Patient) -> None:
+    nap = patient.nap
+    nap.run("ps:stop", "hello")
+    log = nap.state.program_logs / "apps" / "hello.v1.web.1.log"
+    eventually(lambda: not nap.containers("hello"), 15, "it is stopped")
+    log.touch()
+    assert not patient.doctor().of("problem")
+    nap.run("ps:start", "hello")
+    assert [check for check, _ in patient.doctor().of("problem")] == ["logs"]
+    log.unlink()
+
+
 class Late(http.server.BaseHTTPRequestHandler):
     """A registry whose clock is late."""
 

@@ -216,6 +216,24 @@ def test_only_the_owner_changes_domains(nap: Nap, pusher: Pusher, live: Pushed, 
 
 
 @pytest.mark.machine
+def test_what_others_write_beside_domains_stops_nobody(nap: Nap, pusher: Pusher, live: Pushed) -> None:
+    places, www = nap.settings.etcd, f"www.{pusher.app}.test"
+    unfit = [f"{places.domains}/{name}.{pusher.app}.test" for name in ("bad", "worse")]
+    etcd = nap.etcd()
+    etcd._client.put(unfit[0], "ghostapp")
+    etcd.put(unfit[1], {"app": 1})
+    nap.run("domains:add", pusher.app, www)
+    assert listed(nap, pusher.app) == [www]
+    assert nap.run("logs", pusher.app, "-p", "router").returncode == 0
+    nap.run("domains:remove", pusher.app, www)
+    assert nap.run("domains:remove", pusher.app, f"bad.{pusher.app}.test", ok=False).returncode == 1
+    nap.run("domains:add", pusher.app, f"bad.{pusher.app}.test")
+    assert listed(nap, pusher.app) == [f"bad.{pusher.app}.test"], "it was nobody's"
+    etcd.delete(unfit[1])
+    etcd.close()
+
+
+@pytest.mark.machine
 def test_two_who_want_the_same_domains_at_once(nap: Nap, pusher: Pusher, tmp_path: Path) -> None:
     apps = [f"{pusher.app}-{letter}" for letter in "abcd"]
     places = nap.settings.etcd

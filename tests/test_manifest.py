@@ -110,6 +110,7 @@ def test_required_variables_that_are_not_set() -> None:
         (b"{\n  'a': 1}", "line 2, column 3: not JSON: expecting property name enclosed in double quotes"),
         (b"", "line 1, column 1: not JSON: expecting value"),
         (b"[" * 100_000, "not JSON that anybody would write: it is nested too deeply"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "not JSON that anybody would write: a number has too many digits"),
         (b"\xff{}", "not UTF-8: byte 1"),
         ([], "expected an object, got []"),
         ({"formation": []}, "formation: expected an object, got []"),
@@ -197,3 +198,64 @@ def test_a_mistake_in_app_json(document: Any, mistake: str) -> None:
     with pytest.raises(NapError) as refused:
         read(PROCFILE, document)
     assert str(refused.value) == f"shop: app.json: {mistake}"
+
+
+def refusal(procfile: str, document: Any) -> list[str]:
+    """What the pusher reads."""
+    with pytest.raises(NapError) as refused:
+        read(procfile, document)
+    return [str(refused.value), *refused.value.advice]
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    document = {
+        "formation": {"web": {"quantity": "two"}, "worker": {"quantity": 101}, "db": {"quantity": 1}},
+        "healthchecks": {
+            "web": [{"path": "/", "attempts": 0, "wait": -1}, {"pth": "/", "port": 65536}],
+            "worker": {},
+        },
+        "env": {"1A": "", "A": {"value": 1, "required": 2}},
+        "scripts": [],
+    }
+    procfile = refusal("web ./serve\nworker: ./work\nworker: ./work\nrouter: ./route\n", None)
+    assert procfile[:-1] == [
+        "shop: Procfile: line 1: expected NAME: COMMAND, got 'web ./serve'",
+        "shop: Procfile: line 3: worker is there twice",
+        "shop: Procfile: line 4: router is what nap calls its own",
+        "Give the process type another name.",
+    ]
+    assert procfile[-1].startswith("Mend them, commit, and push again")
+    told = [line.removeprefix("shop: app.json: ") for line in refusal(PROCFILE, document)]
+    assert told[:-2] == [
+        'formation.web.quantity: expected a whole number, got "two"',
+        "formation.worker.quantity: expected a whole number, 100 or less, got 101",
+        "formation.db: there is no such process type; there are web, worker",
+        "healthchecks.web[0].attempts: expected a whole number, 1 or more, got 0",
+        "healthchecks.web[0].wait: expected a whole number, 0 or more, got -1",
+        "healthchecks.web[1].pth: no such setting; there are type, name, path, port, listening, command, uptime, "
+        "initialDelay, timeout, attempts, wait",
+        "healthchecks.web[1].port: expected a whole number, 65535 or less, got 65536",
+        "healthchecks.worker: expected a list, got {}",
+        "env: '1A' cannot be the name of a variable",
+        "Use A to Z, a to z, 0 to 9 and _, and no digit at its beginning.",
+        "env.A.value: expected text, got 1",
+    ]
+    assert told[-2] == "shop: and 2 more"
+
+
+def test_mistakes_of_both_files_are_told() -> None:
+    told = refusal("web ./serve", {"formation": {"worker": {}}, "env": {"PORT": "1"}})
+    assert told[:-1] == [
+        "shop: Procfile: line 1: expected NAME: COMMAND, got 'web ./serve'",
+        "shop: app.json: formation.worker: quantity is missing",
+        "shop: app.json: env: PORT is nap's own to set",
+    ]
+
+
+def test_what_app_json_has_twice_is_refused() -> None:
+    text = '{"formation": {"web": {"quantity": 2, "quantity": 3}}, "env": {}, "x": [{"y": 1, "y": 1}], "env": {}}'
+    assert refusal(PROCFILE, text.encode())[:-1] == [
+        "shop: app.json: env: it is there twice",
+        "shop: app.json: formation.web.quantity: it is there twice",
+        "shop: app.json: x[0].y: it is there twice",
+    ]

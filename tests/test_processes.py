@@ -1,6 +1,7 @@
 """Process types: what the Procfile names, how many of each, what they may use, and what runs once beside them."""
 
 import json
+import os
 
 import pytest
 
@@ -123,12 +124,17 @@ def test_stopped_and_started(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     eventually(lambda: nap.containers(pusher.app) == [], 15, "nothing of it runs")
     assert f"{pusher.app} is stopped" in pusher.ssh_command("ps", pusher.app).stdout
     assert f"{pusher.app} is stopped already" in pusher.ssh_command("ps:stop", pusher.app).stdout
-    assert pusher.ssh_command("config:set", pusher.app, "A=1").returncode == 0
+    configured = pusher.ssh_command("config:set", pusher.app, "A=1")
+    assert f"v3 is live, and stopped: ps:start {pusher.app} starts it" in configured.stdout
     assert nap.containers(pusher.app) == []
     started = pusher.ssh_command("ps:start", pusher.app)
     assert answer(started.stdout.split()[-1]) == "one"
     assert pusher.ssh_command("ps:stop", pusher.app).returncode == 0
     assert answer(pushed(pusher).url) == "one"  # a push starts it too
+    scaled = pusher.ssh_command("ps:scale", pusher.app, "web=0")
+    assert f"is live, and scaled to 0: ps:scale {pusher.app} web=1 starts it" in scaled.stdout
+    told = pusher.ssh_command("ps", pusher.app).stdout
+    assert told == f"{pusher.app} has no instance: it is scaled to 0. To start one: ps:scale {pusher.app} web=1\n"
 
 
 def test_limits_are_docker_s(nap: Nap, pusher: Pusher) -> None:
@@ -145,9 +151,20 @@ def test_limits_are_docker_s(nap: Nap, pusher: Pusher) -> None:
     shape = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"
     found = [nap.docker("inspect", "-f", shape, name) for name in nap.containers(pusher.app) if ".v3." in name]
     assert found == [f"{64 << 20} 500000000", f"{128 << 20} 500000000"]
+    assert pusher.ssh_command("resource:limit", pusher.app, "-p", "run", "--memory=96m").returncode == 0
+    listed = json.loads(pusher.ssh_command("resource:limit", pusher.app, "--json").stdout)
+    assert listed[2:] == [{"process": "run", "memory": 96 << 20, "cpu": 0.5}]
+    limit = "'cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null'"
+    assert pusher.ssh_command("run", pusher.app, "sh", "-c", limit).stdout.strip() == str(96 << 20)
+    before = pusher.ssh_command("releases", pusher.app, "--json").stdout
+    many = pusher.ssh_command("resource:limit", pusher.app, "--cpu=1024")
+    assert many.returncode == 1
+    assert f" !     --cpu: expected {os.cpu_count()} or less, which is what this machine has, got 1024" in many.stdout
+    assert "no process type db" in pusher.ssh_command("resource:limit", pusher.app, "-p", "db", "--cpu=1").stdout
+    assert pusher.ssh_command("releases", pusher.app, "--json").stdout == before
     for words in (("--memory=5k",), ("--memory=much",), ("--cpu=-1",), ("--cpu", "a"), ("-p", "a.b", "--cpu=1")):
         refused = pusher.ssh_command("resource:limit", pusher.app, *words)
-        assert refused.returncode == 1
+        assert refused.returncode == 2
         assert refused.stderr.startswith(" !     ")
     assert processes(pusher) == {"web.1": "answers", "worker.1": "up"}
 

@@ -36,9 +36,12 @@ def test_releases_are_listed_the_newest_first(nap: Nap, pusher: Pusher, two: lis
         ("v2", "current", f"Deploy {two[1][:7]}", pusher.user),
         ("v1", "live", f"Deploy {two[0][:7]}", pusher.user),
     ]
+    failure = "web.1 exited with status 3 before it answered on port 8080"
+    assert [row["reason"] for row in rows] == [f"{pusher.app} v3 {failure}", "", ""]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row["at"]) for row in rows)
     table = nap.run("releases", pusher.app).stdout.splitlines()
-    assert table[0].split() == ["release", "state", "why", "by", "at"]
+    assert table[0].split() == ["release", "state", "why", "by", "at", "reason"]
+    assert table[2].endswith(f"Z  {failure}")
     assert [line.split()[0] for line in table[2:]] == ["v3", "v2", "v1"]
 
 
@@ -47,9 +50,23 @@ def test_a_release_tells_what_it_is_and_why_it_failed(pusher: Pusher, two: list[
     assert facts["commit"] == two[2]
     assert facts["reason"] == f"{pusher.app} v3 web.1 exited with status 3 before it answered on port 8080"
     assert f"commit     {two[1]}" in pusher.ssh_command("releases:info", pusher.app).stdout.splitlines()
-    for wrong, why in {"v9": f"{pusher.app} has no release v9", "x": "expected a release such as v3, got 'x'"}.items():
+    for wrong, status, why in (
+        ("v9", 1, f"{pusher.app} has no release v9"),
+        ("x", 2, "expected a release such as v3, got 'x'"),
+    ):
         refused = pusher.ssh_command("releases:info", pusher.app, wrong)
-        assert (refused.returncode, refused.stderr.splitlines()[0]) == (1, f" !     {why}")
+        assert (refused.returncode, refused.stderr.splitlines()[0]) == (status, f" !     {why}")
+
+
+def test_a_release_tells_its_limits_and_that_it_is_stopped(pusher: Pusher, live: Pushed) -> None:
+    assert pusher.ssh_command("resource:limit", pusher.app, "--memory", "64m", "--cpu", "0.5").returncode == 0
+    assert pusher.ssh_command("ps:stop", pusher.app).returncode == 0
+    before, now = (
+        json.loads(pusher.ssh_command("releases:info", pusher.app, release, "--json").stdout)
+        for release in ("v2", "v3")
+    )
+    assert (before["stopped"], before["limits"]) == ("", "web memory=64m cpu=0.5")
+    assert (now["stopped"], now["limits"]) == ("yes", "web memory=64m cpu=0.5")
 
 
 def test_releases_are_refs_that_the_pusher_can_fetch(pusher: Pusher, two: list[str]) -> None:
@@ -80,10 +97,28 @@ def test_rollback_is_a_new_release_without_a_build(nap: Nap, pusher: Pusher, two
     assert [row["release"] for row in listed(pusher, "releases", pusher.app)] == ["v5", "v4", "v3", "v2", "v1"]
 
 
+def test_rollback_undoes_a_change_of_variables_and_then_goes_further_back(pusher: Pusher, live: Pushed) -> None:
+    pusher.commit(index_html="two")
+    pushed(pusher)
+    assert pusher.ssh_command("config:set", pusher.app, "BAD=1").returncode == 0
+    assert pusher.ssh_command("resource:limit", pusher.app, "--memory=64m").returncode == 0
+    for text in ("two", "one"):
+        back = pusher.ssh_command("rollback", pusher.app)
+        assert back.returncode == 0, back.stdout + back.stderr
+        assert answer(back.stdout.split()[-1]) == text
+        assert "BAD" not in pusher.ssh_command("config", pusher.app).stdout
+        assert pusher.ssh_command("ps:restart", pusher.app).returncode == 0
+    whys = [row["why"] for row in listed(pusher, "releases", pusher.app)]
+    assert whys[:4] == ["Restart", "Rollback to v1", "Restart", "Rollback to v2"]
+    refused = pusher.ssh_command("rollback", pusher.app)
+    assert "no release before v8, which is v1 again, was live with other" in refused.stdout
+
+
 def test_rollback_with_nothing_to_go_back_to(pusher: Pusher, live: Pushed) -> None:
     refused = pusher.ssh_command("rollback", pusher.app)
     assert refused.returncode == 1
-    assert f" !     {pusher.app} has no release before v1 to go back to" in refused.stdout.splitlines()
+    why = "no release before v1 was live with other code, commands, checks or variables"
+    assert f" !     {pusher.app} has nothing to go back to: {why}" in refused.stdout.splitlines()
     assert answer(live.url) == "one"
 
 

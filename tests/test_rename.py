@@ -1,6 +1,7 @@
 """Another name for an app."""
 
 import json
+import subprocess
 
 import pytest
 
@@ -42,8 +43,12 @@ def test_a_renamed_app_is_the_same_under_another_name(nap: Nap, pusher: Pusher, 
     assert "already runs" in pusher.push().text
     images = {json.loads(nap.run("releases:info", new, f"v{n}", "--json").stdout)["image"] for n in range(1, 5)}
     assert all(f"/{new}@sha256:" in image for image in images)
+    of_old = ("images", "--quiet", f"{nap.settings.registry.address}/{old}")
+    eventually(lambda: not nap.docker(*of_old), 30, "the engine has none under the old name")
     for image in images:  # they are in the registry under the new name
         nap.docker("pull", image)
+        with pytest.raises(subprocess.CalledProcessError):  # and under it alone
+            nap.docker("pull", image.replace(f"/{new}@", f"/{old}@"))
     back = pusher.ssh_command("rollback", new, "v1")
     assert answer(back.stdout.split()[-1]) == "one"
     pusher.commit(index_html="three")

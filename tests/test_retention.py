@@ -19,7 +19,7 @@ import pytest
 from nap_receiver import retention
 from nap_receiver.channel import Channel
 from nap_receiver.errors import NapError
-from nap_receiver.keeping import sort_out
+from nap_receiver.keeping import before, require_kept, sort_out
 from nap_receiver.release import Outcome, Release
 from nap_receiver.retention import registry_in_use, require_space
 from nap_receiver.rollout import App
@@ -27,7 +27,7 @@ from nap_receiver.settings import DeploySettings, Settings
 from nap_receiver.state import State
 from tests.conftest import fresh_nap
 from tests.fleet_apps import pushed
-from tests.machine import HTTPD, Nap, Pusher, answer, eventually
+from tests.machine import HTTPD, Nap, Pusher, answer, eventually, runs
 from tests.test_failures import push_to_hook
 
 LIVE, FAILED = Outcome("live"), Outcome("failed", "why")
@@ -35,12 +35,22 @@ Usage = namedtuple("Usage", ("total", "used", "free"))
 
 
 def history(*releases: tuple[str, Outcome | None]) -> list[tuple[Release, Outcome | None]]:
-    """Releases of these images."""
+    """Releases of these images; `a+1` is image a with configuration 1, `a<2` the same as v2 again."""
+    return [(release(number, text), outcome) for number, (text, outcome) in enumerate(releases, 1)]
+
+
+def release(number: int, text: str) -> Release:
     about: dict[str, Any] = {"app": "x", "commit": "", "ports": [], "has_healthcheck": False, "formation": {"web": 1}}
-    return [
-        (Release(image=image, number=number, by="", why="", **about), outcome)
-        for number, (image, outcome) in enumerate(releases, 1)
-    ]
+    what, _, again = text.partition("<")
+    image, _, config = what.partition("+")
+    return Release(
+        image=image, number=number, by="", why="", config=int(config or 0), rollback_to=int(again or 0), **about
+    )
+
+
+def live(words: str) -> list[tuple[Release, Outcome | None]]:
+    """The same, each of which was live."""
+    return history(*((text, LIVE) for text in words.split()))
 
 
 @pytest.mark.parametrize(
@@ -55,8 +65,9 @@ def history(*releases: tuple[str, Outcome | None]) -> list[tuple[Release, Outcom
         ([("a", LIVE), ("b", LIVE), ("c", LIVE)], 1, ["x.v2.web.1", "x.v3.web.1"], "bc", [1], [2]),
         ([("a", LIVE), ("b", LIVE), ("c", LIVE), ("c", LIVE), ("c", LIVE)], 2, [], "bc", [1, 3], [2]),
         ([("a", LIVE), ("b", LIVE), ("c", LIVE), ("c", LIVE)], 1, [], "c", [1, 2, 3], []),
+        ([("a", FAILED), ("b", LIVE), ("b", LIVE)], 10, [], "b", [1], []),
     ],
-    ids=["none", "one", "old", "shared", "failed", "unfinished", "running", "rollback", "no rollback wanted"],
+    ids=["none", "one", "old", "shared", "failed", "unfinished", "running", "rollback", "no rollback wanted", "first"],
 )
 def test_which_images_stay(
     releases: list[tuple[str, Outcome | None]],
@@ -70,6 +81,49 @@ def test_which_images_stay(
     assert found.images == set(images)
     assert [release.number for release in found.going] == going
     assert [release.number for release in found.spared] == spared
+
+
+@pytest.mark.parametrize(
+    ("releases", "target"),
+    [
+        ("a", None),
+        ("a a a", None),
+        ("a b", 1),
+        ("a b b+1", 2),
+        ("a b b+1 b+1 b+1", 2),
+        ("a b a", 2),
+        ("a b b+1 b<2", 1),
+        ("a b c b<2 b<2", 1),
+        ("a b b<2 a<1", None),
+        ("a b c b<2 d", 4),
+        ("a b c b<2 b+1", 4),
+    ],
+)
+def test_what_a_rollback_goes_back_to(releases: str, target: int | None) -> None:
+    found = before([release for release, _ in live(releases)])
+    assert (found.number if found else None) == target
+
+
+@pytest.mark.parametrize(
+    ("releases", "keep", "images"),
+    [
+        ("a b b+1 b+1 b+1", 2, "b"),
+        ("a b c b<2 b<2 b<2 b<2", 3, "abc"),
+        ("a b c b<2", 2, "bc"),
+        ("a b c b<2 b<2 b<2 b<2", 2, "bc"),
+    ],
+    ids=["configuration", "further back", "further back, but gone", "gone for good"],
+)
+def test_what_a_rollback_goes_back_to_stays(releases: str, keep: int, images: str) -> None:
+    history = live(releases)
+    assert sort_out(history, keep).images == set(images)
+    target = before([release for release, _ in history])
+    assert target
+    if target.image in images:
+        require_kept(target, history, keep)
+    else:
+        with pytest.raises(NapError, match="v1 is too old to go back to"):
+            require_kept(target, history, keep)
 
 
 def test_nothing_is_removed_while_something_is_built(tmp_path: Path) -> None:
@@ -239,6 +293,16 @@ def test_images_of_old_releases_go(forgetful: Nap, watched: Watched) -> None:
     nap.docker("rmi", "elsewhere:2")
     assert watched.has(watched.image())
     assert not (nap.state.deploy_logs / "removed.log").read_text()
+
+
+@pytest.mark.machine
+def test_the_image_of_a_first_push_that_failed_goes_with_the_first_that_is_live(watched: Watched) -> None:
+    failed = watched.commit(Dockerfile=runs("exit 3"))
+    assert watched.push().status == 1
+    assert watched.in_the_registry() == {failed}
+    commit, _ = watched.deployed(Dockerfile=HTTPD)
+    assert watched.in_the_registry() == {commit}
+    eventually(lambda: watched.on_the_engine() == {commit}, 10, "the engine has no other")
 
 
 @pytest.mark.machine

@@ -9,11 +9,12 @@ from typing import Any
 
 import msgspec
 
+from nap_receiver.build_log import old_logs, remove_old_logs
 from nap_receiver.checkup.finding import Finding, ok, problem
 from nap_receiver.checkup.inventory import EngineImage, Inventory
 from nap_receiver.errors import NapError
 from nap_receiver.keeping import sort_out
-from nap_receiver.retention import forget_all, old_logs, remove_all_old, remove_old_logs
+from nap_receiver.retention import forget_all, remove_all_old
 from nap_receiver.rollout import Deploy
 from nap_receiver.scheduler import INSTANCE
 
@@ -131,7 +132,7 @@ def logs(there: Inventory) -> Iterator[Finding]:
     well = 0
     for app in there.idle:
         well += 1
-        if old_logs(app, there.state):
+        if old_logs(there.state, app):
             about, advice = f"{app}: logs of deploys long past", "nap doctor --fix removes them."
             yield problem(f"{app} old", about, advice, app=app, mend=_remove_old_logs)
     for folder in there.state.deploy_logs.glob(f"{there.app or '*'}/"):
@@ -146,18 +147,20 @@ def logs(there: Inventory) -> Iterator[Finding]:
 
 
 def _unit_logs(there: Inventory) -> dict[str, list[Path]]:
-    """Logs of units that the scheduler does not know, by app."""
+    """Logs of units that the scheduler does not know, by app; but not of one that is stopped: `logs` shows them."""
     found = defaultdict(list)
     for path in (there.state.program_logs / "apps").glob(f"{there.app or '*'}.*"):
         unit = path.name.partition(".log")[0]
         match = INSTANCE.fullmatch(unit.removesuffix("-discovery"))
         if match and unit not in there.units.known and not there.turn(match[1]):
-            found[match[1]].append(path)
+            current = there.current(match[1])
+            if not current or current.instances:
+                found[match[1]].append(path)
     return found
 
 
 def _remove_old_logs(deploy: Deploy) -> str:
-    remove_old_logs(deploy.app.name, deploy.app.state)
+    remove_old_logs(deploy.app.state, deploy.app.name)
     return "They are removed."
 
 

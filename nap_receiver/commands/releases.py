@@ -79,7 +79,7 @@ def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -
 @app_argument
 @click.argument("release", required=False, callback=release_number)
 def roll_back(caller: Caller, app: str, release: int | None) -> None:
-    """Run the image of an earlier RELEASE (v3) again, as a new one; of the one before unless one is named."""
+    """Go back to the code and variables of RELEASE (v3), as a new release; without it, to the last other ones."""
     from nap_receiver import changes
 
     change_app(caller, app, lambda it: changes.rollback(it, release))
