@@ -21,12 +21,12 @@ _FAILS, _FORGET = 2, "500ms"
 """An instance that failed so often within so long is left alone for as long, where there are others."""
 
 _CONNECT = "500ms"
-"""How long an instance has to accept a connection before another is asked."""
+"""How long an instance on another machine has to accept a connection before another is asked."""
 
 _TRY = "2s"
 """How long others are asked."""
 
-_NEVER: list[dict[str, Any]] = [{"not": [{}]}]
+_NEVER: list[dict[str, Any]] = [{"method": []}]
 """Matches no request. One that an instance has already is asked of no other: what ended that one would end them all."""
 
 STOP_SECONDS = 10
@@ -222,14 +222,15 @@ def is_routing(state: State) -> bool:
 
 
 def _proxy(site: Site, keeps_streams: bool) -> dict[str, Any]:
-    proxy = {"handler": "reverse_proxy", "upstreams": [{"dial": address} for address in site.instances]}
+    proxy: dict[str, Any] = {"handler": "reverse_proxy", "upstreams": [{"dial": address} for address in site.instances]}
     if keeps_streams:
         proxy["stream_close_delay"] = f"{_STREAM_HOURS}h"
     others = len(site.instances) - 1
     if not others:  # nothing else to ask, and no reason ever to leave it alone
         return proxy
+    if not all(address.startswith("127.") for address in site.instances):  # each setting costs, of thousands of sites
+        proxy["transport"] = {"protocol": "http", "dial_timeout": _CONNECT}
     return proxy | {
-        "transport": {"protocol": "http", "dial_timeout": _CONNECT},
         "load_balancing": {
             "selection_policy": {"policy": "least_conn"},
             "retries": _FAILS * others,

@@ -43,7 +43,7 @@ def main() -> None:
             front_door = at_the_front_door(pusher, remote)
             listed = json.loads(pusher.ssh_command("releases", pusher.app, "--json").stdout)
             last, one_before = sorted((each["release"] for each in listed), key=lambda name: -int(name[1:]))[:2]
-            back = timed(lambda number: rolled_back(pusher, (one_before, last)[number % 2]))
+            back = [rolled_back(pusher, (one_before, last)[number % 2]) for number in range(RUNS)]
             day_two = commands_over_ssh(nap, pusher, remote)
             unanswered = changes_under_way(nap, pusher)
     finally:
@@ -115,11 +115,19 @@ def at_the_front_door(pusher: Pusher, remote: str) -> dict[str, list[float]]:
     return found
 
 
-def rolled_back(pusher: Pusher, release: str) -> None:
-    """`rollback` over ssh, until the address answers that it prints."""
-    done = pusher.ssh_command("rollback", pusher.app, release)
-    assert done.returncode == 0, done.stdout
-    answer(done.stdout.split()[-1])
+def rolled_back(pusher: Pusher, release: str) -> float:
+    """The seconds of a `rollback` over ssh until the address answers that it prints; what it was before goes later."""
+    started = time.monotonic()
+    with subprocess.Popen(
+        pusher.ssh_words("rollback", pusher.app, release), stdout=subprocess.PIPE, text=True
+    ) as going:
+        assert going.stdout
+        address = next(words[-1] for line in going.stdout if (words := line.split())[1:2] == ["answers"])
+        answer(f"http://{address}")
+        seconds = time.monotonic() - started
+        going.communicate()
+    assert going.returncode == 0
+    return seconds
 
 
 def commands_over_ssh(nap: Nap, pusher: Pusher, remote: str) -> dict[str, list[float]]:

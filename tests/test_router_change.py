@@ -4,6 +4,7 @@ import base64
 import contextlib
 import hashlib
 import http.client
+import ipaddress
 import json
 import os
 import signal
@@ -203,6 +204,21 @@ def test_request_goes_to_an_instance_that_takes_it(nap: Nap, app: str) -> None:
         assert connection.getresponse().status == 502
         connection.close()
         assert one.requests + two.requests == ["/crash"], "not sent twice"
+
+
+def test_instance_on_a_machine_that_is_gone_is_passed_over(nap: Nap, app: str) -> None:
+    subnet = nap.docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}")
+    nobody = str(ipaddress.ip_network(subnet)[-2])
+    with instance() as there:
+        announced(nap, app, [there.server_port])
+        etcd = nap.etcd()
+        etcd.put(f"/services/{app}/v1.web.9", {"host": nobody, "port": 80})
+        etcd.close()
+        served(nap, f"{app}.localhost", 200)
+        with regulars(nap, f"{app}.localhost", 20) as gets:
+            eventually(lambda: gets.answered > 60, 20, "many have asked")
+        assert gets.excuse, gets.failed
+        assert gets.longest < 2
 
 
 def test_request_that_ends_an_instance_is_not_carried_to_the_next(nap: Nap, app: str) -> None:
