@@ -50,9 +50,11 @@ class Local:
             self._end(unit, wait=True)
 
     def stop(self, instances: Sequence[str]) -> None:
+        there = self.units().there  # what was stopped before keeps its log until something starts: `logs` shows it
         self._remove_files(instances)
         for instance in instances:
-            self._end(instance, wait=False)
+            if instance in there:
+                self._end(instance, wait=False)
 
     def discard(self, instances: Sequence[str]) -> None:
         self._remove_files(instances)  # first, so that nothing of them starts again whatever fails below

@@ -211,6 +211,7 @@ def test_what_the_last_release_printed_that_ran_is_shown_while_nothing_does(
     assert talking.ssh_command("ps:stop", app).returncode == 0
     for change in ((), ("config:set", app, "A=1")):  # a release that nothing runs of either
         if change:
+            eventually(lambda: not nap.containers(app), 20, "it has ended")
             assert talking.ssh_command(*change).returncode == 0
         shown = talking.ssh_command("logs", app)
         assert (shown.returncode, shown.stdout.splitlines()[0][28:]) == (0, begins)
