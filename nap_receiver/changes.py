@@ -80,15 +80,10 @@ def require_processors(number: float, settings: Settings) -> None:
     """Raise `NapError` where this machine has fewer, if it is the one: nothing would start that is to have so many."""
     if not number or settings.scheduler != "local":
         return
-    from docker.errors import DockerException  # libraries that no other change has need of
+    from nap_receiver.image import engine_at  # libraries that no other change has need of
 
-    from nap_receiver.image import engine_at
-
-    try:
-        with engine_at(settings.engine.url) as engine:
-            there = engine.api.info()["NCPU"]
-    except (OSError, DockerException) as error:
-        raise NapError(f"the engine does not tell how many processors it has: {error}") from error
+    with engine_at(settings.engine.url) as engine:
+        there = engine.processors()
     if number > there:
         raise NapError(
             f"--cpu: expected {there} or less, which is what this machine has, got {number:g}",

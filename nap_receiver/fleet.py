@@ -129,8 +129,7 @@ class Fleet:
         return [unit for unit, (_, state, target) in wanted.items() if state != "launched" and target != "-"]
 
     def running(self, app: str) -> list[str]:
-        names = [name.removesuffix(".service") for name in self._desired()]
-        return sorted(name for name in names if name.startswith(f"{app}.") and not name.endswith("-discovery"))
+        return self.units().known_of(app)
 
     def units(self) -> Units:
         rows = self._listed("list-unit-files", "unit,dstate")

@@ -64,6 +64,13 @@ class Engine:
                 advice="On a single machine `nap status` tells what is down and `nap up` starts it; then push again.",
             ) from error
 
+    def processors(self) -> int:
+        """How many processors it has for its containers."""
+        try:
+            return int(self.api.info()["NCPU"])
+        except (OSError, DockerException) as error:
+            raise NapError(f"the engine does not tell how many processors it has: {error}") from error
+
     def build(self, checkout: Checkout, app: str, tag: str, labels: dict[str, str], channel: Channel) -> None:
         """Build `tag` from the checkout, its output going to the channel. Raises `NapError`; then there is no image."""
         step, disk_full = "", False

@@ -118,28 +118,24 @@ def _found(
     return {_key(kv): kv for kvs in ranges for kv in kvs}, answer["header"]["revision"]
 
 
-def write_etcdctl(state: State, endpoint: str, files: Mapping[str, str], prefix: str) -> None:
-    """Keep how etcdctl reaches etcd, with these files by its names, and below what there is who may do what."""
-    environment = _environment(endpoint, files)
+def write_etcdctl(state: State, places: "EtcdSettings") -> None:
+    """Keep how etcdctl reaches etcd, and below what there is who may do what."""
     draft = _file(state).with_suffix(".draft")
-    draft.write_text(json.dumps({"environment": environment, "access": prefix}), encoding="utf-8")
+    draft.write_text(json.dumps({"environment": _environment(places), "access": places.access}), encoding="utf-8")
     draft.rename(_file(state))
 
 
 def environment_of(where: "State | EtcdSettings") -> dict[str, str]:
     """The environment in which etcdctl reaches etcd. Raises `NapError` where no nap was ever up in that state."""
     path = os.environ.get("PATH", "/usr/bin:/bin")
-    environment: dict[str, str]
-    if isinstance(where, State):
-        environment = _told(where)["environment"]
-    else:
-        environment = _environment(where.url, {"cacert": where.ca, "cert": where.certificate, "key": where.key})
+    environment: dict[str, str] = _told(where)["environment"] if isinstance(where, State) else _environment(where)
     return {"PATH": f"{path}:/usr/local/bin:/usr/bin:/bin"} | environment
 
 
-def _environment(endpoint: str, files: Mapping[str, str]) -> dict[str, str]:
-    environment = {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": endpoint, "ETCDCTL_DIAL_TIMEOUT": f"{_DIAL_SECONDS}s"}
-    return environment | {f"ETCDCTL_{name.upper()}": path for name, path in files.items() if path}
+def _environment(places: "EtcdSettings") -> dict[str, str]:
+    environment = {"ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": places.url, "ETCDCTL_DIAL_TIMEOUT": f"{_DIAL_SECONDS}s"}
+    files = {"CACERT": places.ca, "CERT": places.certificate, "KEY": places.key}
+    return environment | {f"ETCDCTL_{name}": path for name, path in files.items() if path}
 
 
 def access_prefix(state: State) -> str:

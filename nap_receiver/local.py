@@ -64,8 +64,7 @@ class Local:
             self._end(instance, wait=True)
 
     def running(self, app: str) -> list[str]:
-        known = self.units().known
-        return sorted(name for name in known if name.startswith(f"{app}.") and not name.endswith("-discovery"))
+        return self.units().known_of(app)
 
     def units(self) -> Units:
         files = {path.stem for path in self._state.units.glob("*.conf")}

@@ -23,6 +23,7 @@ from nap_receiver.build_log import follow
 from nap_receiver.channel import Channel
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry, Etcd, EtcdAway
+from nap_receiver.kept import Reader
 
 LEASE_SECONDS = 8
 """How long a lock outlives a holder that was killed; with etcd's own half second, under 10 s."""
@@ -72,7 +73,7 @@ def turn(who: str, what: str, doing: str, log: Path) -> Turn:
     return Turn(who=who, what=what, doing=doing, since=time.time(), host=socket.gethostname(), log=str(log))
 
 
-def whose_turn(etcd: Etcd, root: str) -> Turn | None:
+def whose_turn(etcd: Reader, root: str) -> Turn | None:
     """Who holds the lock of the app whose keys are below `root`, if anyone."""
     entry = etcd.get(f"{root}/lock")
     return _turn(entry) if entry else None

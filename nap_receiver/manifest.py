@@ -145,11 +145,11 @@ class _Mistakes:
 
 def _refusal(app: str, mistakes: Sequence[NapError]) -> NapError:
     first, *others = mistakes
-    told = [*first.advice]
+    told = list(first.advice)
     for each in others[: _MOST_TOLD - 1]:
         told += [f"{app}: {each}", *each.advice]
-    if more := len(mistakes) - _MOST_TOLD:
-        told += [f"{app}: and {more} more"] if more > 0 else []
+    if (more := len(mistakes) - _MOST_TOLD) > 0:
+        told.append(f"{app}: and {more} more")
     what = "Mend them" if others else "Mend it"
     return NapError(
         f"{app}: {first}",

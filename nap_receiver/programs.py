@@ -220,9 +220,7 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
             changed.add(owner)
     if settings.router.domain and _prepare_router(state, settings):
         changed.add("router")
-    etcd = settings.etcd
-    files = {"cacert": etcd.ca, "cert": etcd.certificate, "key": etcd.key}
-    write_etcdctl(state, etcd.url, files, etcd.access)
+    write_etcdctl(state, settings.etcd)
     return changed & {program.name for program in programs}
 
 

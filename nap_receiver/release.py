@@ -107,6 +107,16 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
             return []
         return [Instance(self, process, index) for process, n in self.formation.items() for index in range(1, n + 1)]
 
+    def at_rest(self, process: str = "") -> tuple[str, str] | None:
+        """Why nothing of it runs, or nothing of this process type of it, and the command that starts it; else None."""
+        if self.stopped:
+            return "stopped", f"ps:start {self.app}"
+        wanted = {process} if process else self.formation.keys()
+        if not wanted <= self.formation.keys() or any(self.formation[each] for each in wanted):
+            return None
+        first = WEB if WEB in wanted else next(iter(wanted), WEB)
+        return "scaled to 0", f"ps:scale {self.app} {first}=1"
+
     def is_same_as(self, other: "Release") -> bool:
         """Whether both are of the same code and configuration, whatever their counts and limits."""
         return all(getattr(self, each) == getattr(other, each) for each in _CODE_AND_CONFIGURATION)

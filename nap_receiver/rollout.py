@@ -30,7 +30,7 @@ from nap_receiver.lock import Lock, deploy_lock, turn, why_over
 from nap_receiver.one_off import OneOff, run_to_its_end
 from nap_receiver.placement import Placement
 from nap_receiver.push import checked_setting, mark_release
-from nap_receiver.release import WEB, Ledger, Release, in_shell
+from nap_receiver.release import Ledger, Release, in_shell
 from nap_receiver.scheduler import Scheduler
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
@@ -132,11 +132,9 @@ def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: boo
         addresses = roll_out(written, placement, deploy)
     seconds = time.monotonic() - deploy.started
     state = "is live"
-    if written.stopped:
-        state = f"is live, and stopped: ps:start {written.app} starts it"
-    elif not written.instances:
-        process = WEB if WEB in written.formation else next(iter(written.formation), WEB)
-        state = f"is live, and scaled to 0: ps:scale {written.app} {process}=1 starts it"
+    if rest := written.at_rest():
+        why, how = rest
+        state = f"is live, and {why}: {how} starts it"
     url = url_of(written.app, deploy.settings)
     show(f"{written.app} {written.name} {state} ({seconds:.1f} s)", url, addresses, deploy.channel)
     retire(written.app, before, deploy)

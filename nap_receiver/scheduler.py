@@ -34,7 +34,7 @@ class Units:
         return sorted(name for name in names if INSTANCE.fullmatch(name))
 
     def known_of(self, app: str) -> list[str]:
-        """The instances of an app that the scheduler knows, as `Scheduler.running` tells them."""
+        """The instances of an app that the scheduler knows, running or not."""
         return sorted(unit for unit in self.known if unit.startswith(f"{app}.") and INSTANCE.fullmatch(unit))
 
     def lacks(self, instance: str) -> bool:

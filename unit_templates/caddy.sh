@@ -11,7 +11,7 @@ told=$XDG_CONFIG_HOME/caddy/autosave.json
 # accepted yet, is handed over, and not cut off (Linux 5.14; it is a setting of the network's, and needs root).
 echo 1 2>/dev/null >/proc/sys/net/ipv4/tcp_migrate_req
 
-# With some more memory it answers a quarter more requests, and takes up changes sooner.
+# With some more memory it answers more requests, and takes up changes sooner.
 export GOGC="${GOGC:-400}"
 
 if grep -qs '/caddy\.sock"' "$told" && mv "$told" "$told.tried"; then

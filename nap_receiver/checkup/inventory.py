@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import msgspec
 from docker.errors import DockerException
 
 from nap_receiver.access import Access, everybodys
@@ -16,7 +15,7 @@ from nap_receiver.discovery import good
 from nap_receiver.errors import NapError
 from nap_receiver.image import engine_at
 from nap_receiver.kept import Kept
-from nap_receiver.lock import Turn
+from nap_receiver.lock import Turn, whose_turn
 from nap_receiver.programs import etcd_answers
 from nap_receiver.release import Outcome, Records, Release
 from nap_receiver.repository import repository_called, repository_of
@@ -233,10 +232,8 @@ class Inventory:
 
     def turn(self, app: str) -> Turn | None:
         """Who changes the app now, if not the one that this is for."""
-        if self.app:
-            return None
-        lock = self.etcd.get(f"{self.settings.etcd.root_of(app)}/lock")
-        return msgspec.convert(lock.value, Turn) if lock else None
+        root = self.settings.etcd.root_of(app)
+        return None if self.app else self._of(app, "turn", lambda: whose_turn(self.etcd, root))
 
     def runs(self, instance: str) -> bool:
         """Whether this instance has a container that runs; on a cluster, whether it has a unit."""

@@ -136,10 +136,9 @@ def _last_that_ran(records: "Records", wanted: "Wanted") -> Release | None:
 
 def _refuse_unknown(release: Release, process: str, tail: bool) -> None:
     """Raise `NapError` for a process that is not there; one that is followed may come yet, if its type is known."""
-    if at_rest(release, process.partition(".")[0]):
-        why = "stopped" if release.stopped else "scaled to 0"
+    if rest := release.at_rest(process.partition(".")[0]):
         raise NapError(
-            f"{release.app} {release.name} ran no {process or 'instance'}: it was {why}",
+            f"{release.app} {release.name} ran no {process or 'instance'}: it was {rest[0]}",
             advice=f"What else there is: releases {release.app}",
         )
     if tail and process.partition(".")[0] in release.formation:

@@ -17,9 +17,9 @@ def run_router(caller: Caller, only_prepare: bool) -> None:
     from nap_receiver.settings import load
 
     settings = load(caller.state).settings
-    etcd, path = settings.etcd, prepare(caller.state)
+    path = prepare(caller.state)
     # For commands that look into etcd, such as `logs`, where no `nap up` has written it.
-    write_etcdctl(caller.state, etcd.url, {"cacert": etcd.ca, "cert": etcd.certificate, "key": etcd.key}, etcd.access)
+    write_etcdctl(caller.state, settings.etcd)
     if only_prepare:
         click.echo(path)
         return

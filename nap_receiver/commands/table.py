@@ -135,17 +135,14 @@ def records_of(caller: Caller, app: str) -> "Records":
 
 
 def at_rest(release: "Release", process: str = "") -> tuple[str, str] | None:
-    """Why nothing of a release runs, or nothing of this process type of it, and what would start it; else None."""
-    from nap_receiver.release import WEB
-
-    app = release.app
-    if release.stopped:
-        return f"{app} is stopped", f"To start it again: ps:start {app}"
-    wanted = {process} if process else release.formation.keys()
-    if not wanted <= release.formation.keys() or any(release.formation[each] for each in wanted):
+    """In sentences, why nothing of a release runs, or nothing of this process type of it, and what would start it."""
+    rest = release.at_rest(process)
+    if rest is None:
         return None
-    first = process or (WEB if WEB in wanted else next(iter(wanted), WEB))
-    return f"{app} has no {process or 'instance'}: it is scaled to 0", f"To start one: ps:scale {app} {first}=1"
+    why, how = rest
+    if release.stopped:
+        return f"{release.app} is {why}", f"To start it again: {how}"
+    return f"{release.app} has no {process or 'instance'}: it is {why}", f"To start one: {how}"
 
 
 def release_number(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
