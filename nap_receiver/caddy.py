@@ -1,11 +1,8 @@
 """Caddy's admin API, over its unix socket: what the proxy is told, all of it at once."""
 
-import functools
 import http.client
-import re
 import socket
 import struct
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +48,6 @@ def load(path: Path, configuration: dict[str, Any]) -> None:
         connection.close()
     if reply.status != http.client.OK:
         raise NapError(f"Caddy does not take its routes: {said[:500]}")
-
-
-@functools.cache
-def keeps_streams() -> bool:
-    """Whether the Caddy that is installed can keep streams open over changes, as it can from 2.7 on."""
-    try:
-        said = subprocess.run(["caddy", "version"], capture_output=True, text=True, check=False, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    version = re.match(r"v?(\d+)\.(\d+)", said)
-    return version is not None and (int(version[1]), int(version[2])) >= (2, 7)
 
 
 def process(path: Path) -> int:

@@ -6,6 +6,7 @@ import shutil
 import socket
 import ssl
 import sys
+import sysconfig
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -145,7 +146,7 @@ def _router(state: State, settings: Settings) -> list[Program]:
     return [
         Program(
             "caddy",
-            [*start, str(state.run / "caddy.json"), path_of("caddy")],
+            [*start, str(state.run / "caddy.json"), settings.router.caddy or path_of("caddy")],
             where,
             "router.http",
             lambda: answers(socket),
@@ -295,7 +296,8 @@ def _greets(host: str, port: int, greeting: bytes) -> bool:
 
 
 def _found(program: str) -> str | None:
-    return shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    installed_with_nap = [sysconfig.get_path("scripts")] if program == "caddy" else []
+    return shutil.which(program, path=":".join([*installed_with_nap, os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
 
 
 def path_of(program: str) -> str:

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 
 import msgspec
 
-from nap_receiver.caddy import CaddyAway, keeps_streams, load, process
+from nap_receiver.caddy import CaddyAway, load, process
 from nap_receiver.domains import is_own, own_name
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry, Etcd, EtcdAway, connect
-from nap_receiver.routes import Certificate, Site, configuration, only_router, say_told
+from nap_receiver.routes import RECENT, Certificate, Site, configuration, only_router, say_told
 from nap_receiver.settings import EtcdSettings, RouterSettings, Settings
 from nap_receiver.settings import load as load_settings
 from nap_receiver.state import State, state_at
@@ -65,6 +65,8 @@ class Known:
     """Of apps of which no instance answers: since when."""
     told: int = 0
     """The Caddy that was told last, by its process id."""
+    keeps_streams: bool = True
+    """Whether it can keep streams open over changes, as far as it has not said that it cannot."""
     unfit: set[str] = field(default_factory=set)
     """The certificates that Caddy does not take."""
 
@@ -167,6 +169,8 @@ def _tell(state: State, known: Known, changed: News) -> bool:
     while True:
         try:
             told = process(state.run / "caddy.sock")
+            if told != known.told:
+                known.keeps_streams = True
             _load(state, known)
             if told != known.told:
                 known.told = told
@@ -194,11 +198,17 @@ def _await_end(told: int, changed: News) -> None:
 
 def _load(state: State, known: Known) -> None:
     """Have Caddy do as is known, without any certificate that it does not take. Raises `CaddyAway`, or `NapError`."""
-    sites, certificates, streams = known.sites(), known.certificates(), keeps_streams()
+    sites, certificates = known.sites(), known.certificates()
 
     def tell(chosen: Sequence[Certificate]) -> None:
-        told = configuration(sites, chosen, state, known.router, keeps_streams=streams)
-        load(state.run / "caddy.sock", told)
+        told = configuration(sites, chosen, state, known.router, keeps_streams=known.keeps_streams)
+        try:
+            load(state.run / "caddy.sock", told)
+        except NapError as error:
+            if not known.keeps_streams or not any(word in str(error) for word in RECENT):
+                raise
+            known.keeps_streams = False
+            tell(chosen)
 
     try:
         tell(certificates)

@@ -45,6 +45,9 @@ ACCESS_LOG = "http.log.access"
 
 _LOG_MB, _LOGS = 20, 4
 
+_STREAMS, _PROTOCOLS = RECENT = "stream_close_delay", "listen_protocols"
+"""What Caddy knows from 2.7 and from 2.9 on."""
+
 _STREAM_HOURS = 24
 """So long a WebSocket stays open over changes, where Caddy can do that."""
 
@@ -82,9 +85,12 @@ def configuration(
     state: State,
     router: RouterSettings,
     *,
-    keeps_streams: bool = False,
+    keeps_streams: bool,
 ) -> dict[str, Any]:
-    """All that Caddy needs to know; `keeps_streams` says whether it can keep streams open over changes."""
+    """All that Caddy needs to know; `keeps_streams` says whether it can keep streams open over changes (from 2.9 on).
+
+    One that cannot refuses a configuration that has it do so, and names one of `RECENT`.
+    """
     found = list(sites)
     routes = [*_always(), *_grouped([route(site, keeps_streams) for site in _exact_first(found)]), _nobody()]
     logs = {"logger_names": {name: site.app for site in found for name in site.names}}
@@ -93,14 +99,28 @@ def configuration(
     if router.https:
         given = _fitting(found, certificates)
         servers["web"] = {"listen": [router.https], "routes": routes, "logs": logs, **_secure(found, given)}
-        servers["redirect"] = {"listen": [router.http], "routes": [_to_https(router)]}
+        servers["redirect"] = {"listen": [router.http], "routes": [_to_https(router)], "protocols": ["h1"]}
         apps["http"]["https_port"] = router.https.port
         apps["pki"] = {"certificate_authorities": {"local": {"install_trust": False}}}
         if given:
             pairs = [{"certificate": each.chain, "key": each.key} for each in given]
             apps["tls"] = {"certificates": {"load_pem": pairs}}
     apps["http"]["servers"] = servers
-    return {**base(state), "logging": _logging(state.router_log), "apps": apps}
+    told = {**base(state), "logging": _logging(state.router_log), "apps": apps}
+    if keeps_streams:
+        _say_farewell(told, state)
+    return told
+
+
+def _say_farewell(told: dict[str, Any], state: State) -> None:
+    """Have each server listen at a socket too, for nobody.
+
+    Caddies that keep streams apply `shutdown_delay` at a change only to servers of which an address goes away with it,
+    for which they take a socket always.
+    """
+    for name, server in told["apps"]["http"]["servers"].items():
+        server["listen"] = [*server["listen"], f"unix/{state.run / f'caddy-{name}.sock'}"]
+        server[_PROTOCOLS] = [None, ["h1"]]
 
 
 def base(state: State) -> dict[str, Any]:
@@ -126,7 +146,7 @@ def told_last(state: State) -> Path:
     return state.root / "caddy" / "caddy" / "autosave.json"
 
 
-def route(site: Site, keeps_streams: bool = False) -> dict[str, Any]:
+def route(site: Site, keeps_streams: bool) -> dict[str, Any]:
     """What becomes of a request to one of the site's names."""
     handler = _proxy(site, keeps_streams) if site.instances else _silent(site)
     return {"match": _any_of(site.names), "handle": [handler]}
@@ -224,7 +244,7 @@ def is_routing(state: State) -> bool:
 def _proxy(site: Site, keeps_streams: bool) -> dict[str, Any]:
     proxy: dict[str, Any] = {"handler": "reverse_proxy", "upstreams": [{"dial": address} for address in site.instances]}
     if keeps_streams:
-        proxy["stream_close_delay"] = f"{_STREAM_HOURS}h"
+        proxy[_STREAMS] = f"{_STREAM_HOURS}h"
     others = len(site.instances) - 1
     if not others:  # nothing else to ask, and no reason ever to leave it alone
         return proxy
@@ -262,7 +282,7 @@ def _page(status: int, text: str, headers: Mapping[str, list[str]]) -> dict[str,
     return {"handler": "static_response", "status_code": status, "body": text, "headers": {**kind, **headers}}
 
 
-_PLAIN = {"automatic_https": {"disable": True}}
+_PLAIN = {"automatic_https": {"disable": True}, "protocols": ["h1"]}
 
 
 def _logging(path: Path) -> dict[str, Any]:

@@ -315,6 +315,13 @@ class RouterSettings(_Section, frozen=True):
             "names get their certificates by ACME, for which both must be reachable as ports 80 and 443."
         ),
     ] = OptionalAddress("")
+    caddy: Annotated[
+        str,
+        msgspec.Meta(
+            description="The Caddy that `nap up` runs, where it is to be one with modules of yours; empty for the one "
+            "that was installed with nap, or where there is none, Debian's."
+        ),
+    ] = ""
 
 
 class DeploySettings(_Section, frozen=True):

@@ -98,7 +98,9 @@ def test_names_below_the_routers_are_its_own_to_give(name: str) -> None:
 
 def hosts(sites: list[Site]) -> list[tuple[str, str]]:
     """Each name that Caddy asks for, in its order, and where it passes on what is for it."""
-    routes = configuration(sites, [], State(Path("/nap")), ROUTER)["apps"]["http"]["servers"]["web"]["routes"]
+    routes = configuration(sites, [], State(Path("/nap")), ROUTER, keeps_streams=True)["apps"]["http"]["servers"][
+        "web"
+    ]["routes"]
     found = []
     while routes:
         each, *routes = routes

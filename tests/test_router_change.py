@@ -188,6 +188,22 @@ def test_websocket_passes(nap: Nap, app: str) -> None:
                 assert heard() == word
 
 
+def test_websocket_stays_open_while_routes_change(nap: Nap, app: str) -> None:
+    name = f"{app}.localhost"
+    with echo() as port, instance() as other:
+        announced(nap, app, [port])
+        served(nap, name, 400)
+        with websocket(nap, name) as (say, heard):
+            for number in range(5):
+                announced(nap, f"{app}-other", [other.server_port] if number % 2 else [])
+                say(b"%d" % number)
+                assert heard() == b"%d" % number
+            announced(nap, app, [other.server_port])
+            served(nap, name, 200)
+            say(b"its own")
+            assert heard() == b"its own"
+
+
 def test_request_goes_to_an_instance_that_takes_it(nap: Nap, app: str) -> None:
     nobody = int(free_address().rpartition(":")[2])
     with instance() as one, instance() as two:

@@ -9,14 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver import caddy
 from nap_receiver.errors import NapError
 from nap_receiver.logs import _LOOK_AGAIN_SECONDS, Line, Requests, Wanted, merged, requests_since
 from nap_receiver.manifest import manifest_of
 from nap_receiver.release import Release
-from nap_receiver.routes import Site, configuration
-from nap_receiver.settings import RouterSettings
-from nap_receiver.state import State
 from tests.fleet_apps import pushed
 from tests.machine import Nap, Pushed, Pusher, eventually, throughout
 from tests.test_logs import following
@@ -153,28 +149,6 @@ def test_a_process_type_cannot_be_called_as_the_router_is() -> None:
         manifest_of("shop", {"Procfile": b"web: a\nrouter: b\n"})
     assert str(refused.value) == "shop: Procfile: line 2: router is what nap calls its own"
     assert refused.value.advice[0] == "Give the process type another name."
-
-
-@pytest.mark.parametrize(
-    ("said", "keeps"),
-    [("2.6.2", False), ("v2.7.0 h1:abc=", True), ("v2.11.7 h1:abc=", True), ("3.0", True), ("?", False)],
-)
-def test_streams_stay_open_where_caddy_can_do_that(
-    said: str, keeps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = tmp_path / "caddy"
-    program.write_text(f"#!/bin/sh\necho '{said}'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    caddy.keeps_streams.cache_clear()
-    assert caddy.keeps_streams() == keeps
-    monkeypatch.setenv("PATH", "/nowhere")
-    caddy.keeps_streams.cache_clear()
-    assert not caddy.keeps_streams()
-    caddy.keeps_streams.cache_clear()
-    site = Site("hello", ["hello.localhost"], ["127.0.0.1:1"])
-    told = json.dumps(configuration([site], [], State(Path("/nap")), RouterSettings(), keeps_streams=keeps))
-    assert ('"stream_close_delay": "24h"' in told) == keeps
 
 
 @pytest.fixture
