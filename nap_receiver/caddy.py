@@ -34,20 +34,18 @@ def load(path: Path, configuration: dict[str, Any]) -> None:
 
     One that does so already goes on undisturbed. Raises `CaddyAway`, or `NapError` for what Caddy does not take.
     """
-    connection = _Connection(path)
-    try:
-        body = msgspec.json.encode(configuration, enc_hook=str)
-        connection.request(
-            "POST", "/load", body, {"Content-Type": "application/json", "Host": ""}
-        )  # the only one it takes
-        reply = connection.getresponse()
-        said = reply.read().decode("utf-8", "replace")
-    except (OSError, http.client.HTTPException) as error:
-        raise CaddyAway(f"Caddy at {path} does not answer: {error}") from error
-    finally:
-        connection.close()
-    if reply.status != http.client.OK:
-        raise NapError(f"Caddy does not take its routes: {said[:500]}")
+    status, said = _ask(path, "POST", "/load", msgspec.json.encode(configuration, enc_hook=str))
+    if status != http.client.OK:
+        raise NapError(f"Caddy does not take its routes: {said.decode('utf-8', 'replace')[:500]}")
+
+
+def find(path: Path, name: str) -> Any:
+    """What the configuration in force has with this `@id`, or None; waits for a change that is under way.
+
+    Raises `CaddyAway`.
+    """
+    status, said = _ask(path, "GET", f"/id/{name}")
+    return msgspec.json.decode(said) if status == http.client.OK else None
 
 
 def process(path: Path) -> int:
@@ -63,11 +61,21 @@ def process(path: Path) -> int:
 
 def answers(path: Path) -> bool:
     """Whether the Caddy at this socket answers."""
+    try:
+        return _ask(path, "GET", "/config/admin")[0] == http.client.OK
+    except CaddyAway:
+        return False
+
+
+def _ask(path: Path, method: str, what: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """The status and the text of the answer. Raises `CaddyAway`."""
     connection = _Connection(path)
     try:
-        connection.request("GET", "/config/admin", headers={"Host": ""})
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
+        headers = {"Content-Type": "application/json", "Host": ""}  # the only Host that it takes
+        connection.request(method, what, body, headers)
+        reply = connection.getresponse()
+        return reply.status, reply.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise CaddyAway(f"Caddy at {path} does not answer: {error}") from error
     finally:
         connection.close()

@@ -6,16 +6,18 @@ the current one, and retires the one before.
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from nap_receiver.build_log import new_log, remove_old_logs
+from nap_receiver.caddy import CaddyAway
 from nap_receiver.channel import Channel
 from nap_receiver.discovery import (
     Announcement,
     Silent,
     Wait,
+    announced,
     await_announcements,
     await_withdrawn,
     good,
@@ -31,6 +33,7 @@ from nap_receiver.one_off import OneOff, run_to_its_end
 from nap_receiver.placement import Placement
 from nap_receiver.push import checked_setting, mark_release
 from nap_receiver.release import Ledger, Release, in_shell
+from nap_receiver.routes import dialled, is_routing, leads_to
 from nap_receiver.scheduler import Scheduler
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
@@ -41,6 +44,10 @@ RELEASE_COMMAND = "release.1"
 
 WITHDRAW_SECONDS = LEASE_SECONDS + 10
 """How long an announcement may take to go: of a machine that was lost, until its lease ends."""
+
+
+_ROUTES_SECONDS = 2
+_LOOK_AGAIN_SECONDS = 0.01  # so long it takes until Caddy is told; then it answers when the change is in force
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: boo
     url = url_of(written.app, deploy.settings)
     show(f"{written.app} {written.name} {state} ({seconds:.1f} s)", url, addresses, deploy.channel)
     retire(written.app, before, deploy)
+    await_routes(deploy)
 
 
 def run_release_command(release: Release, deploy: Deploy) -> None:
@@ -206,6 +214,23 @@ def retire(app: str, instances: Sequence[str], deploy: Deploy) -> None:
             deploy.scheduler.stop(instances)
     except NapError as error:
         deploy.channel.trouble(f"{app}: the release before could not be retired: {error}; the next deploy tries again")
+
+
+def await_routes(deploy: Deploy) -> None:
+    """Wait until the router, where it runs here, sends visitors to what is announced now: who asks next gets that."""
+    app = deploy.app
+    if not is_routing(app.state):
+        return
+    give_up = time.monotonic() + _ROUTES_SECONDS
+    while time.monotonic() < give_up:
+        now = {dialled(each.host, each.port) for each in announced(deploy.etcd, app.settings.etcd, app.name)}
+        with suppress(CaddyAway):  # it is started again
+            if leads_to(app.state, app.name) == now:
+                return
+        time.sleep(_LOOK_AGAIN_SECONDS)
+    deploy.channel.trouble(
+        f"{app.name}: the router has not taken this up within {_ROUTES_SECONDS} s; `nap status` tells what is down"
+    )
 
 
 def answer_timeout(repository: Path, settings: Settings) -> int:

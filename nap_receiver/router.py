@@ -20,7 +20,7 @@ from nap_receiver.caddy import CaddyAway, load, process
 from nap_receiver.domains import is_own, own_name
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry, Etcd, EtcdAway, connect
-from nap_receiver.routes import RECENT, Certificate, Site, configuration, only_router, say_told
+from nap_receiver.routes import RECENT, Certificate, Site, configuration, dialled, only_router, say_told
 from nap_receiver.settings import EtcdSettings, RouterSettings, Settings
 from nap_receiver.settings import load as load_settings
 from nap_receiver.state import State, state_at
@@ -102,9 +102,8 @@ class Known:
         for key in self._below(announced):
             value = self.values[key]
             if "port" in value:  # else it answers nobody
-                host = f"[{value['host']}]" if ":" in value["host"] else value["host"]
                 app = key.removeprefix(announced).partition("/")[0]
-                instances.setdefault(app, []).append(f"{host}:{value['port']}")
+                instances.setdefault(app, []).append(dialled(value["host"], value["port"]))
         now = time.time()
         self.silent_since = {app: self.silent_since.get(app, now) for app in names if app not in instances}
         return [

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nap_receiver.caddy import find
 from nap_receiver.domains import covers
 from nap_receiver.settings import RouterSettings
 from nap_receiver.state import State
@@ -146,9 +147,26 @@ def told_last(state: State) -> Path:
     return state.root / "caddy" / "caddy" / "autosave.json"
 
 
+def dialled(host: str, port: int) -> str:
+    """Where an instance answers, as Caddy says it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def leads_to(state: State, app: str) -> set[str] | None:
+    """Where Caddy sends visitors of `app` now; None where it knows of no such app. Raises `CaddyAway`."""
+    handler = find(state.run / "caddy.sock", _id(app))
+    return None if handler is None else {upstream["dial"] for upstream in handler.get("upstreams", [])}
+
+
+def _id(app: str) -> str:
+    return f"app-{app}"
+
+
 def route(site: Site, keeps_streams: bool) -> dict[str, Any]:
     """What becomes of a request to one of the site's names."""
     handler = _proxy(site, keeps_streams) if site.instances else _silent(site)
+    if any(not name.startswith("*") for name in site.names):  # its other route is for wildcards
+        handler = {"@id": _id(site.app), **handler}
     return {"match": _any_of(site.names), "handle": [handler]}
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from nap_receiver.programs import path_of
 from tests.conftest import free_address, fresh_nap
 from tests.machine import HTTPD, Nap, Pusher, eventually
 from tests.regulars import Asked, announced, instance, regulars
@@ -262,7 +263,7 @@ def caddy(folder: Path, site: str) -> Iterator[str]:
     names = f"http://{address}, http://speed.localhost:{address.rpartition(':')[2]}"
     (folder / "Caddyfile").write_text(f"{{\n    admin off\n    auto_https off\n}}\n{names} {{\n{site}}}\n")
     process = subprocess.Popen(
-        ["caddy", "run", "--config", str(folder / "Caddyfile")],
+        [path_of("caddy"), "run", "--config", str(folder / "Caddyfile")],
         env=os.environ | {"XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -152,6 +152,30 @@ def test_redeploys_and_scalings_fail_no_request(nap: Nap, pusher: Pusher) -> Non
     served(nap, own(pusher), 200, "again 1")
 
 
+def test_whoever_asks_after_a_change_gets_what_it_made(nap: Nap, pusher: Pusher) -> None:
+    for number in range(5):
+        pusher.commit(Dockerfile=HTTPD, index_html=str(number))
+        pushed(pusher)
+        assert ask(nap, own(pusher))[:2] == (200, str(number))
+    for command, status in (("ps:stop", 503), ("ps:start", 200), ("ps:restart", 200), ("rollback", 200)):
+        assert pusher.ssh_command(command, pusher.app).returncode == 0
+        assert ask(nap, own(pusher))[0] == status, command
+    assert ask(nap, own(pusher))[1] == "3"
+
+
+def test_change_says_that_the_router_does_not_take_it_up(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    router = nap.process("router")
+    os.kill(router, signal.SIGSTOP)
+    try:
+        said = pushed(pusher).lines
+    finally:
+        os.kill(router, signal.SIGCONT)
+    wanted = f" !     {pusher.app}: the router has not taken this up within 2 s; `nap status` tells what is down"
+    assert wanted in said
+    served(nap, own(pusher), 200, "one")
+
+
 def test_what_takes_long_is_finished_by_the_instance_that_began_it(nap: Nap, pusher: Pusher) -> None:
     scripted(pusher)
     with visit(nap, own(pusher), "/cgi-bin/events") as events, instance() as other:
