@@ -78,7 +78,11 @@ class OneOff:
             return ours
         files = {"ETCDCTL_CACERT": etcd.ca, "ETCDCTL_CERT": etcd.certificate, "ETCDCTL_KEY": etcd.key}
         ours |= {name: path for name, path in files.items() if path}
-        return ours | {"ETCDCTL_ENDPOINTS": etcd.url, "NAP_CONFIG_KEY": etcd.config_of(release.app, release.config)}
+        return ours | {
+            "ETCDCTL_ENDPOINTS": etcd.url,
+            "NAP_CONFIG_KEY": etcd.config_of(release.app, release.config),
+            "NAP_IMAGE": release.image,
+        }
 
     def remove(self) -> None:
         """Have it gone, whatever it does; nothing where there is none."""

@@ -2,7 +2,8 @@
 
 Below `<prefix>/apps/<app>/`:
     releases/<number, 8 digits>   a release
-    configs/<number, 8 digits>    a configuration: `{NAME: value in base64, …}`; never changed, releases name theirs
+    configs/<number, 8 digits>    a configuration: `{NAME: value in base64, …}`, with `bytes:` before what is no UTF-8;
+                                  never changed, releases name theirs
     removed                       the number of the last release whose image was removed (`retention`)
     config                        the number of the configuration that the first release will have
     outcomes/<number, 8 digits>   `{"state": "live" | "failed", "reason": …}`, once it is known
@@ -24,6 +25,7 @@ import msgspec
 from nap_receiver.health import UPTIME_SECONDS, Check
 from nap_receiver.kept import Reader
 from nap_receiver.settings import EtcdSettings
+from nap_receiver.variables import bytes_of, is_text, value_of
 
 if TYPE_CHECKING:  # etcd's and docker's libraries are for those who call them
     from nap_receiver.etcd import Etcd
@@ -181,6 +183,10 @@ def in_shell(command: str) -> list[str]:
     return ["/bin/sh", "-c", command] if command else []
 
 
+_BYTES = "bytes:"
+"""Stands before a value that only a container itself can take up (`unit_templates/configure.sh`)."""
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """How a release's deploy ended, and why it failed."""
 
@@ -211,7 +217,7 @@ class Records:
         """The values of a configuration by name."""
         entry = self.reader.get(self.places.config_of(self.app, number)) if number else None
         found = entry.value.items() if entry else ()
-        return {name: base64.b64decode(value).decode() for name, value in found}
+        return {name: value_of(base64.b64decode(value.removeprefix(_BYTES))) for name, value in found}
 
     def current(self) -> Release | None:
         """The release that serves, or None before the first."""
@@ -245,6 +251,11 @@ class Records:
         return f"{self.root}/releases/{number:08}"
 
 
+def _encoded(value: str) -> str:
+    encoded = base64.b64encode(bytes_of(value)).decode()
+    return encoded if is_text(value) else _BYTES + encoded
+
+
 class Ledger(Records):
     """One app's releases."""
 
@@ -260,7 +271,7 @@ class Ledger(Records):
         """Write a configuration down; its number, 0 for an empty one."""
         if not values:
             return 0
-        encoded = {name: base64.b64encode(value.encode()).decode() for name, value in sorted(values.items())}
+        encoded = {name: _encoded(value) for name, value in sorted(values.items())}
         number = len(self.etcd.below(f"{self.root}/configs/").entries)
         while True:
             number += 1

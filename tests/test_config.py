@@ -1,16 +1,29 @@
 """Variables of an app: unchanged in its environment, and nowhere where somebody else reads them."""
 
 import json
+import random
 import subprocess
+import urllib.request
 
 import pytest
 
 from tests.fleet_apps import pushed
-from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually, processes
+from tests.machine import HTTPD, ROOT, Nap, Pushed, Pusher, answer, eventually, processes
 
 pytestmark = pytest.mark.machine
 
 SECRET = "s3cret-of-the-tests"
+GIVES_BACK = """\
+#!/bin/sh
+printf 'Content-Type: application/octet-stream\\n\\n'
+eval "printf '%s\\n' \\"\\$$QUERY_STRING\\""
+"""
+ODD = HTTPD.replace(
+    "CMD [",
+    """RUN chmod +x /www/cgi-bin/value
+ENTRYPOINT ["env", "WORD=of the image"]
+CMD [""",
+)
 VALUES = {
     "PLAIN": SECRET,
     "LINES": f"one\ntwo {SECRET}\n\nfour\n",
@@ -21,7 +34,9 @@ VALUES = {
     "IFS": "abc",
     "HOME": "/home/somebody",
     "docker": "/bin/false",
-    "pairs": "x",
+    "names": "x",
+    "name": "y",
+    "pair": "z",
     "EMPTY": "",
 }
 
@@ -74,8 +89,92 @@ def test_a_long_value_from_standard_input(nap: Nap, pusher: Pusher, live: Pushed
     assert pusher.ssh_command("config:get", pusher.app, "LONG").stdout == value + "\n"
     longer = subprocess.run(words, input=value.encode() + b"x", capture_output=True, timeout=60)
     assert b" !     LONG: the value has 65537 bytes, and 65536 is the most\n" in longer.stderr
-    binary = subprocess.run(words, input=b"\xff", capture_output=True, timeout=60)
-    assert b" !     the value on standard input is not UTF-8\n" in binary.stderr
+
+
+def test_values_that_are_no_text_reach_the_app_too(nap: Nap, pusher: Pusher) -> None:
+    (pusher.repository / "cgi-bin").mkdir()
+    (pusher.repository / "cgi-bin" / "value").write_text(GIVES_BACK)
+    pusher.commit(Dockerfile=ODD)
+    pushed(pusher)
+    every = bytes(range(1, 256))
+    long = random.Random(1).randbytes(1 << 16).replace(b"\0", b"\xff")
+    for words, value in ((["EVERY", "A=é"], every), (["LONG", "ENDS=x"], long)):
+        done = subprocess.run(
+            pusher.ssh_words("config:set", pusher.app, *words), input=value, capture_output=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert subprocess.run(
+            pusher.ssh_words("config:get", pusher.app, words[0]), capture_output=True, timeout=60, check=True
+        ).stdout == (value + b"\n")
+    typed = pusher.ssh_words("config:set", pusher.app, "TYPED='\udcfft\n'")
+    assert subprocess.run(typed, capture_output=True, timeout=60).returncode == 0
+    values = {"EVERY": every, "LONG": long, "A": "é".encode(), "TYPED": b"\xfft\n", "WORD": b"of the image"}
+
+    def is_told() -> bool:
+        (address,) = nap.keys(f"/services/{pusher.app}/").values()
+        assert isinstance(address, dict)
+        for name, value in values.items():
+            url = f"http://{address['host']}:{address['port']}/cgi-bin/value?{name}"
+            with urllib.request.urlopen(url, timeout=10) as reply:
+                assert reply.read() == value + b"\n", name
+        return True
+
+    assert is_told(), "by the image's own command"
+    pusher.commit(Procfile='web: httpd -f -p 8080 -h /www\nworker: sleep 1000\nrelease: test -n "$TYPED"\n')
+    pushed(pusher)
+    assert is_told(), "by one of its Procfile"
+    names = nap.docker("ps", "--filter", f"label=nap.app={pusher.app}", "--format", "{{.Names}}").split()
+    (worker,) = [each for each in names if ".worker." in each]
+    own = "tr '\\0' '\\n' </proc/$(pidof sleep)/environ | grep -a ^NAP_ | cut -d= -f1 | sort"
+    assert nap.docker("exec", worker, "sh", "-c", own).split() == ["NAP_APP", "NAP_PROCESS", "NAP_RELEASE"]
+    ran = subprocess.run(
+        pusher.ssh_words("run", pusher.app, "sh", "-c", quoted('printf %s "$TYPED"')),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
+    assert ran.stdout == b"\xfft\n", ran.stderr
+    listed = {
+        row["name"]: row["value"] for row in json.loads(pusher.ssh_command("config", pusher.app, "--json").stdout)
+    }
+    assert (listed["A"], listed["EVERY"]) == ("é", None)
+    told = pusher.ssh_command("config", pusher.app).stdout
+    assert "EVERY   (255 bytes that are not UTF-8: config:get prints them)" in told
+    assert "\\0377" not in "".join(path.read_text() for path in nap.state.units.iterdir())
+
+
+def test_an_image_without_a_shell_gets_no_such_value(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD.replace("CMD", "RUN rm /bin/sh\nCMD"))
+    pushed(pusher)
+    refused = pusher.ssh_words("config:set", pusher.app, "A=1", "B='\udcff'")
+    done = subprocess.run(refused, capture_output=True, timeout=60)
+    assert done.returncode == 1
+    why = "its image has no /bin/sh, without which no variable can be other than UTF-8, as are: B"
+    assert f" !     {pusher.app} v2 web.1 could not start: {why}\n" in done.stdout.decode()
+    assert nap.docker("ps", "--all", "--quiet", "--filter", "status=created") == ""
+    assert len(pusher.announcements()) == 1
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
+def test_a_container_restores_values_in_any_shell(shell: str) -> None:
+    script = (ROOT / "unit_templates" / "configure.sh").read_text()
+    restore = script.partition("restore='")[2].partition("\n\n")[0].removesuffix("'")
+    pieces = [bytes(range(1, 256)), b"\n\n", "é".encode()[:1]]  # the last has bash wait for the rest of a letter
+    given = {
+        f"NAP_BYTES_{number}_value": "".join(f"\\0{byte:03o}" for byte in piece)
+        for number, piece in enumerate(pieces, 1)
+    }
+    words = [*shell.split(), "-c", restore, "sh", "env", "-0"]
+    environment = {"PATH": "/bin:/usr/bin", "LANG": "C.UTF-8", "NAP_BYTES": " value", "NAP_APP": "x", **given}
+    found = subprocess.run(words, env=environment, capture_output=True, check=True).stdout.split(b"\0")
+    assert b"value=" + b"".join(pieces) in found
+    assert {each.partition(b"=")[0] for each in found} - {b"PWD", b"SHLVL", b"_", b"OLDPWD"} == {
+        b"PATH",
+        b"LANG",
+        b"NAP_APP",
+        b"value",
+        b"",
+    }
 
 
 def test_variables_go_and_come_back_with_a_rollback(nap: Nap, pusher: Pusher, live: Pushed) -> None:

@@ -4,6 +4,7 @@ one.
 systemd, Docker, etcd and the registry are real on both.
 """
 
+import base64
 import json
 import os
 import re
@@ -174,12 +175,16 @@ def test_variables_reach_the_app_unchanged(either: Cluster, either_receiver: Nap
         "PATH": "/bin",
         "docker": "/bin/false",
     }
-    done = either_receiver.run("config:set", pusher.app, *(f"{name}={value}" for name, value in values.items()))
+    given = values | {"BYTES": "\udcff%h $\n"}
+    done = either_receiver.run("config:set", pusher.app, *(f"{name}={value}" for name, value in given.items()))
     assert f"=====> {pusher.app} v2 is live" in done.stdout
     machine = having(either, f"{pusher.app}.v2.web.1")
     listed = machine.docker("inspect", "--format", "{{json .Config.Env}}", f"{pusher.app}.v2.web.1")
     found = dict(variable.split("=", 1) for variable in json.loads(listed))
     assert {name: found.get(name) for name in values} == values
+    listed = "tr '\\0' '\\001' </proc/$(pidof httpd)/environ | tr '\\n\\001' '+\\n' | grep -a ^BYTES= | base64"
+    there = machine.docker("exec", f"{pusher.app}.v2.web.1", "sh", "-c", listed)
+    assert base64.b64decode(there) == b"BYTES=\xff%h $+\n"
     assert "quoted" not in machine.run("systemctl", "cat", f"{pusher.app}.v2.web.1").stdout
     machine.docker("kill", f"{pusher.app}.v2.web.1")
     eventually(lambda: not pusher.announcements(), 5, "withdrawn")

@@ -1,5 +1,6 @@
 """What an app is configured with: variables of its environment."""
 
+import os
 import sys
 
 import click
@@ -14,7 +15,7 @@ from nap_receiver.commands.table import (
     show_listing,
 )
 from nap_receiver.errors import NapError
-from nap_receiver.variables import LONGEST_VALUE_BYTES, check_value, checked_name
+from nap_receiver.variables import LONGEST_VALUE_BYTES, bytes_of, check_value, checked_name, is_text, value_of
 
 
 @command("config", right="push")
@@ -22,7 +23,9 @@ from nap_receiver.variables import LONGEST_VALUE_BYTES, check_value, checked_nam
 @json_option
 def list_config(caller: Caller, app: str, as_json: bool) -> None:
     """List the variables of APP, with their values."""
-    show_listing(sorted(_configuration(caller, app).items()), "name", "value", as_json=as_json)
+    found = sorted(_configuration(caller, app).items())
+    rows = [(name, value if is_text(value) else None if as_json else _unprinted(value)) for name, value in found]
+    show_listing(rows, "name", "value", as_json=as_json)
 
 
 @command("config:get", right="push")
@@ -33,7 +36,7 @@ def show_variable(caller: Caller, app: str, name: str) -> None:
     found = _configuration(caller, app)
     if name not in found:
         raise NapError(f"{app} has no variable {name[:80]!a}", advice=f"`config {app}` lists those it has.")
-    click.echo(found[name])
+    click.echo(bytes_of(found[name]))
 
 
 @command("config:set", right="push")
@@ -44,7 +47,7 @@ def set_variables(caller: Caller, app: str, variables: tuple[str, ...]) -> None:
     given = [variable.partition("=") for variable in variables]
     if [equals for _, equals, _ in given].count("") > 1:
         raise NapError("only one value can come from standard input", advice="Write the others as NAME=VALUE.")
-    added = {checked_name(name): value if equals else _read_value(app, name) for name, equals, value in given}
+    added = {checked_name(name): _typed(value) if equals else _read_value(app, name) for name, equals, value in given}
     for name, value in added.items():
         check_value(name, value)
     _configure(caller, app, added, ())
@@ -60,6 +63,10 @@ def unset_variables(caller: Caller, app: str, names: tuple[str, ...]) -> None:
     _configure(caller, app, {}, names)
 
 
+def _unprinted(value: str) -> str:
+    return f"({len(bytes_of(value))} bytes that are not UTF-8: config:get prints them)"
+
+
 def _configuration(caller: Caller, app: str) -> dict[str, str]:
     records = records_of(caller, app)
     return records.configuration(records.config_in_force())
@@ -71,15 +78,14 @@ def _configure(caller: Caller, app: str, added: dict[str, str], removed: tuple[s
     change_app(caller, app, lambda it: changes.configure(it, added, removed))
 
 
+def _typed(value: str) -> str:
+    return value_of(os.fsencode(value))
+
+
 def _read_value(app: str, name: str) -> str:
     given = sys.stdin.buffer.read(LONGEST_VALUE_BYTES + 1)
     if not given:  # as with `</dev/null`: who forgot the value should not lose the one that is there
         raise NapError(
             f"there is no value for {name} on standard input", advice=f"To set it empty: config:set {app} {name}="
         )
-    try:
-        return given.decode()
-    except UnicodeDecodeError as error:
-        raise NapError(
-            "the value on standard input is not UTF-8", advice="Encode it, for example as base64."
-        ) from error
+    return value_of(given)
