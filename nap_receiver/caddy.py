@@ -39,15 +39,6 @@ def load(path: Path, configuration: dict[str, Any]) -> None:
         raise NapError(f"Caddy does not take its routes: {said.decode('utf-8', 'replace')[:500]}")
 
 
-def find(path: Path, name: str) -> Any:
-    """What the configuration in force has with this `@id`, or None; waits for a change that is under way.
-
-    Raises `CaddyAway`.
-    """
-    status, said = _ask(path, "GET", f"/id/{name}")
-    return msgspec.json.decode(said) if status == http.client.OK else None
-
-
 def process(path: Path) -> int:
     """The process id of the Caddy at this socket; 0 for one that cannot be seen from here. Raises `CaddyAway`."""
     with socket.socket(socket.AF_UNIX) as connection:

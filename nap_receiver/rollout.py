@@ -6,12 +6,11 @@ the current one, and retires the one before.
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from nap_receiver.build_log import new_log, remove_old_logs
-from nap_receiver.caddy import CaddyAway
 from nap_receiver.channel import Channel
 from nap_receiver.discovery import (
     Announcement,
@@ -47,7 +46,7 @@ WITHDRAW_SECONDS = LEASE_SECONDS + 10
 
 
 _ROUTES_SECONDS = 2
-_LOOK_AGAIN_SECONDS = 0.01  # so long it takes until Caddy is told; then it answers when the change is in force
+_LOOK_AGAIN_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -224,9 +223,8 @@ def await_routes(deploy: Deploy) -> None:
     give_up = time.monotonic() + _ROUTES_SECONDS
     while time.monotonic() < give_up:
         now = {dialled(each.host, each.port) for each in announced(deploy.etcd, app.settings.etcd, app.name)}
-        with suppress(CaddyAway):  # it is started again
-            if leads_to(app.state, app.name) == now:
-                return
+        if leads_to(app.state, app.name) == now:
+            return
         time.sleep(_LOOK_AGAIN_SECONDS)
     deploy.channel.trouble(
         f"{app.name}: the router has not taken this up within {_ROUTES_SECONDS} s; `nap status` tells what is down"

@@ -20,7 +20,7 @@ from nap_receiver.caddy import CaddyAway, load, process
 from nap_receiver.domains import is_own, own_name
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry, Etcd, EtcdAway, connect
-from nap_receiver.routes import RECENT, Certificate, Site, configuration, dialled, only_router, say_told
+from nap_receiver.routes import RECENT, Certificate, Site, become_only_router, configuration, dialled, say_told
 from nap_receiver.settings import EtcdSettings, RouterSettings, Settings
 from nap_receiver.settings import load as load_settings
 from nap_receiver.state import State, state_at
@@ -137,14 +137,13 @@ def route_for_ever(state: State, settings: Settings) -> None:
     """Keep Caddy's routes as etcd has them, until this process ends. Raises `NapError` where that makes no sense."""
     if not settings.router.domain:
         raise NapError("there is no router without router.domain", advice="Set it, then run nap up again.")
-    lock = only_router(state)
+    become_only_router(state)
     known = Known(settings.etcd, settings.router)
     changed: News = queue.Queue()
     threading.Thread(target=_listen, args=(settings.etcd, known.prefixes, changed), daemon=True).start()
     while True:
         _take_in(known, changed)
-        if _tell(state, known, changed):
-            say_told(lock)
+        _tell(state, known, changed)
 
 
 def _take_in(known: Known, changed: News) -> None:
@@ -163,25 +162,26 @@ def _take_in(known: Known, changed: News) -> None:
             return
 
 
-def _tell(state: State, known: Known, changed: News) -> bool:
-    """Have Caddy do as is known, and whether it does; while it is away, try again, with what is news by then."""
+def _tell(state: State, known: Known, changed: News) -> None:
+    """Have Caddy do as is known, and say so; while it is away, try again, with what is news by then."""
     while True:
         try:
             told = process(state.run / "caddy.sock")
             if told != known.told:
                 known.keeps_streams = True
-            _load(state, known)
+            sites = _load(state, known)
             if told != known.told:
                 known.told = told
                 threading.Thread(target=_await_end, args=(told, changed), daemon=True).start()
-            return True
+            say_told(state, sites)
+            return
         except CaddyAway:
             time.sleep(_TRY_AGAIN_SECONDS)  # a socket that is not there has nothing to wait for
             if not changed.empty():
                 _take_in(known, changed)
         except NapError as error:
             _say(error)
-            return False
+            return
 
 
 def _await_end(told: int, changed: News) -> None:
@@ -195,8 +195,11 @@ def _await_end(told: int, changed: News) -> None:
     changed.put(None)
 
 
-def _load(state: State, known: Known) -> None:
-    """Have Caddy do as is known, without any certificate that it does not take. Raises `CaddyAway`, or `NapError`."""
+def _load(state: State, known: Known) -> list[Site]:
+    """Have Caddy do as is known, without any certificate that it does not take; the sites that it serves now.
+
+    Raises `CaddyAway`, or `NapError`.
+    """
     sites, certificates = known.sites(), known.certificates()
 
     def tell(chosen: Sequence[Certificate]) -> None:
@@ -211,7 +214,7 @@ def _load(state: State, known: Known) -> None:
 
     try:
         tell(certificates)
-        return
+        return sites
     except CaddyAway:
         raise
     except NapError:
@@ -228,6 +231,7 @@ def _load(state: State, known: Known) -> None:
         except NapError as error:
             known.unfit.add(each.chain)
             _say(f"{each.app}: its certificate is not used: {error}")
+    return sites
 
 
 def _listen(places: EtcdSettings, prefixes: list[str], changed: News) -> None:

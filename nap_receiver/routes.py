@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nap_receiver.caddy import find
+import msgspec
+
 from nap_receiver.domains import covers
 from nap_receiver.settings import RouterSettings
 from nap_receiver.state import State
@@ -37,6 +39,9 @@ and, because of a mistake, as no time at all."""
 _FAREWELL_MS = 75
 """So long after a change the routes before it are used on too, for connections that are there, and each is told to
 close after its next answer: one that Caddy closes by itself may have the next request on its way."""
+
+_MOST_KEPT = 10_000
+"""So many sites' routes are kept between changes."""
 
 _GROUP = 32
 """Caddy asks one route after the other whether it is for a request; so many share one question before that."""
@@ -62,8 +67,8 @@ class Site:
     """An app as the web sees it."""
 
     app: str
-    names: Sequence[str]
-    instances: Sequence[str]
+    names: tuple[str, ...]
+    instances: tuple[str, ...]
     """`10.0.0.12:32768`, where each answers."""
     silent_since: float = 0.0
     """Since when no instance answers, in seconds since the epoch, as far as the router has seen it; else 0."""
@@ -152,28 +157,17 @@ def dialled(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def leads_to(state: State, app: str) -> set[str] | None:
-    """Where Caddy sends visitors of `app` now; None where it knows of no such app. Raises `CaddyAway`."""
-    handler = find(state.run / "caddy.sock", _id(app))
-    return None if handler is None else {upstream["dial"] for upstream in handler.get("upstreams", [])}
-
-
-def _id(app: str) -> str:
-    return f"app-{app}"
-
-
+@lru_cache(_MOST_KEPT)
 def route(site: Site, keeps_streams: bool) -> dict[str, Any]:
-    """What becomes of a request to one of the site's names."""
+    """What becomes of a request to one of the site's names; kept, as a change is one site's of many."""
     handler = _proxy(site, keeps_streams) if site.instances else _silent(site)
-    if any(not name.startswith("*") for name in site.names):  # its other route is for wildcards
-        handler = {"@id": _id(site.app), **handler}
     return {"match": _any_of(site.names), "handle": [handler]}
 
 
 def _exact_first(sites: Sequence[Site]) -> list[Site]:
     """These sites with all their names but wildcards, then with those alone: a name is its app's before any other's."""
-    exact = [replace(site, names=[name for name in site.names if not name.startswith("*")]) for site in sites]
-    wild = [replace(site, names=[name for name in site.names if name.startswith("*")]) for site in sites]
+    exact = [replace(site, names=tuple(name for name in site.names if not name.startswith("*"))) for site in sites]
+    wild = [replace(site, names=tuple(name for name in site.names if name.startswith("*"))) for site in sites]
     return [site for site in [*exact, *wild] if site.names]
 
 
@@ -231,22 +225,35 @@ def _always() -> list[dict[str, Any]]:
     ]
 
 
-def only_router(state: State) -> int:
-    """Become the one that tells Caddy what to do: waits until there is no other; a descriptor to keep open."""
+def become_only_router(state: State) -> None:
+    """Become the one that tells Caddy what to do, until this process ends: waits until there is no other."""
     lock = os.open(state.run / "router.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    os.ftruncate(lock, 0)
-    return lock
+    _told(state).unlink(missing_ok=True)
 
 
-def say_told(lock: int) -> None:
-    """Let others know that Caddy does as etcd says, of who holds the lock."""
-    os.pwrite(lock, b"told", 0)
+def say_told(state: State, sites: Iterable[Site]) -> None:
+    """Let others know that Caddy does so, of who holds the lock."""
+    draft = _told(state).with_suffix(".draft")
+    draft.write_bytes(msgspec.json.encode({site.app: site.instances for site in sites}))
+    draft.replace(_told(state))
 
 
 def has_told(state: State) -> bool:
     """Whether there is one that has told Caddy what etcd says."""
-    return is_routing(state) and (state.run / "router.lock").stat().st_size > 0
+    return is_routing(state) and _told(state).exists()
+
+
+def leads_to(state: State, app: str) -> set[str]:
+    """Where Caddy sends visitors of `app` now, as far as the router has said."""
+    try:
+        return set(msgspec.json.decode(_told(state).read_bytes()).get(app, ()))
+    except FileNotFoundError:
+        return set()
+
+
+def _told(state: State) -> Path:
+    return state.run / "routes.json"
 
 
 def is_routing(state: State) -> bool:

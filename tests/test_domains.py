@@ -113,9 +113,23 @@ def hosts(sites: list[Site]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("others", [0, 100])
 def test_a_name_is_its_apps_before_a_wildcard(others: int) -> None:
-    wild = Site("aaa", ["aaa.localhost", "*.example.org"], ["127.0.0.1:1"])
-    exact = Site("zzz", ["zzz.localhost", "www.example.org"], ["127.0.0.1:2"])
-    between = [Site(f"b{n}", [f"b{n}.localhost"], ["127.0.0.1:3"]) for n in range(others)]
+    wild = Site(
+        "aaa",
+        (
+            "aaa.localhost",
+            "*.example.org",
+        ),
+        ("127.0.0.1:1",),
+    )
+    exact = Site(
+        "zzz",
+        (
+            "zzz.localhost",
+            "www.example.org",
+        ),
+        ("127.0.0.1:2",),
+    )
+    between = [Site(f"b{n}", (f"b{n}.localhost",), ("127.0.0.1:3",)) for n in range(others)]
     found = hosts([wild, *between, exact])
     assert found.index(("www.example.org", "127.0.0.1:2")) < found.index(("*.example.org", "127.0.0.1:1"))
     assert len(found) == others + 4
