@@ -166,8 +166,11 @@ def route(site: Site, keeps_streams: bool) -> dict[str, Any]:
 
 def _exact_first(sites: Sequence[Site]) -> list[Site]:
     """These sites with all their names but wildcards, then with those alone: a name is its app's before any other's."""
+    with_wildcards = [site for site in sites if any(name.startswith("*") for name in site.names)]
+    if not with_wildcards:
+        return list(sites)
     exact = [replace(site, names=tuple(name for name in site.names if not name.startswith("*"))) for site in sites]
-    wild = [replace(site, names=tuple(name for name in site.names if name.startswith("*"))) for site in sites]
+    wild = [replace(site, names=tuple(name for name in site.names if name.startswith("*"))) for site in with_wildcards]
     return [site for site in [*exact, *wild] if site.names]
 
 
