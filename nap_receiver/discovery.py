@@ -22,7 +22,9 @@ if TYPE_CHECKING:  # its library is for those who wait
 PATIENCE = 10.0
 """Seconds without an answer after which it is asked whether there is any hope of one."""
 
-_INSTANCE = re.compile(rf"v\d+\.{PROCESS_TYPE.pattern}\.\d+")
+INSTANCE = re.compile(rf"v\d+\.{PROCESS_TYPE.pattern}\.\d+")
+"""What an instance's key is called; what others write beside those is none."""
+
 _NOT_STARTED = range(125, 129)  # docker-run(1), "Exit Status"; 128 where the engine gives up later
 
 LAST_WORDS_SECONDS = 15.0
@@ -92,7 +94,7 @@ def announced(etcd: Reader, places: EtcdSettings, app: str, release: str = "") -
 def good(etcd: Reader, places: EtcdSettings, app: str) -> set[str]:
     """The instances (`v3.web.1`) of `app` that are good now, announced or not."""
     up = {entry.key.rpartition("/")[2] for entry in etcd.below(places.up_of(app)).entries}
-    return {each.instance for each in announced(etcd, places, app)} | set(filter(_INSTANCE.fullmatch, up))
+    return {each.instance for each in announced(etcd, places, app)} | set(filter(INSTANCE.fullmatch, up))
 
 
 def serving(etcd: Reader, places: EtcdSettings, release: Release) -> list[Announcement] | None:
@@ -200,7 +202,7 @@ def _announcement(entry: Entry) -> Announcement | None:
         told = msgspec.convert(entry.value, _Told)
     except msgspec.ValidationError:
         return None
-    return Announcement(key, told.host, told.port, told.ports) if _INSTANCE.fullmatch(key) else None
+    return Announcement(key, told.host, told.port, told.ports) if INSTANCE.fullmatch(key) else None
 
 
 def _exit(entry: Entry) -> _Exit | None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import msgspec
 
 from nap_receiver.caddy import CaddyAway, load, process
+from nap_receiver.discovery import INSTANCE
 from nap_receiver.domains import is_own, own_name
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry, Etcd, EtcdAway, connect
@@ -33,12 +34,13 @@ News = queue.Queue[Entry | Mapping[str, Any] | Exception | None]
 
 
 class _App(msgspec.Struct):
-    """What is asked of a value and of its key's last part, `name`; what is no name would have Caddy take no routes."""
+    """What is asked of a value and of the rest of its key, `name`; what is no name would have Caddy take no routes."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+\Z")]
 
 
 class _Instance(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(pattern=rf"/{INSTANCE.pattern}\Z")]
     host: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.:-]+\Z")]
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from nap_receiver.etcd import EtcdAway
-from nap_receiver.routes import told_last
+from nap_receiver.routes import leads_to, told_last
 from tests.conftest import free_address, fresh_nap
 from tests.fleet_apps import named_after, pushed
 from tests.machine import HTTPD, ROOT, Nap, Pusher, eventually, throughout
@@ -287,6 +287,27 @@ def test_killed_instance_is_missed_by_nobody(nap: Nap, pusher: Pusher) -> None:
         eventually(lambda: asked.answered > so_far + 100, 10, "and the others asked instead")
     assert len(asked.failed) <= 5, asked.failed  # what it had begun, and until it is left alone
     assert asked.longest < 5
+
+
+def test_paused_instance_is_asked_no_more_until_it_goes_on(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    pushed(pusher)
+    assert pusher.ssh_command("ps:scale", pusher.app, "web=3").returncode == 0
+    eventually(lambda: len(nap.containers(pusher.app)) == 3, 20, "the old one is gone")
+    paused = nap.containers(pusher.app)[0]
+    key = paused.replace(f"{pusher.app}.", f"/services/{pusher.app}/", 1).removesuffix(f".{nap.state.name}")
+    there = pusher.announcements()[key]
+    nap.docker("pause", paused)
+    try:
+        eventually(lambda: len(leads_to(nap.state, pusher.app)) == 2, 1, "it is out")
+        assert key not in pusher.announcements()
+        with regulars(nap, own(pusher)) as asked:
+            eventually(lambda: asked.answered > 100, 10, "the others are asked")
+        assert asked.excuse, asked.failed
+        assert asked.longest < 1
+    finally:
+        nap.docker("unpause", paused)
+    eventually(lambda: pusher.announcements().get(key) == there, 5, "announced again")
 
 
 def test_bad_request_takes_no_app_off_the_web(nap: Nap, app: str) -> None:

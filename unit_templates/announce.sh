@@ -2,9 +2,9 @@
 # Announces one instance in etcd while it is good, and withdraws it when it is not.
 #
 # Follows the engine's events, so that the announcement is there as soon as the instance is ready, goes when its
-# container dies, and comes back with the next container of that name. An instance that fails its checks, or whose
-# HEALTHCHECK does, is withdrawn and stopped, and what runs it starts it anew. It needs sh, docker, etcdctl and curl, and
-# from its environment:
+# container dies or is paused, and comes back when it goes on or with the next container of that name. An instance that
+# fails its checks, or whose HEALTHCHECK does, is withdrawn and stopped, and what runs it starts it anew. It needs sh,
+# docker, etcdctl and curl, and from its environment:
 #   NAP_CONTAINER  the container's name
 #   NAP_KEY        the etcd key to write
 #   NAP_PORT       the port that must answer, such as 8080/tcp; empty for an instance that answers nobody
@@ -218,16 +218,17 @@ stop_announcing() {
 # What happens to the container, a line each: its id and an event; first of all how it is now.
 events() {
     now=$(date +%s)
-    docker inspect --format '{{.Id}} {{if .State.Running}}start{{else}}die{{end}}' "$NAP_CONTAINER" 2>/dev/null
+    docker inspect --format '{{.Id}} {{if .State.Paused}}pause{{else if .State.Running}}start{{else}}die{{end}}' \
+        "$NAP_CONTAINER" 2>/dev/null
     exec docker events --since "$now" --filter "container=$NAP_CONTAINER" --filter event=start --filter event=die \
-        --filter event=health_status --format '{{.Actor.ID}} {{.Action}}'
+        --filter event=pause --filter event=unpause --filter event=health_status --format '{{.Actor.ID}} {{.Action}}'
 }
 
 follow() {
     announcer= announced=
     trap : TERM
     while read -r id event; do
-        if [ "$event" = start ]; then
+        if [ "$event" = start ] || [ "$event" = unpause ]; then
             event=$(docker inspect --format '{{if .State.Health}}health_status: {{.State.Health.Status}}{{else}}start{{end}}' "$id" 2>/dev/null) || continue
         fi
         case $event in
@@ -238,7 +239,7 @@ follow() {
                 announce "$id" "${event##* }" &
                 announcer=$!
                 ;;
-            die)
+            die | pause)
                 stop_announcing
                 ;;
             'health_status: unhealthy')
