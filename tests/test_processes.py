@@ -1,12 +1,15 @@
 """Process types: what the Procfile names, how many of each, what they may use, and what runs once beside them."""
 
+import base64
 import json
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.fleet_apps import pushed
-from tests.machine import Nap, Pushed, Pusher, answer, eventually
+from tests.machine import ROOT, Nap, Pushed, Pusher, answer, eventually
 
 pytestmark = pytest.mark.machine
 
@@ -167,6 +170,39 @@ def test_limits_are_docker_s(nap: Nap, pusher: Pusher) -> None:
         assert refused.returncode == 2
         assert refused.stderr.startswith(" !     ")
     assert processes(pusher) == {"web.1": "answers", "worker.1": "up"}
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "event", "says"),
+    [
+        (137, "false 64", "oom", "it used more memory than 64"),
+        (137, "false 64", "", "no error of the engine"),
+        (137, "false 0", "oom", "no error of the engine"),
+        (1, "false 64", "oom", "no error of the engine"),
+        (1, "true 64", "", "it used more memory than 64"),
+    ],
+)
+def test_an_engine_that_tells_late_of_the_memory_is_waited_for(
+    tmp_path: Path, status: int, state: str, event: str, says: str
+) -> None:
+    # No engine is late at will.
+    engine = f"""#!/bin/sh
+case "$*" in
+    *OOMKilled*) echo {state} ;;
+    *State.Error*) echo no error of the engine ;;
+    inspect*) echo it used more memory than 64 ;;
+    events*) echo {event} ;;
+esac
+"""
+    told = tmp_path / "told"
+    etcd = f"#!/bin/sh\ncase $* in *grant*) echo lease 1 ;; *) cat >{told} ;; esac\n"
+    for name, text in {"docker": engine, "etcdctl": etcd}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    known = {"NAP_CONTAINER": "c", "NAP_EXIT_KEY": "/k", "NAP_STATUS": str(status), "NAP_OUTPUT": ""}
+    script = ROOT / "unit_templates" / "report_exit.sh"
+    subprocess.run(["sh", str(script)], env={"PATH": f"{tmp_path}:/bin:/usr/bin", **known}, check=True)
+    assert base64.b64decode(json.loads(told.read_text())["error"]).decode() == f"{says}\n"
 
 
 def test_who_uses_more_memory_than_allowed_is_told(nap: Nap, pusher: Pusher, live: Pushed) -> None:

@@ -16,8 +16,29 @@ base64_line() { base64 | tr -d '\n'; }
 # By time, because docker logs hands out standard output and standard error separately.
 logs() { docker logs --timestamps --tail 20 "$NAP_CONTAINER" 2>&1 | sort --stable --key=1,1 | cut -d ' ' -f 2-; }
 
-failure='{{if .State.OOMKilled}}it used more memory than the {{.HostConfig.Memory}} bytes that it may{{else}}{{.State.Error}}{{end}}'
-error=$(echo "${NAP_ERROR-$(docker inspect --format "$failure" "$NAP_CONTAINER" 2>&1)}" | base64_line)
+of_container() { docker inspect --format "$1" "$NAP_CONTAINER" 2>&1; }
+
+# The engine tells of this by an event, which may come after that of the end, and is in no state of the container's then.
+out_of_memory() {
+    case $(of_container '{{.State.OOMKilled}} {{.HostConfig.Memory}}') in
+        true*) return 0 ;;
+        false' '0) return 1 ;;
+    esac
+    [ "$NAP_STATUS" = 137 ] || return 1
+    now=$(date +%s)
+    [ -n "$(docker events --since "$((now - 10))" --until "$((now + 1))" --format oom \
+        --filter "container=$NAP_CONTAINER" --filter event=oom 2>/dev/null)" ]
+}
+
+failure() {
+    if out_of_memory; then
+        of_container 'it used more memory than the {{.HostConfig.Memory}} bytes that it may'
+    else
+        of_container '{{.State.Error}}'
+    fi
+}
+
+error=$(echo "${NAP_ERROR-$(failure)}" | base64_line)
 output=$(echo "${NAP_OUTPUT-$(logs)}" | tail -c 8000 | base64_line)
 lease=$(etcd lease grant 600) || exit
 lease=${lease#lease }
