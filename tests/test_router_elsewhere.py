@@ -87,6 +87,7 @@ def test_a_router_on_a_machine_of_its_own(nap: Nap, pusher: Pusher, live: Pushed
         assert first.wait(timeout=5) == 0
         nap.run("domains:add", pusher.app, f"www.{pusher.app}.test")
         served(elsewhere, f"www.{pusher.app}.test", 200, "two")
+        assert not (CHECKOUT / "caddy").exists(), "where it was started"
         assert "Traceback" not in log.read_text() + (folder / "second").read_text()
 
 

@@ -7,6 +7,9 @@
 set -u
 told=$XDG_CONFIG_HOME/caddy/autosave.json
 
+# Else it takes the account's home, or what directory it happens to start in, for what it counts its installations by.
+export XDG_DATA_HOME="$XDG_CONFIG_HOME"
+
 # Each change of routes opens Caddy's port anew, and closes the one before. Whoever has connected to that, and was not
 # accepted yet, is handed over, and not cut off (Linux 5.14; it is a setting of the network's, and needs root).
 echo 1 2>/dev/null >/proc/sys/net/ipv4/tcp_migrate_req
