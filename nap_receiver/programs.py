@@ -146,7 +146,7 @@ def _router(state: State, settings: Settings) -> list[Program]:
     return [
         Program(
             "caddy",
-            [*start, str(state.run / "caddy.json"), settings.router.caddy or path_of("caddy")],
+            [*start, str(state.run / "caddy.json"), caddy_of(settings)],
             where,
             "router.http",
             lambda: answers(socket),
@@ -298,6 +298,11 @@ def _greets(host: str, port: int, greeting: bytes) -> bool:
 def _found(program: str) -> str | None:
     installed_with_nap = [sysconfig.get_path("scripts")] if program == "caddy" else []
     return shutil.which(program, path=":".join([*installed_with_nap, os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+
+
+def caddy_of(settings: Settings) -> str:
+    """The path of the Caddy that is to run."""
+    return settings.router.caddy or path_of("caddy")
 
 
 def path_of(program: str) -> str:

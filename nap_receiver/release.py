@@ -35,6 +35,9 @@ if TYPE_CHECKING:  # etcd's and docker's libraries are for those who call them
 EVERY = "*"
 """Stands for every process type that has no limits of its own."""
 
+_BYTES = "bytes:"
+"""Stands before a value that only a container itself can take up (`unit_templates/configure.sh`)."""
+
 PROCESS_TYPE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,29}[A-Za-z0-9])?")
 """What a process type can be called: it is part of the names of units, containers and keys."""
 
@@ -183,10 +186,6 @@ def in_shell(command: str) -> list[str]:
     return ["/bin/sh", "-c", command] if command else []
 
 
-_BYTES = "bytes:"
-"""Stands before a value that only a container itself can take up (`unit_templates/configure.sh`)."""
-
-
 class Outcome(msgspec.Struct, frozen=True):
     """How a release's deploy ended, and why it failed."""
 
@@ -251,11 +250,6 @@ class Records:
         return f"{self.root}/releases/{number:08}"
 
 
-def _encoded(value: str) -> str:
-    encoded = base64.b64encode(bytes_of(value)).decode()
-    return encoded if is_text(value) else _BYTES + encoded
-
-
 class Ledger(Records):
     """One app's releases."""
 
@@ -316,3 +310,8 @@ class Ledger(Records):
         for instance in release.instances:
             self.etcd.delete(f"{self._exits}{instance.key}")
         self.etcd.put(f"{self.root}/outcomes/{release.number:08}", Outcome("failed", reason))
+
+
+def _encoded(value: str) -> str:
+    encoded = base64.b64encode(bytes_of(value)).decode()
+    return encoded if is_text(value) else _BYTES + encoded

@@ -44,7 +44,6 @@ RELEASE_COMMAND = "release.1"
 WITHDRAW_SECONDS = LEASE_SECONDS + 10
 """How long an announcement may take to go: of a machine that was lost, until its lease ends."""
 
-
 _ROUTES_SECONDS = 2
 _LOOK_AGAIN_SECONDS = 0.01
 

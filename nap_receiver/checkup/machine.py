@@ -21,7 +21,7 @@ from nap_receiver.checkup.finding import Finding, ok, problem, unseen
 from nap_receiver.checkup.inventory import Inventory
 from nap_receiver.errors import NapError
 from nap_receiver.image import engine_at
-from nap_receiver.programs import path_of, tls_of
+from nap_receiver.programs import caddy_of, path_of, tls_of
 from nap_receiver.push import some
 from nap_receiver.retention import is_collecting, lack_of_space, nothing_removed
 from nap_receiver.settings import Settings
@@ -35,6 +35,7 @@ OLDEST = {
     "etcdctl": "3.4",
     "git": "2.32",  # GIT_CONFIG_SYSTEM
     "OpenSSH": "8.2",  # security keys
+    "Caddy": "2.6",
     "fleetctl": "1.0.0",
 }
 """The oldest version of each program that nap works with."""
@@ -85,7 +86,7 @@ def versions(there: Inventory) -> Iterator[Finding]:
     """No program is older than nap can do with."""
     well = []
     for program, oldest in OLDEST.items():
-        if program == "fleetctl" and there.settings.scheduler != "fleet":
+        if program in _not_run(there.settings):
             continue
         try:
             version = _NUMBER.findall(_said_by(program, there.settings))[0]
@@ -99,6 +100,12 @@ def versions(there: Inventory) -> Iterator[Finding]:
         else:
             well.append(f"{program} {version}")
     yield ok(", ".join(well))
+
+
+def _not_run(settings: Settings) -> set[str]:
+    if settings.scheduler == "fleet":
+        return {"Caddy"}
+    return {"fleetctl"} if settings.router.domain else {"fleetctl", "Caddy"}
 
 
 def _parts(version: str) -> tuple[int, ...]:
@@ -126,6 +133,7 @@ def _said_by(program: str, settings: Settings) -> str:
         "etcdctl": ["etcdctl", "version"],
         "git": ["git", "--version"],
         "OpenSSH": [path_of("sshd"), "-V"],  # those before 9.3 take it for a mistake, and tell theirs all the same
+        "Caddy": [caddy_of(settings), "version"],
         "fleetctl": [settings.fleet.fleetctl, "--version"],
     }[program]
     try:
