@@ -23,8 +23,9 @@ from nap_receiver.state import State
 _FAILS, _FORGET = 2, "500ms"
 """An instance that failed so often within so long is left alone for as long, where there are others."""
 
-_CONNECT = "500ms"
-"""How long an instance on another machine has to accept a connection before another is asked."""
+_CONNECT = "250ms"
+"""How long an instance on another machine has to accept a connection before another is asked. Less than failures are
+remembered, or one visitor alone would come to it again and again."""
 
 _TRY = "2s"
 """How long others are asked."""

@@ -255,6 +255,7 @@ def test_instance_on_a_machine_that_is_gone_is_passed_over(nap: Nap, app: str) -
         etcd.put(f"/services/{app}/v1.web.9", {"host": nobody, "port": 80})
         etcd.close()
         served(nap, f"{app}.localhost", 200)
+        assert [ask(nap, f"{app}.localhost")[0] for _ in range(20)] == [200] * 20, "one visitor alone"
         with regulars(nap, f"{app}.localhost", 20) as gets:
             eventually(lambda: gets.answered > 60, 20, "many have asked")
         assert gets.excuse, gets.failed
