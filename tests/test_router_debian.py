@@ -11,7 +11,6 @@ from tests.test_router_change import (
     app,
     test_connections_are_told_before_they_are_closed,
     test_connections_that_are_kept_survive_changes,
-    test_redeploys_and_scalings_fail_no_request,
     test_websocket_passes,
 )
 
@@ -19,7 +18,6 @@ __all__ = [
     "app",
     "test_connections_are_told_before_they_are_closed",
     "test_connections_that_are_kept_survive_changes",
-    "test_redeploys_and_scalings_fail_no_request",
     "test_websocket_passes",
 ]
 
