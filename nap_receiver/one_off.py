@@ -13,6 +13,7 @@ from types import FrameType
 from nap_receiver.channel import Channel, plain
 from nap_receiver.deadline import deadline
 from nap_receiver.errors import NapError
+from nap_receiver.kept import environment_of
 from nap_receiver.release import Release
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
@@ -76,10 +77,8 @@ class OneOff:
             ours["DOCKER_HOST"] = url
         if not release.config:
             return ours
-        files = {"ETCDCTL_CACERT": etcd.ca, "ETCDCTL_CERT": etcd.certificate, "ETCDCTL_KEY": etcd.key}
-        ours |= {name: path for name, path in files.items() if path}
         return ours | {
-            "ETCDCTL_ENDPOINTS": etcd.url,
+            **environment_of(etcd),
             "NAP_CONFIG_KEY": etcd.config_of(release.app, release.config),
             "NAP_IMAGE": release.image,
         }

@@ -170,12 +170,9 @@ def _tell(state: State, known: Known, changed: News) -> None:
         try:
             told = process(state.run / "caddy.sock")
             if told != known.told:
-                known.keeps_streams = True
-            sites = _load(state, known)
-            if told != known.told:
-                known.told = told
+                known.told, known.keeps_streams = told, True
                 threading.Thread(target=_await_end, args=(told, changed), daemon=True).start()
-            say_told(state, sites)
+            say_told(state, _load(state, known))
             return
         except CaddyAway:
             time.sleep(_TRY_AGAIN_SECONDS)  # a socket that is not there has nothing to wait for

@@ -202,24 +202,8 @@ def secure(sites: list[Site], *certificates: Certificate) -> tuple[list[str], li
 
 
 def test_what_caddy_is_told_of_certificates() -> None:
-    shop = Site(
-        "shop",
-        (
-            "shop.localhost",
-            "www.example.org",
-            "*.example.org",
-        ),
-        (),
-    )
-    blog = Site(
-        "blog",
-        (
-            "blog.localhost",
-            "api.example.org",
-            "*.example.net",
-        ),
-        (),
-    )
+    shop = Site("shop", ("shop.localhost", "www.example.org", "*.example.org"), ())
+    blog = Site("blog", ("blog.localhost", "api.example.org", "*.example.net"), ())
     assert secure([shop, blog]) == ([], ["*.example.net", "*.example.org"]), "no CA gives one for these unasked"
     wild = Certificate("shop", ["*.example.org"], "wild", "")
     assert secure([shop, blog], wild) == (["wild"], ["*.example.net", "*.example.org", "www.example.org"])

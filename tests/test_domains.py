@@ -98,9 +98,8 @@ def test_names_below_the_routers_are_its_own_to_give(name: str) -> None:
 
 def hosts(sites: list[Site]) -> list[tuple[str, str]]:
     """Each name that Caddy asks for, in its order, and where it passes on what is for it."""
-    routes = configuration(sites, [], State(Path("/nap")), ROUTER, keeps_streams=True)["apps"]["http"]["servers"][
-        "web"
-    ]["routes"]
+    told = configuration(sites, [], State(Path("/nap")), ROUTER, keeps_streams=True)
+    routes = told["apps"]["http"]["servers"]["web"]["routes"]
     found = []
     while routes:
         each, *routes = routes
@@ -113,22 +112,8 @@ def hosts(sites: list[Site]) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("others", [0, 100])
 def test_a_name_is_its_apps_before_a_wildcard(others: int) -> None:
-    wild = Site(
-        "aaa",
-        (
-            "aaa.localhost",
-            "*.example.org",
-        ),
-        ("127.0.0.1:1",),
-    )
-    exact = Site(
-        "zzz",
-        (
-            "zzz.localhost",
-            "www.example.org",
-        ),
-        ("127.0.0.1:2",),
-    )
+    wild = Site("aaa", ("aaa.localhost", "*.example.org"), ("127.0.0.1:1",))
+    exact = Site("zzz", ("zzz.localhost", "www.example.org"), ("127.0.0.1:2",))
     between = [Site(f"b{n}", (f"b{n}.localhost",), ("127.0.0.1:3",)) for n in range(others)]
     found = hosts([wild, *between, exact])
     assert found.index(("www.example.org", "127.0.0.1:2")) < found.index(("*.example.org", "127.0.0.1:1"))

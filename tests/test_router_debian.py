@@ -1,4 +1,4 @@
-"""The router with Debian's Caddy, which is older than the one that comes with nap; no other changes anything."""
+"""The router with Debian's Caddy, which is older than the one that comes with nap, and is told less."""
 
 from collections.abc import Iterator
 from pathlib import Path

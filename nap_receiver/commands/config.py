@@ -24,8 +24,7 @@ from nap_receiver.variables import LONGEST_VALUE_BYTES, bytes_of, check_value, c
 def list_config(caller: Caller, app: str, as_json: bool) -> None:
     """List the variables of APP, with their values."""
     found = sorted(_configuration(caller, app).items())
-    rows = [(name, value if is_text(value) else None if as_json else _unprinted(value)) for name, value in found]
-    show_listing(rows, "name", "value", as_json=as_json)
+    show_listing([(name, _shown(value, as_json)) for name, value in found], "name", "value", as_json=as_json)
 
 
 @command("config:get", right="push")
@@ -63,8 +62,10 @@ def unset_variables(caller: Caller, app: str, names: tuple[str, ...]) -> None:
     _configure(caller, app, {}, names)
 
 
-def _unprinted(value: str) -> str:
-    return f"({len(bytes_of(value))} bytes that are not UTF-8: config:get prints them)"
+def _shown(value: str, as_json: bool) -> str | None:
+    if is_text(value):
+        return value
+    return None if as_json else f"({len(bytes_of(value))} bytes that are not UTF-8: config:get prints them)"
 
 
 def _configuration(caller: Caller, app: str) -> dict[str, str]:
