@@ -15,7 +15,7 @@ from nap_receiver.keeping import before, live_among, require_kept, sort_out
 from nap_receiver.push import some
 from nap_receiver.release import EVERY, RUN, Ledger, Limits, Release
 from nap_receiver.repository import remove
-from nap_receiver.rollout import WITHDRAW_SECONDS, App, Deploy, release, under_way
+from nap_receiver.rollout import WITHDRAW_SECONDS, App, Deploy, await_routes, release, under_way
 from nap_receiver.settings import Settings
 
 
@@ -158,6 +158,7 @@ def end(deploy: Deploy, heir: str = "") -> list[str]:
     scheduler.withdraw(running)
     instances = [unit.removeprefix(f"{app}.") for unit in running]
     await_withdrawn(etcd, settings.etcd, app, instances, WITHDRAW_SECONDS)
+    await_routes(deploy)
     scheduler.stop(running)
     forget(deploy)
     etcd.delete(settings.etcd.access_of(app))

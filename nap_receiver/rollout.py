@@ -142,8 +142,10 @@ def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: boo
         state = f"is live, and {why}: {how} starts it"
     url = url_of(written.app, deploy.settings)
     show(f"{written.app} {written.name} {state} ({seconds:.1f} s)", url, addresses, deploy.channel)
-    retire(written.app, before, deploy)
-    await_routes(deploy)
+    if before:
+        retire(written.app, before, deploy)
+    else:
+        await_routes(deploy)
 
 
 def run_release_command(release: Release, deploy: Deploy) -> None:
@@ -201,7 +203,10 @@ def take_away(release: Release, reason: str, deploy: Deploy, silent: Silent | No
 
 
 def retire(app: str, instances: Sequence[str], deploy: Deploy) -> None:
-    """Withdraw and stop these instances of the app. A failure here is told, but the new release is live."""
+    """Withdraw these instances of the app, and stop them when nobody is led to them any more.
+
+    A failure here is told, but the new release is live.
+    """
     if not instances:
         return
     try:
@@ -209,6 +214,7 @@ def retire(app: str, instances: Sequence[str], deploy: Deploy) -> None:
             deploy.scheduler.withdraw(instances)
             keys = [unit.removeprefix(f"{app}.") for unit in instances]
             await_withdrawn(deploy.etcd, deploy.settings.etcd, app, keys, WITHDRAW_SECONDS)
+            await_routes(deploy)
             deploy.scheduler.stop(instances)
     except NapError as error:
         deploy.channel.trouble(f"{app}: the release before could not be retired: {error}; the next deploy tries again")

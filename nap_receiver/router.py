@@ -62,13 +62,14 @@ class Known:
 
     places: EtcdSettings
     router: RouterSettings
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Below each prefix, by what follows it."""
     silent_since: dict[str, float] = field(default_factory=dict)
     """Of apps of which no instance answers: since when."""
     told: int = 0
     """The Caddy that was told last, by its process id."""
-    keeps_streams: bool = True
-    """Whether it can keep streams open over changes, as far as it has not said that it cannot."""
+    is_recent: bool = True
+    """Whether it keeps streams and addresses open over changes, as far as it has not said that it cannot."""
     unfit: set[str] = field(default_factory=set)
     """The certificates that Caddy does not take."""
 
@@ -80,31 +81,28 @@ class Known:
 
     def begin(self, values: Mapping[str, Any]) -> None:
         """This is all there is."""
-        self.values = {key: value for key, value in values.items() if self._is_fit(key, value)}
+        self.values = {}
+        for key, value in values.items():
+            self._take(key, value)
 
     def change(self, entry: Entry) -> None:
         """This is other now."""
-        if entry.value is not None and self._is_fit(entry.key, entry.value):
-            self.values[entry.key] = entry.value
-        else:
-            self.values.pop(entry.key, None)
+        self._take(entry.key, entry.value)
 
     def sites(self) -> list[Site]:
         """Every app, by its name."""
         announced, access, domains, _ = self.prefixes
         names: dict[str, list[str]] = {}
         instances: dict[str, list[str]] = {}
-        for key in self._below(access):
-            app = key.removeprefix(access)
+        for app, _ in self._below(access):
             names[app] = [own_name(app, self.router)]
-        for key in self._below(domains):
-            app, domain = self.values[key]["app"], key.removeprefix(domains)
+        for domain, value in self._below(domains):
+            app = value["app"]
             if app in names and not is_own(domain, self.router):
                 names[app].append(domain)
-        for key in self._below(announced):
-            value = self.values[key]
+        for name, value in self._below(announced):
             if "port" in value:  # else it answers nobody
-                app = key.removeprefix(announced).partition("/")[0]
+                app = name.partition("/")[0]
                 instances.setdefault(app, []).append(dialled(value["host"], value["port"]))
         now = time.time()
         self.silent_since = {app: self.silent_since.get(app, now) for app in names if app not in instances}
@@ -116,23 +114,27 @@ class Known:
     def certificates(self) -> list[Certificate]:
         """Every certificate that an owner brought, and Caddy takes."""
         *_, prefix = self.prefixes
-        found = [(key.removeprefix(prefix), self.values[key]) for key in self._below(prefix)]
+        found = self._below(prefix)
         certificates = [Certificate(app, value["names"], value["chain"], value["key"]) for app, value in found]
         return [each for each in certificates if each.chain not in self.unfit]
 
-    def _is_fit(self, key: str, value: object) -> bool:
-        """Whether this is what belongs there; says so where it is not, and the others' routes go on without it."""
+    def _take(self, key: str, value: object) -> None:
+        """Take this as what is there; where it is not what belongs there, say so, and go on as if nothing were."""
         of_all = zip(self.prefixes, (_Instance, _App, _Domain, _Brought), strict=True)
-        name, kind = next((key.removeprefix(prefix), kind) for prefix, kind in of_all if key.startswith(prefix))
+        prefix, kind = next((prefix, kind) for prefix, kind in of_all if key.startswith(prefix))
+        name, there = key.removeprefix(prefix), self.values.setdefault(prefix, {})
+        there.pop(name, None)
+        if value is None:
+            return
         try:
             msgspec.convert({**value, "name": name} if isinstance(value, dict) else value, kind)
         except msgspec.ValidationError as error:
             _say(f"{key} is of no use: {error}")
-            return False
-        return True
+        else:
+            there[name] = value
 
-    def _below(self, prefix: str) -> list[str]:
-        return sorted(key for key in self.values if key.startswith(prefix))
+    def _below(self, prefix: str) -> list[tuple[str, Any]]:
+        return sorted(self.values.get(prefix, {}).items())
 
 
 def route_for_ever(state: State, settings: Settings) -> None:
@@ -170,7 +172,7 @@ def _tell(state: State, known: Known, changed: News) -> None:
         try:
             told = process(state.run / "caddy.sock")
             if told != known.told:
-                known.told, known.keeps_streams = told, True
+                known.told, known.is_recent = told, True
                 threading.Thread(target=_await_end, args=(told, changed), daemon=True).start()
             say_told(state, _load(state, known))
             return
@@ -202,13 +204,13 @@ def _load(state: State, known: Known) -> list[Site]:
     sites, certificates = known.sites(), known.certificates()
 
     def tell(chosen: Sequence[Certificate]) -> None:
-        told = configuration(sites, chosen, state, known.router, keeps_streams=known.keeps_streams)
+        told = configuration(sites, chosen, state, known.router, is_recent=known.is_recent)
         try:
             load(state.run / "caddy.sock", told)
         except NapError as error:
-            if not known.keeps_streams or not any(word in str(error) for word in RECENT):
+            if not known.is_recent or not any(word in str(error) for word in RECENT):
                 raise
-            known.keeps_streams = False
+            known.is_recent = False
             tell(chosen)
 
     try:

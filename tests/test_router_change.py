@@ -15,15 +15,17 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from nap_receiver.etcd import EtcdAway
+from nap_receiver.listen import FIRST
 from nap_receiver.routes import leads_to, told_last
 from tests.conftest import free_address, fresh_nap
 from tests.fleet_apps import named_after, pushed
-from tests.machine import HTTPD, ROOT, Nap, Pusher, eventually, throughout
+from tests.machine import HTTPD, ROOT, Nap, Pusher, eventually, runs, throughout
 from tests.regulars import announced, instance, regulars
 from tests.test_router import ask, own, served
 
@@ -111,6 +113,47 @@ def test_connections_that_are_kept_survive_changes(nap: Nap, app: str) -> None:
     assert gets.excuse and posts.excuse, gets.failed + posts.failed
 
 
+def leads(nap: Nap, app: str, wanted: set[str]) -> bool:
+    return leads_to(nap.state, app) == wanted
+
+
+def listening(port: int) -> set[str]:
+    """The sockets that listen at that port, by their numbers (proc_pid_net(5): state 0A)."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {line[9] for line in lines if line[3] == "0A" and int(line[1].partition(":")[2], 16) == port}
+
+
+def test_no_change_closes_what_takes_new_connections(nap: Nap, app: str) -> None:
+    name, failed, over = f"{app}.localhost", list[str](), threading.Event()
+    before = listening(nap.settings.router.http.port)
+    assert len(before) == 1
+
+    def come_and_go() -> None:
+        while not over.wait(0.001):
+            try:
+                if ask(nap, name)[0] != http.client.OK:
+                    failed.append("another status")
+            except (OSError, http.client.HTTPException) as error:
+                failed.append(repr(error))
+
+    with instance() as one:
+        announced(nap, app, [one.server_port])
+        served(nap, name, 200)
+        visitors = [threading.Thread(target=come_and_go) for _ in range(4)]
+        for visitor in visitors:
+            visitor.start()
+        for port in range(1024, 1044):
+            announced(nap, f"{app}-other", [port])
+            taken_up = {f"127.0.0.1:{port}"}
+            eventually(partial(leads, nap, f"{app}-other", taken_up), 5, "the change is taken up")
+        over.set()
+        for visitor in visitors:
+            visitor.join()
+        announced(nap, f"{app}-other", [])
+    assert failed == []
+    assert listening(nap.settings.router.http.port) == before
+
+
 def test_connections_are_told_before_they_are_closed(nap: Nap, app: str) -> None:
     told, router = 0, nap.settings.router.http
     with instance() as one:
@@ -174,6 +217,22 @@ def test_change_says_that_the_router_does_not_take_it_up(nap: Nap, pusher: Pushe
     wanted = f" !     {pusher.app}: the router has not taken this up within 2 s; `nap status` tells what is down"
     assert wanted in said
     served(nap, own(pusher), 200, "one")
+
+
+def test_old_instance_is_not_stopped_while_visitors_are_led_to_it(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=runs("trap exit TERM; httpd -f -p 8080 -h /etc & wait"))
+    pushed(pusher)
+    router, before = nap.process("router"), pusher.announcements()
+    os.kill(router, signal.SIGSTOP)
+    try:
+        restart = subprocess.Popen(pusher.ssh_words("ps:restart", pusher.app), stdout=subprocess.DEVNULL)
+        eventually(lambda: len(now := pusher.announcements()) == 1 and now != before, 30, "the old one is withdrawn")
+        # It would be told to stop within the second that it drains, and the deploy waits two for the router.
+        throughout(lambda: ask(nap, own(pusher), "/hostname")[0] == 200, 1.6, "the old one answers")
+    finally:
+        os.kill(router, signal.SIGCONT)
+    assert restart.wait(timeout=30) == 0
+    eventually(lambda: len(nap.containers(pusher.app)) == 1, 10, "then it is stopped")
 
 
 def test_what_takes_long_is_finished_by_the_instance_that_began_it(nap: Nap, pusher: Pusher) -> None:
@@ -363,10 +422,10 @@ def test_caddy_starts_whatever_it_has_kept(nap: Nap, app: str, garbage: str) -> 
     with instance("one") as one:
         announced(nap, app, [one.server_port])
         served(nap, name, 200, "one")
-        text, address = kept.read_text(), str(nap.settings.router.http)
+        text, address = kept.read_text(), f'"fd/{FIRST}"'
         assert address in text
         half = garbage == "half of it"
-        kept.write_text(text[: len(text) // 2] if half else text.replace(f'"{address}"', '"192.0.2.1:80"'))
+        kept.write_text(text[: len(text) // 2] if half else text.replace(address, '"192.0.2.1:80"'))
         kill(nap, "caddy")
         served(nap, name, 200, "one")
         eventually(lambda: kept.exists() and kept.read_text() == text, 5, "and it is kept again")
