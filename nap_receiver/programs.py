@@ -20,7 +20,7 @@ from nap_receiver.caddy import answers
 from nap_receiver.errors import NapError
 from nap_receiver.kept import write_etcdctl
 from nap_receiver.keys import renew
-from nap_receiver.routes import STOP_SECONDS, has_told, opened, prepare, told_last
+from nap_receiver.routes import STOP_SECONDS, has_told, prepare, told_last
 from nap_receiver.settings import EtcdSettings, Settings
 from nap_receiver.state import State
 from nap_receiver.supervision import Supervisor
@@ -142,12 +142,11 @@ def _router(state: State, settings: Settings) -> list[Program]:
     """Caddy, and what tells it where apps are."""
     socket, where = state.run / "caddy.sock", str(settings.router.https or settings.router.http)
     start = ["/usr/bin/env", f"XDG_CONFIG_HOME={state.root / 'caddy'}", "/bin/sh", str(TEMPLATES / "caddy.sh")]
-    with_open = [sys.executable, "-P", "-m", "nap_receiver.listen", *opened(settings.router), "--"]
     router = [sys.executable, "-P", "-m", "nap_receiver.router", str(state.root)]
     return [
         Program(
             "caddy",
-            [*start, str(state.run / "caddy.json"), caddy_of(settings), *with_open],
+            [*start, str(state.run / "caddy.json"), caddy_of(settings)],
             where,
             "router.http",
             lambda: answers(socket),

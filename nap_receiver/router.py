@@ -21,6 +21,7 @@ from nap_receiver.discovery import INSTANCE
 from nap_receiver.domains import is_own, own_name
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry, Etcd, EtcdAway, connect
+from nap_receiver.handover import prefer_newest
 from nap_receiver.routes import RECENT, Certificate, Site, become_only_router, configuration, dialled, say_told
 from nap_receiver.settings import EtcdSettings, RouterSettings, Settings
 from nap_receiver.settings import load as load_settings
@@ -66,10 +67,10 @@ class Known:
     """Below each prefix, by what follows it."""
     silent_since: dict[str, float] = field(default_factory=dict)
     """Of apps of which no instance answers: since when."""
-    told: int = 0
+    told: int | None = None
     """The Caddy that was told last, by its process id."""
-    is_recent: bool = True
-    """Whether it keeps streams and addresses open over changes, as far as it has not said that it cannot."""
+    keeps_streams: bool = True
+    """Whether it can keep streams open over changes, as far as it has not said that it cannot."""
     unfit: set[str] = field(default_factory=set)
     """The certificates that Caddy does not take."""
 
@@ -171,10 +172,15 @@ def _tell(state: State, known: Known, changed: News) -> None:
     while True:
         try:
             told = process(state.run / "caddy.sock")
-            if told != known.told:
-                known.told, known.is_recent = told, True
+            is_another = told != known.told
+            if is_another:
+                known.told, known.keeps_streams = None, True
+            sites = _load(state, known)
+            if is_another:
+                known.told = told
                 threading.Thread(target=_await_end, args=(told, changed), daemon=True).start()
-            say_told(state, _load(state, known))
+                _prefer_newest(known.router)
+            say_told(state, sites)
             return
         except CaddyAway:
             time.sleep(_TRY_AGAIN_SECONDS)  # a socket that is not there has nothing to wait for
@@ -183,6 +189,15 @@ def _tell(state: State, known: Known, changed: News) -> None:
         except NapError as error:
             _say(error)
             return
+
+
+def _prefer_newest(router: RouterSettings) -> None:
+    """At each change, have new connections go by the new routes at once, and none be cut off with the old."""
+    for address in filter(None, (router.http, router.https)):
+        try:
+            prefer_newest(address)
+        except OSError as error:
+            _say(f"{address}: a change of routes may cut off who connects in that moment: {error}")
 
 
 def _await_end(told: int, changed: News) -> None:
@@ -204,13 +219,13 @@ def _load(state: State, known: Known) -> list[Site]:
     sites, certificates = known.sites(), known.certificates()
 
     def tell(chosen: Sequence[Certificate]) -> None:
-        told = configuration(sites, chosen, state, known.router, is_recent=known.is_recent)
+        told = configuration(sites, chosen, state, known.router, keeps_streams=known.keeps_streams)
         try:
             load(state.run / "caddy.sock", told)
         except NapError as error:
-            if not known.is_recent or not any(word in str(error) for word in RECENT):
+            if not known.keeps_streams or not any(word in str(error) for word in RECENT):
                 raise
-            known.is_recent = False
+            known.keeps_streams = False
             tell(chosen)
 
     try:

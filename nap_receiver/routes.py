@@ -17,8 +17,7 @@ from typing import Any
 import msgspec
 
 from nap_receiver.domains import covers
-from nap_receiver.listen import FIRST
-from nap_receiver.settings import Address, RouterSettings
+from nap_receiver.settings import RouterSettings
 from nap_receiver.state import State
 
 _FAILS, _FORGET = 2, "500ms"
@@ -53,11 +52,8 @@ ACCESS_LOG = "http.log.access"
 
 _LOG_MB, _LOGS = 20, 4
 
-_STREAMS, _PROTOCOLS, _OPEN = "stream_close_delay", "listen_protocols", "fd/"
-"""What Caddy knows from 2.7 and from 2.9 on; the last is an address that was open when it started."""
-
-RECENT = _STREAMS, _PROTOCOLS, f"listening on {_OPEN}"
-"""What one says that is older, or has no addresses open."""
+_STREAMS, _PROTOCOLS = RECENT = "stream_close_delay", "listen_protocols"
+"""What Caddy knows from 2.7 and from 2.9 on."""
 
 _STREAM_HOURS = 24
 """So long a WebSocket stays open over changes, where Caddy can do that."""
@@ -96,14 +92,14 @@ def configuration(
     state: State,
     router: RouterSettings,
     *,
-    is_recent: bool,
+    keeps_streams: bool,
 ) -> dict[str, Any]:
-    """All that Caddy needs to know; one that `is_recent`, 2.9 or later, keeps streams and addresses open over changes.
+    """All that Caddy needs to know; `keeps_streams` says whether it can keep streams open over changes (from 2.9 on).
 
-    One that is not refuses a configuration that takes it for one, and says one of `RECENT`.
+    One that cannot refuses a configuration that has it do so, and names one of `RECENT`.
     """
     found = list(sites)
-    routes = [*_always(), *_grouped([route(site, is_recent) for site in _exact_first(found)]), _nobody()]
+    routes = [*_always(), *_grouped([route(site, keeps_streams) for site in _exact_first(found)]), _nobody()]
     logs = {"logger_names": {name: site.app for site in found for name in site.names}}
     servers: dict[str, Any] = {"web": {"listen": [router.http], "routes": routes, "logs": logs, **_PLAIN}}
     apps: dict[str, Any] = {"http": {"http_port": router.http.port, "shutdown_delay": f"{_FAREWELL_MS}ms"}}
@@ -118,31 +114,20 @@ def configuration(
             apps["tls"] = {"certificates": {"load_pem": pairs}}
     apps["http"]["servers"] = servers
     told = {**base(state), "logging": _logging(state.router_log), "apps": apps}
-    if is_recent:
-        _take_over(told, state, router)
+    if keeps_streams:
+        _say_farewell(told, state)
     return told
 
 
-def opened(router: RouterSettings) -> list[Address]:
-    """The addresses that are open when Caddy starts, by their file descriptors, of which the first is `FIRST`."""
-    return [router.http, *([router.https] if router.https else [])]
+def _say_farewell(told: dict[str, Any], state: State) -> None:
+    """Have each server listen at a socket too, for nobody.
 
-
-def _take_over(told: dict[str, Any], state: State, router: RouterSettings) -> None:
-    """Have each server listen where it is open already, which no change closes, and at a socket too, for nobody.
-
-    Recent Caddies apply `shutdown_delay` at a change only to servers of which an address goes away with it, for which
-    they take a socket always.
+    Caddies that keep streams apply `shutdown_delay` at a change only to servers of which an address goes away with it,
+    for which they take a socket always.
     """
     for name, server in told["apps"]["http"]["servers"].items():
-        (address,) = server["listen"]
-        listen = {
-            f"{_OPEN}{FIRST + opened(router).index(address)}": ["h1", "h2"] if address == router.https else ["h1"],
-            f"unix/{state.run / f'caddy-{name}.sock'}": ["h1"],
-        }
-        if address == router.https:
-            listen[address] = ["h3"]
-        server["listen"], server[_PROTOCOLS] = list(listen), list(listen.values())
+        server["listen"] = [*server["listen"], f"unix/{state.run / f'caddy-{name}.sock'}"]
+        server[_PROTOCOLS] = [None, ["h1"]]
 
 
 def base(state: State) -> dict[str, Any]:
@@ -174,9 +159,9 @@ def dialled(host: str, port: int) -> str:
 
 
 @lru_cache(_MOST_KEPT)
-def route(site: Site, is_recent: bool) -> dict[str, Any]:
+def route(site: Site, keeps_streams: bool) -> dict[str, Any]:
     """What becomes of a request to one of the site's names; kept, as a change is one site's of many."""
-    handler = _proxy(site, is_recent) if site.instances else _silent(site)
+    handler = _proxy(site, keeps_streams) if site.instances else _silent(site)
     return {"match": _any_of(site.names), "handle": [handler]}
 
 
@@ -285,9 +270,9 @@ def is_routing(state: State) -> bool:
     return False
 
 
-def _proxy(site: Site, is_recent: bool) -> dict[str, Any]:
+def _proxy(site: Site, keeps_streams: bool) -> dict[str, Any]:
     proxy: dict[str, Any] = {"handler": "reverse_proxy", "upstreams": [{"dial": address} for address in site.instances]}
-    if is_recent:
+    if keeps_streams:
         proxy[_STREAMS] = f"{_STREAM_HOURS}h"
     others = len(site.instances) - 1
     if not others:  # nothing else to ask, and no reason ever to leave it alone

@@ -19,7 +19,6 @@ from cryptography import x509
 
 from nap_receiver.etcd import connect
 from nap_receiver.programs import etcd_answers
-from nap_receiver.routes import opened
 from tests.machine import ROOT, Nap, eventually
 from tests.regulars import announced, instance
 from tests.test_router_elsewhere import running
@@ -66,7 +65,6 @@ def main() -> None:
     root = authority / "caddy" / "pki" / "authorities" / "local" / "root.crt"
     environment = nap.environment | {"XDG_CONFIG_HOME": str(authority), "XDG_DATA_HOME": str(authority)}
     start = ["/bin/sh", str(ROOT / "unit_templates" / "caddy.sh"), str(nap.state.run / "caddy.json"), caddy]
-    with_open = [sys.executable, "-P", "-m", "nap_receiver.listen", *opened(nap.settings.router), "--"]
     with ExitStack() as stack, instance("hello") as app:
 
         def run(*words: str, **more: str) -> "subprocess.Popen[bytes]":
@@ -75,7 +73,7 @@ def main() -> None:
         run("etcd", "--data-dir", str(folder / "etcd"), "--log-level", "error")
         run(caddy, "run", "--config", str(authority / "Caddyfile"))
         eventually(root.exists, _PATIENCE_SECONDS, "the authority is there")
-        run(*start, *with_open, XDG_CONFIG_HOME=str(nap.state.run), SSL_CERT_FILE=str(root))
+        run(*start, XDG_CONFIG_HOME=str(nap.state.run), SSL_CERT_FILE=str(root))
         run(sys.executable, "-P", "-m", "nap_receiver.router", str(nap.folder))
 
         eventually(lambda: etcd_answers(nap.settings.etcd), _PATIENCE_SECONDS, "etcd is there")

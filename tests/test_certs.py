@@ -193,7 +193,7 @@ def test_a_certificate_is_for_names_of_the_app_alone() -> None:
 
 def secure(sites: list[Site], *certificates: Certificate) -> tuple[list[str], list[str]]:
     """The certificates that Caddy is told, and the names for which it gets none itself."""
-    told = configuration(sites, certificates, State(Path("/nap")), SECURE, is_recent=True)["apps"]
+    told = configuration(sites, certificates, State(Path("/nap")), SECURE, keeps_streams=True)["apps"]
     automatic = told["http"]["servers"]["web"]["automatic_https"]
     assert automatic["ignore_loaded_certificates"]
     assert told["http"]["servers"]["web"]["tls_connection_policies"] == [{}], "it never speaks plain HTTP there"

@@ -98,7 +98,7 @@ def test_names_below_the_routers_are_its_own_to_give(name: str) -> None:
 
 def hosts(sites: list[Site]) -> list[tuple[str, str]]:
     """Each name that Caddy asks for, in its order, and where it passes on what is for it."""
-    told = configuration(sites, [], State(Path("/nap")), ROUTER, is_recent=True)
+    told = configuration(sites, [], State(Path("/nap")), ROUTER, keeps_streams=True)
     routes = told["apps"]["http"]["servers"]["web"]["routes"]
     found = []
     while routes:

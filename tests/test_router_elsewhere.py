@@ -24,8 +24,7 @@ def unit(name: str) -> dict[str, str]:
     """What a unit of the documentation says, by option."""
     text = (CHECKOUT / "docs" / "router.md").read_text()
     (block,) = re.findall(rf"^# /etc/systemd/system/{name}\.service\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    lines = block.replace("\\\n", "").splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line)
+    return dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
 
 
 @contextmanager
@@ -41,19 +40,17 @@ def running(words: list[str], environment: dict[str, str], log: Path) -> Iterato
 
 
 def test_a_router_on_a_machine_of_its_own(nap: Nap, pusher: Pusher, live: Pushed, short_folder: Path) -> None:
-    folder, http = short_folder / "elsewhere", free_address()
+    folder = short_folder / "elsewhere"
     folder.mkdir()
     (folder / "settings.toml").write_text(
-        f'[etcd]\naddress = "{nap.settings.etcd.address}"\n\n[router]\ndomain = "apps.example.test"\nhttp = "{http}"\n'
+        f'[etcd]\naddress = "{nap.settings.etcd.address}"\n\n'
+        f'[router]\ndomain = "apps.example.test"\nhttp = "{free_address()}"\n'
     )
     elsewhere = Nap(folder)
     caddy, follower = unit("nap-caddy"), unit("nap-router")
 
     def words(line: str) -> list[str]:
-        here = {"/opt/nap": CHECKOUT, "/var/lib/nap": folder, "0.0.0.0:80": http, "0.0.0.0:443": ""}
-        for there, ours in here.items():
-            line = line.replace(there, str(ours))
-        return shlex.split(line)
+        return shlex.split(line.replace("/opt/nap", str(CHECKOUT)).replace("/var/lib/nap", str(folder)))
 
     variables = {"PATH": os.environ["PATH"], "NAP_STATE": str(folder)}
     (setting,) = words(caddy["Environment"])
