@@ -20,6 +20,9 @@ from nap_receiver.state import State
 _LONGEST_NAME = 100
 _KEPT = 100
 
+_RESULTS = "succeeded", "failed"
+_LAST_LINE_BYTES = 100
+
 
 def new_log(state: State, app: str, what: str) -> Path:
     """Where the log of a deploy that begins now belongs: `logs/hello/20260131T235959-1a2b3c4.log`."""
@@ -76,9 +79,26 @@ def is_over(log: Path) -> bool:
         return _locked(opened, fcntl.LOCK_SH)
 
 
+def last_line(*, failed: bool) -> str:
+    """The line that a deploy ends its log with; none other looks like it, as what a build prints is indented."""
+    return f"-- {_RESULTS[failed]} {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"
+
+
+def result(log: Path) -> str:
+    """How the deploy ended that wrote this log: `succeeded` or `failed`; empty where it goes on or was cut off."""
+    with log.open("rb") as opened:
+        opened.seek(max(0, log.stat().st_size - _LAST_LINE_BYTES))
+        _, _, last = opened.read().decode("utf-8", "replace").rstrip("\n").rpartition("\n")
+    return _result_of(last)
+
+
+def _result_of(line: str) -> str:
+    return next((each for each in _RESULTS if line.startswith(f"-- {each} ")), "")
+
+
 @contextmanager
 def follow(log: Path) -> Iterator[Iterator[str]]:
-    """The lines of a log, and those that come, until the deploy has ended."""
+    """The lines of a log, and those that come, until the deploy has ended; not the last, which says how."""
     # tail(1) sleeps until the file changes (inotify(7)); flock(1) ends when the lock is let go.
     with (
         subprocess.Popen(
@@ -97,7 +117,7 @@ def follow(log: Path) -> Iterator[Iterator[str]]:
         assert tail.stdout
         threading.Thread(target=goes_on.wait, daemon=True).start()  # for tail, a process nobody waited for still runs
         try:
-            yield (line.rstrip("\n") for line in tail.stdout)
+            yield (line.rstrip("\n") for line in tail.stdout if not _result_of(line))
         finally:
             tail.terminate()
             goes_on.terminate()

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TextIO
 
-from nap_receiver.build_log import open_log
+from nap_receiver.build_log import last_line, open_log
 from nap_receiver.errors import NapError
 
 STEP = "----->"
@@ -63,6 +63,7 @@ class Channel:
         self._lock = threading.RLock()
         self._held_back = b""
         self._lost_lines = 0
+        self._failed = False
         self._pusher = "here"
         self._last_line = time.monotonic()
 
@@ -78,6 +79,8 @@ class Channel:
             if self._pusher == "stalled":
                 self._pusher = "here"  # one last wait: the end matters most
                 self._flush()
+            if self._log:
+                self._to_log(last_line(failed=self._failed or error is not None))
         if self._log:
             self._log.close()
         if self._pusher == "here":
@@ -132,6 +135,7 @@ class Channel:
 
         With `last_words`, what happened and what to do next are handed to it, for the pusher to hear in another way.
         """
+        self._failed = True
         for line in error.words:
             self.detail(line)
         if last_words is None:

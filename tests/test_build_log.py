@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.build_log import builds, follow, is_over, log_of, new_log, open_log
+from nap_receiver.build_log import builds, follow, is_over, log_of, new_log, open_log, result
+from nap_receiver.channel import Channel
 from nap_receiver.errors import NapError
 from nap_receiver.state import State
 
@@ -63,6 +64,35 @@ def test_a_log_is_followed_until_its_deploy_has_ended(tmp_path: Path) -> None:
         ended.cancel()
     assert seen == ["from the start", "later", "at the end"]
     assert is_over(path)
+
+
+def test_log_tells_how_its_deploy_ended(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    said = [" !     one thing", "-- succeeded, as an app would say it", "=====> hello v1 is live"]
+    with Path("/dev/null").open("w") as nobody:
+        for error, wanted in ((None, "succeeded"), (NapError("no"), "failed")):
+            log.unlink(missing_ok=True)
+            with Channel(nobody.fileno()) as channel:
+                channel.keep_log(log)
+                for line in said:
+                    channel.detail(line)
+                assert result(log) == "", "it goes on"
+                if error:
+                    channel.failure(error)
+            assert result(log) == wanted
+            with follow(log) as lines:
+                assert [line.strip() for line in lines][: len(said)] == [line.strip() for line in said]
+            assert "-- " in log.read_text().splitlines()[-1]
+        cut_off = tmp_path / "cut off.log"
+        cut_off.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+        assert result(cut_off) == ""
+        log.unlink()
+        with pytest.raises(SystemExit), Channel(nobody.fileno()) as channel:
+            channel.keep_log(log)
+            raise SystemExit(1)
+        assert result(log) == "failed"
+        (tmp_path / "empty.log").touch()
+        assert result(tmp_path / "empty.log") == ""
 
 
 def test_following_can_end_before_the_deploy(tmp_path: Path) -> None:

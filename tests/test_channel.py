@@ -75,6 +75,13 @@ def pipe_nobody_reads() -> Iterator[tuple[int, int]]:
         os.close(writing)
 
 
+def logged(log: Path) -> list[str]:
+    """What is in the log, but the last line, which says how it ended."""
+    *lines, last = log.read_text(encoding="utf-8").splitlines()
+    assert last.startswith("-- succeeded ")
+    return lines
+
+
 def test_the_look() -> None:
     error = NapError("hello: the build failed", words=["make: *** [all] Error 2"], advice=["Mend it.", "Push again."])
     assert said(
@@ -173,7 +180,7 @@ def test_a_pipe_nobody_reads_holds_up_the_deploy_once(monkeypatch: pytest.Monkey
         ended = time.monotonic() - begin
     assert 0.2 <= told < 2
     assert ended < told + 1
-    lines = log.read_text().splitlines()
+    lines = logged(log)
     assert len(lines) == 20_001
     assert lines[-1] == "=====> live"
 
@@ -228,7 +235,7 @@ def test_a_closed_pipe_ends_nothing(tmp_path: Path) -> None:
         channel.step("one")
         channel.result("live")
     os.close(writing)
-    assert log.read_text() == "-----> one\n=====> live\n"
+    assert logged(log) == ["-----> one", "=====> live"]
 
 
 def test_the_descriptor_blocks_again_afterwards() -> None:
@@ -249,7 +256,7 @@ def test_the_log_keeps_everything_and_what_is_not_for_the_pusher(tmp_path: Path)
         lambda c: c.result("live"),
     )
     assert lines == ["-----> before there was a log", "       é", "=====> live"]
-    assert log.read_text(encoding="utf-8").splitlines() == [
+    assert logged(log) == [
         "-----> before there was a log",
         "Traceback:",
         "  File x",
@@ -262,8 +269,8 @@ def test_a_second_deploy_has_a_log_of_its_own(tmp_path: Path) -> None:
     log = tmp_path / "1.log"
     for text in ("one", "two"):
         said(lambda c: c.keep_log(log), lambda c, text=text: c.step(text))  # type: ignore[misc]
-    assert log.read_text() == "-----> one\n"
-    assert (tmp_path / "1-2.log").read_text() == "-----> two\n"
+    assert logged(log) == ["-----> one"]
+    assert logged(tmp_path / "1-2.log") == ["-----> two"]
 
 
 def test_a_full_disk_ends_the_log_and_not_the_deploy() -> None:

@@ -1,5 +1,6 @@
 """One deploy at a time per app: who waits, who gives way, who is stopped, and what becomes of one nobody waits for."""
 
+import json
 import os
 import re
 import signal
@@ -249,7 +250,7 @@ def test_deploy_whose_pusher_left_goes_on_and_can_be_followed(nap: Nap, pusher: 
     assert isinstance(value, dict)
     assert answer(f"http://{value['host']}:{value['port']}") == "one"
     builds = pusher.ssh_command("builds", pusher.app).stdout.splitlines()
-    assert re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{7}  over", builds[-1])
+    assert re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{7}  over +succeeded", builds[-1])
 
 
 def test_waiting_push_whose_pusher_left_deploys_all_the_same(nap: Nap, pusher: Pusher) -> None:
@@ -270,10 +271,14 @@ def test_output_of_builds(nap: Nap, pusher: Pusher) -> None:
     assert pusher.push().status == 0
     commits.append(pusher.commit(index_html="two")[:7])
     assert pusher.push().status == 0
+    pusher.commit(Dockerfile="FROM scratch\nCOPY nothing /\n")
+    assert pusher.push().status == 1
+    rows = json.loads(pusher.ssh_command("builds", pusher.app, "--json").stdout)
+    assert [row["result"] for row in rows] == ["succeeded", "succeeded", "failed"]
     named = [line.split()[0] for line in pusher.ssh_command("builds", pusher.app).stdout.splitlines()[2:]]
-    assert [name.partition("-")[2] for name in named] == commits
+    assert [name.partition("-")[2] for name in named[:-1]] == commits
     assert "v1 is live" in pusher.ssh_command("builds:output", pusher.app, commits[0]).stdout
-    assert "v2 is live" in pusher.ssh_command("builds:output", pusher.app, "-t").stdout
+    assert "v2 is live" in pusher.ssh_command("builds:output", pusher.app, commits[1], "-t").stdout
     unknown = pusher.ssh_command("builds:output", pusher.app, "fffffff0")
     assert unknown.stderr.startswith(f" !     there is no build 'fffffff0' of {pusher.app} on this host\n")
 

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import click
 
-from nap_receiver.build_log import builds, follow, is_over, log_of
+from nap_receiver.build_log import builds, follow, is_over, log_of, result
 from nap_receiver.commands.table import Caller, app_argument, command, json_option, require_app, show_listing
 from nap_receiver.errors import NapError
 
@@ -16,10 +16,9 @@ _CANCEL_SECONDS = 60.0
 @json_option
 def list_builds(caller: Caller, app: str, as_json: bool) -> None:
     """List the builds of APP whose log is on this host, the oldest first."""
-    rows = [
-        (name, "over" if is_over(log_of(caller.state, app, name)) else "goes on") for name in builds(caller.state, app)
-    ]
-    show_listing(rows, "build", "state", as_json=as_json)
+    logs = [log_of(caller.state, app, name) for name in builds(caller.state, app)]
+    rows = [(log.stem, "over" if is_over(log) else "goes on", result(log)) for log in logs]
+    show_listing(rows, "build", "state", "result", as_json=as_json)
 
 
 @command("builds:output", right="read")
