@@ -5,12 +5,14 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import free_address, fresh_nap
 from tests.machine import HTTPD, Nap, Pusher, answer, eventually
+from tests.regulars import regulars
 
 pytestmark = pytest.mark.machine
 
@@ -82,13 +84,32 @@ def test_each_program_is_back_within_10_seconds(nap: Nap, pusher: Pusher) -> Non
     assert answer(pushed.url) == "deploys"
 
 
+def test_apps_stay_announced_when_the_scheduler_dies(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="one")
+    assert pusher.push().status == 0
+    ((key, value),) = pusher.announcements().items()
+    before, prefix = nap.process("scheduler"), f"/services/{pusher.app}/"
+    with closing(nap.etcd()) as etcd, regulars(nap, f"{pusher.app}.localhost") as asked:
+        since = etcd.revision()
+        os.kill(before, signal.SIGKILL)
+        change = next(etcd.changes([prefix], since, 20))
+        assert (change.key, change.value) == (key, value), "another announcer takes it over, before the lease ends"
+        eventually(lambda: nap.answers("scheduler"), 10, "the scheduler answers")
+    assert asked.answered > 50
+    assert asked.excuse, asked.failed
+    assert pusher.ssh_command("ps:stop", pusher.app).returncode == 0
+    assert pusher.announcements() == {}, "and takes it back"
+
+
 def test_scheduler_that_dies_while_a_release_retires_leaves_nothing_of_it(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(Dockerfile=HTTPD, index_html="one")
     assert pusher.push().status == 0
     pusher.commit(index_html="two")
     pushed = pusher.push()
     assert len(nap.containers(pusher.app)) == 2, "the old one is drained"
-    os.kill(nap.process("scheduler"), signal.SIGKILL)
+    before = nap.process("scheduler")
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: nap.process("scheduler") not in (0, before) and nap.answers("scheduler"), 10, "it is back")
     eventually(lambda: len(nap.containers(pusher.app)) == 1, 15, "the old one is gone")
     eventually(lambda: answered(pusher) == "two", 15, "the new one is announced")
     assert answer(pushed.url) == "two", "and never stopped"

@@ -304,7 +304,7 @@ def test_the_local_app_unit_runs_the_image_by_digest_with_an_init(tmp_path: Path
     assert run[-1] == RELEASE.image
     assert {"--env=PORT=8080", "--expose=8080/tcp", "--label=nap.app=team-shop", "--env=NAP_RELEASE=v3"} <= set(run)
     assert app[:3] == ["/usr/bin/setpriv", "--pdeathsig", "KILL"]  # nothing outlives a supervisor that was killed
-    assert discovery[:3] == [*app[:2], "TERM"]
+    assert discovery[:3] == [*app[:2], "USR2"]  # which ends it too, but not the announcement
     assert Path(discovery[-1]).is_file()
 
 

@@ -256,6 +256,8 @@ follow() {
 # that revokes the lease, because a Go program does not inherit that SIGTERM is ignored.
 main() {
     trap "trap '' TERM; kill 0" TERM
+    # What runs it was killed, and comes back with another one, which takes the announcement over before its lease ends.
+    trap 'kill -KILL 0' USR2
     events | follow &
     ended $!
 }
