@@ -3,7 +3,6 @@
 Both are written on the instance's own machine by `unit_templates/announce.sh`; the receiver only watches.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import msgspec
 from nap_receiver.channel import Channel, plain
 from nap_receiver.errors import NapError
 from nap_receiver.kept import Entry, Reader
-from nap_receiver.release import PROCESS_TYPE, Instance, Release
+from nap_receiver.release import INSTANCE, Instance, Release
 from nap_receiver.settings import EtcdSettings
 
 if TYPE_CHECKING:  # its library is for those who wait
@@ -21,9 +20,6 @@ if TYPE_CHECKING:  # its library is for those who wait
 
 PATIENCE = 10.0
 """Seconds without an answer after which it is asked whether there is any hope of one."""
-
-INSTANCE = re.compile(rf"v\d+\.{PROCESS_TYPE.pattern}\.\d+")
-"""What an instance's key is called; what others write beside those is none."""
 
 _NOT_STARTED = range(125, 129)  # docker-run(1), "Exit Status"; 128 where the engine gives up later
 

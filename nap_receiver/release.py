@@ -41,6 +41,12 @@ _BYTES = "bytes:"
 PROCESS_TYPE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,29}[A-Za-z0-9])?")
 """What a process type can be called: it is part of the names of units, containers and keys."""
 
+INSTANCE = re.compile(rf"v[0-9]+\.{PROCESS_TYPE.pattern}\.[0-9]+")
+"""What an instance is called within its app, and its keys in etcd: `v3.web.1`."""
+
+UNIT = re.compile(rf"([a-z0-9-]+)\.({INSTANCE.pattern})")
+"""The name of an instance's app unit: the app's, and what the instance is called within it."""
+
 MOST_INSTANCES = 100
 """Of one process type."""
 

@@ -17,11 +17,11 @@ from typing import Annotated, Any
 import msgspec
 
 from nap_receiver.caddy import CaddyAway, load, process
-from nap_receiver.discovery import INSTANCE
 from nap_receiver.domains import is_own, own_name
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry, Etcd, EtcdAway, connect
 from nap_receiver.handover import prefer_newest
+from nap_receiver.release import INSTANCE
 from nap_receiver.routes import RECENT, Certificate, Site, become_only_router, configuration, dialled, say_told
 from nap_receiver.settings import EtcdSettings, RouterSettings, Settings
 from nap_receiver.settings import load as load_settings

@@ -1,6 +1,5 @@
 """What runs units, seen from the story: the seam between this machine and a cluster."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from nap_receiver.placement import Placement
+from nap_receiver.release import UNIT
 from nap_receiver.units import InstanceUnits
-
-INSTANCE = re.compile(r"([a-z0-9-]+)\.(v[0-9]+\.[A-Za-z0-9][A-Za-z0-9_-]*\.[0-9]+)")
-"""The name of an instance's app unit: the app's, and what the instance is called within it."""
 
 _DISCOVERY = "-discovery"
 
@@ -31,11 +28,11 @@ class Units:
     def instances(self) -> list[str]:
         """The instances that they are of, without what is no unit of nap's."""
         names = {unit.removesuffix(_DISCOVERY) for unit in self.there}
-        return sorted(name for name in names if INSTANCE.fullmatch(name))
+        return sorted(name for name in names if UNIT.fullmatch(name))
 
     def known_of(self, app: str) -> list[str]:
         """The instances of an app that the scheduler knows, running or not."""
-        return sorted(unit for unit in self.known if unit.startswith(f"{app}.") and INSTANCE.fullmatch(unit))
+        return sorted(unit for unit in self.known if unit.startswith(f"{app}.") and UNIT.fullmatch(unit))
 
     def lacks(self, instance: str) -> bool:
         """Whether one of the two units of this instance is not there, or not kept running."""

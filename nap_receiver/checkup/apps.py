@@ -13,9 +13,8 @@ from nap_receiver.errors import NapError
 from nap_receiver.image import engine_at
 from nap_receiver.kept import Entry
 from nap_receiver.push import some
-from nap_receiver.release import Instance, Release
+from nap_receiver.release import UNIT, Instance, Release
 from nap_receiver.rollout import WITHDRAW_SECONDS, Deploy, take_away_leftovers
-from nap_receiver.scheduler import INSTANCE
 from nap_receiver.units import render
 
 
@@ -47,7 +46,7 @@ def _announced(there: Inventory) -> Iterator[tuple[Entry, str, str]]:
             app, _, rest = key.removeprefix(f"{places.prefix}/apps/").partition("/")
             instance = rest.removeprefix("up/") if rest.startswith("up/") else ""
         # Others may announce there too, in their own ways.
-        is_ours = instance and (app in there.apps or INSTANCE.fullmatch(f"{app}.{instance}"))
+        is_ours = instance and (app in there.apps or UNIT.fullmatch(f"{app}.{instance}"))
         if is_ours and (entry := there.etcd.get(key)):
             yield entry, app, instance
 

@@ -17,10 +17,10 @@ from nap_receiver.image import engine_at
 from nap_receiver.kept import Kept
 from nap_receiver.lock import Turn, whose_turn
 from nap_receiver.programs import etcd_answers
-from nap_receiver.release import Outcome, Records, Release
+from nap_receiver.release import UNIT, Outcome, Records, Release
 from nap_receiver.repository import repository_called, repository_of
 from nap_receiver.rollout import RELEASE_COMMAND, scheduler_of
-from nap_receiver.scheduler import INSTANCE, Scheduler, Units
+from nap_receiver.scheduler import Scheduler, Units
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
 from nap_receiver.supervision import Supervisor
@@ -150,7 +150,7 @@ class Inventory:
         found = []
         for each in self._listed("containers", all=True, filters=self._filters):
             labels, name = each["Labels"] or {}, each["Names"][0].removeprefix("/") if each["Names"] else ""
-            match = INSTANCE.fullmatch(name.removesuffix(suffix))
+            match = UNIT.fullmatch(name.removesuffix(suffix))
             if not (name.endswith(suffix) and match and labels.get("nap.app") == match[1]):
                 continue
             if on_cluster and not self._is_one_off(each["Image"], labels):

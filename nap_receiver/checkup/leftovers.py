@@ -14,9 +14,9 @@ from nap_receiver.checkup.finding import Finding, ok, problem
 from nap_receiver.checkup.inventory import EngineImage, Inventory
 from nap_receiver.errors import NapError
 from nap_receiver.keeping import sort_out
+from nap_receiver.release import UNIT
 from nap_receiver.retention import forget_all, remove_all_old
 from nap_receiver.rollout import Deploy
-from nap_receiver.scheduler import INSTANCE
 
 _STORE = "registry/docker/registry/v2"
 
@@ -151,7 +151,7 @@ def _unit_logs(there: Inventory) -> dict[str, list[Path]]:
     found = defaultdict(list)
     for path in (there.state.program_logs / "apps").glob(f"{there.app or '*'}.*"):
         unit = path.name.partition(".log")[0]
-        match = INSTANCE.fullmatch(unit.removesuffix("-discovery"))
+        match = UNIT.fullmatch(unit.removesuffix("-discovery"))
         if match and unit not in there.units.known and not there.turn(match[1]):
             current = there.current(match[1])
             if not current or current.instances:
