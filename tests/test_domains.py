@@ -1,11 +1,13 @@
 """Domains: names that owners bring, each one app's, and what becomes of them."""
 
+import http.client
 import json
 import os
 import pty
 import re
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -276,19 +278,24 @@ def test_two_who_want_the_same_domains_at_once(nap: Nap, pusher: Pusher, tmp_pat
 
 
 @contextmanager
-def visited(nap: Nap, name: str) -> Iterator[list[int]]:
-    """For the block, the statuses that one visitor of `name` got who asks all the time."""
-    over, statuses = threading.Event(), list[int]()
+def visited(nap: Nap, name: str) -> Iterator[set[int | str]]:
+    """For the block, the statuses that one visitor of `name` got who asks all the time, and what else came of it."""
+    over, found = threading.Event(), set[int | str]()
 
     def visit() -> None:
         while not over.wait(0.02):
-            statuses.append(ask(nap, name)[0])
+            try:
+                found.add(ask(nap, name)[0])
+            except (OSError, http.client.HTTPException) as error:
+                found.add(f"{time.strftime('%X')} {error!r}")
 
     thread = threading.Thread(target=visit)
     thread.start()
-    yield statuses
-    over.set()
-    thread.join()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.mark.machine
@@ -300,10 +307,10 @@ def test_domains_stay_with_a_renamed_app_and_go_with_a_destroyed_one(
     etcd = nap.etcd()
     etcd.put(nap.settings.etcd.certificate_of(pusher.app), {"names": [www], "chain": "", "key": ""})
     served(nap, www, 200, "one")
-    with visited(nap, www) as statuses:
+    with visited(nap, www) as found:
         assert pusher.ssh_command("apps:rename", pusher.app, new).returncode == 0
         served(nap, f"{new}.localhost", 200, "one")
-    assert set(statuses) == {200}
+    assert found == {200}
     served(nap, own(pusher), 404)
     assert listed(nap, new) == [www]
     assert list(nap.keys("/nap/certificates/")) == [f"/nap/certificates/{new}"]
