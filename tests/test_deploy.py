@@ -56,7 +56,9 @@ def test_what_a_push_leaves_on_the_machine(nap: Nap, pusher: Pusher) -> None:
     assert (record["commit"], record["image"]) == (commit, about["Config"]["Image"])
     assert not nap.keys(f"/nap/apps/{pusher.app}/lock"), "the lock is given back"
     (log,) = (nap.state.deploy_logs / pusher.app).iterdir()
-    assert [line.rstrip() for line in log.read_text().splitlines()] == pushed.lines[: len(log.read_text().splitlines())]
+    *lines, last = [line.rstrip() for line in log.read_text().splitlines()]
+    assert lines == pushed.lines[: len(lines)]
+    assert last.startswith("-- succeeded ")
 
 
 def test_announcement_is_leased(nap: Nap, pusher: Pusher) -> None:
