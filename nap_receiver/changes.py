@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
-from nap_receiver.discovery import await_withdrawn
 from nap_receiver.domains import give_up_all
 from nap_receiver.errors import NapError
 from nap_receiver.keeping import before, live_among, require_kept, sort_out
 from nap_receiver.push import some
 from nap_receiver.release import EVERY, RUN, Ledger, Limits, Release
 from nap_receiver.repository import remove
-from nap_receiver.rollout import WITHDRAW_SECONDS, App, Deploy, await_routes, release, under_way
+from nap_receiver.rollout import App, Deploy, release, under_way, withdraw_and_stop
 from nap_receiver.settings import Settings
 
 
@@ -150,16 +149,12 @@ def end(deploy: Deploy, heir: str = "") -> list[str]:
     """
     from nap_receiver.retention import forget_all  # libraries that few other changes have need of
 
-    app, scheduler, etcd, settings = deploy.app.name, deploy.scheduler, deploy.etcd, deploy.settings
+    app, etcd, settings = deploy.app.name, deploy.etcd, deploy.settings
     give_up_all(etcd, settings.etcd, app, heir)
     images = sorted({release.image for release, _ in deploy.ledger.history()})
-    running = scheduler.running(app)
+    running = deploy.scheduler.running(app)
     deploy.channel.step(f"Stopping {app}: {some(running) or 'nothing runs'}")
-    scheduler.withdraw(running)
-    instances = [unit.removeprefix(f"{app}.") for unit in running]
-    await_withdrawn(etcd, settings.etcd, app, instances, WITHDRAW_SECONDS)
-    await_routes(deploy)
-    scheduler.stop(running)
+    withdraw_and_stop(app, running, deploy)
     forget(deploy)
     etcd.delete(settings.etcd.access_of(app))
     give_up_all(etcd, settings.etcd, app, heir)  # what was added meanwhile; now nothing can be

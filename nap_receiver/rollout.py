@@ -203,21 +203,23 @@ def take_away(release: Release, reason: str, deploy: Deploy, silent: Silent | No
 
 
 def retire(app: str, instances: Sequence[str], deploy: Deploy) -> None:
-    """Withdraw these instances of the app, and stop them when nobody is led to them any more.
-
-    A failure here is told, but the new release is live.
-    """
+    """Withdraw and stop these instances of the app. A failure here is told, but the new release is live."""
     if not instances:
         return
     try:
         with deploy.channel.waiting("retiring the release before"):
-            deploy.scheduler.withdraw(instances)
-            keys = [unit.removeprefix(f"{app}.") for unit in instances]
-            await_withdrawn(deploy.etcd, deploy.settings.etcd, app, keys, WITHDRAW_SECONDS)
-            await_routes(deploy)
-            deploy.scheduler.stop(instances)
+            withdraw_and_stop(app, instances, deploy)
     except NapError as error:
         deploy.channel.trouble(f"{app}: the release before could not be retired: {error}; the next deploy tries again")
+
+
+def withdraw_and_stop(app: str, instances: Sequence[str], deploy: Deploy) -> None:
+    """Withdraw these instances of the app, and stop them when no visitor is led to them any more."""
+    deploy.scheduler.withdraw(instances)
+    keys = [unit.removeprefix(f"{app}.") for unit in instances]
+    await_withdrawn(deploy.etcd, deploy.settings.etcd, app, keys, WITHDRAW_SECONDS)
+    await_routes(deploy)
+    deploy.scheduler.stop(instances)
 
 
 def await_routes(deploy: Deploy) -> None:

@@ -174,7 +174,7 @@ def _tell(state: State, known: Known, changed: News) -> None:
             told = process(state.run / "caddy.sock")
             is_another = told != known.told
             if is_another:
-                known.told, known.keeps_streams = None, True
+                known.keeps_streams = True
             sites = _load(state, known)
             if is_another:
                 known.told = told
