@@ -47,14 +47,14 @@ def open_log(path: Path) -> TextIO:
         number += 1
 
 
-def builds(state: State, app: str) -> list[str]:
-    """The builds of `app` that there is a log of, the oldest first: `20260131T235959-1a2b3c4`."""
-    return sorted(path.stem for path in (state.deploy_logs / app).glob("*.log"))
+def logs(state: State, app: str) -> list[Path]:
+    """The logs of `app`, the oldest first; the build that wrote one is called by its stem."""
+    return sorted((state.deploy_logs / app).glob("*.log"), key=lambda log: log.stem)
 
 
 def old_logs(state: State, app: str) -> list[Path]:
     """The logs of `app` that need not stay, the oldest first."""
-    return [state.deploy_logs / app / f"{old}.log" for old in builds(state, app)[:-_KEPT]]
+    return logs(state, app)[:-_KEPT]
 
 
 def remove_old_logs(state: State, app: str) -> None:
@@ -65,12 +65,12 @@ def remove_old_logs(state: State, app: str) -> None:
 
 def log_of(state: State, app: str, build: str | None) -> Path:
     """The log of a build, named whole or by a part of its name; without a name, of the last one."""
-    there = builds(state, app)
-    found = [name for name in there if build is None or build in name]
+    there = logs(state, app)
+    found = [log for log in there if log.stem == build] or [log for log in there if build is None or build in log.stem]
     if not found:
         which = f"no build {build[:80]!a} of {app}" if build else f"no build of {app}"
         raise NapError(f"there is {which} on this host", advice=f"What there is: builds {app}")
-    return state.deploy_logs / app / f"{found[-1]}.log"
+    return found[-1]
 
 
 def is_over(log: Path) -> bool:

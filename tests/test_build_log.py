@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.build_log import builds, follow, is_over, log_of, new_log, open_log, result
+from nap_receiver.build_log import follow, is_over, log_of, logs, new_log, open_log, result
 from nap_receiver.channel import Channel
 from nap_receiver.errors import NapError
 from nap_receiver.state import State
@@ -20,7 +20,9 @@ def test_two_deploys_of_one_moment_have_a_log_each(tmp_path: Path) -> None:
         second.write("two\n")
     assert path.read_text() == "one\n"
     assert path.with_stem(f"{path.stem}-2").read_text() == "two\n"
-    assert builds(State(tmp_path), "hello") == [path.stem, f"{path.stem}-2"]
+    there = logs(State(tmp_path), "hello")
+    assert [log.stem for log in there] == [path.stem, f"{path.stem}-2"]
+    assert [log_of(State(tmp_path), "hello", log.stem) for log in there] == there, "by its whole name each"
 
 
 def test_a_log_that_was_written_is_not_written_again(tmp_path: Path) -> None:

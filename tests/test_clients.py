@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.build_log import builds, is_over, log_of
+from nap_receiver.build_log import is_over, log_of, logs
 from tests.clients import CLIENTS, NICKNAME, Client, Git, url
 from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually, runs
 
@@ -53,7 +53,7 @@ def test_pushes_deploy_and_what_runs_already_is_only_said(nap: Nap, pusher: Push
     if client.hears_of_what_is_there:
         assert f"=====> {pusher.app} v2 already runs {commit[:7]}" in again.lines
         assert again.url == changed.url
-    assert len(builds(nap.state, pusher.app)) == 2
+    assert len(logs(nap.state, pusher.app)) == 2
 
 
 def test_failed_deploy_fails_the_push_and_is_tried_again(
@@ -71,7 +71,7 @@ def test_failed_deploy_fails_the_push_and_is_tried_again(
     assert own_words in said
 
     again = client.push(pusher, MASTER)
-    eventually(lambda: len(builds(nap.state, pusher.app)) == 3, 20, "another try is made")
+    eventually(lambda: len(logs(nap.state, pusher.app)) == 3, 20, "another try is made")
     log = log_of(nap.state, pusher.app, None)
     eventually(lambda: is_over(log), 20, "it has ended, with or without somebody to hear it")
     told = again.text if client.hears_of_what_is_there else log.read_text()
@@ -98,7 +98,7 @@ def test_push_options_arrive_and_a_forced_update_deploys(nap: Nap, pusher: Pushe
     (warning,) = kept.trouble
     assert warning.startswith('push option "colour=red" is not one of nap\'s')
     assert any(line.startswith("       branch master kept, not deployed, as nap.deploy=no asks") for line in kept.lines)
-    assert builds(nap.state, pusher.app) == []
+    assert logs(nap.state, pusher.app) == []
 
     pusher.git("commit", "--quiet", "--amend", "--message", "The same by another name")
     forced = client.push(pusher, f"+{MASTER}")
@@ -122,7 +122,7 @@ def test_other_refs_are_kept_and_can_go(nap: Nap, pusher: Pusher, client: Client
     assert gone.status == 0, gone.text
     assert "       branch feature deleted: nothing to deploy" in gone.lines
     assert there(pusher, "refs/heads/feature") == ""
-    assert builds(nap.state, pusher.app) == []
+    assert logs(nap.state, pusher.app) == []
 
 
 def test_an_app_has_several_names_and_a_way_back(pusher: Pusher, client: Client, tmp_path: Path) -> None:

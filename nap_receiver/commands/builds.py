@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import click
 
-from nap_receiver.build_log import builds, follow, is_over, log_of, result
+from nap_receiver.build_log import follow, is_over, log_of, logs, result
 from nap_receiver.commands.table import Caller, app_argument, command, json_option, require_app, show_listing
 from nap_receiver.errors import NapError
 
@@ -16,8 +16,8 @@ _CANCEL_SECONDS = 60.0
 @json_option
 def list_builds(caller: Caller, app: str, as_json: bool) -> None:
     """List the builds of APP whose log is on this host, the oldest first."""
-    logs = [log_of(caller.state, app, name) for name in builds(caller.state, app)]
-    rows = [(log.stem, "over" if is_over(log) else "goes on", result(log)) for log in logs]
+    there = logs(caller.state, app)
+    rows = [(log.stem, "over" if is_over(log) else "goes on", result(log)) for log in there]
     show_listing(rows, "build", "state", "result", as_json=as_json)
 
 
