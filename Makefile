@@ -17,21 +17,33 @@ demo: install ## bring nap up, push an example app over ssh, fetch its address
 demo-down: ## stop the demo's nap and all that it started
 	@examples/demo.sh down
 
+LINT := { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy; }
+
 # Two at a time, each on a network of its own, so that ports and the engines' firewall rules do not meet. That takes
-# root, and the fleet that `make cluster` left running cannot be reached from there.
-test: packages-for-tests lint ## check style and types, then run all tests, on real programs
+# root, and the fleet that `make cluster` left running cannot be reached from there. What the tests boot and build from
+# is made beside the checks, the first time on a computer.
+test: TESTS := not long
+test: whole-tests ## check style and types, then run the tests, on real programs
+
+test-long: TESTS := long
+test-long: whole-tests ## the same with the tests that take longest, which `make test` leaves out
+
+whole-tests: packages-for-tests $(VENV)/installed-for-tests
 	@if [ -z "$$FLEET_BIN" ] && tests/apart.sh true 2>/dev/null; then \
-	    $(BIN)/python -m tests.real_machine; \
-	    set -- --dist loadfile --tx '2*popen//python=tests/apart.sh $(BIN)/python'; \
-	fi; $(BIN)/pytest "$$@"
+	    $(BIN)/python -m tests.real_machine & machine=$$!; \
+	    $(BIN)/python -m tests.bases & bases=$$!; \
+	    $(LINT); linted=$$?; \
+	    wait $$machine && wait $$bases && [ $$linted = 0 ] || exit 1; \
+	    set -- --dist loadfile --no-loadscope-reorder --tx '2*popen//python=tests/apart.sh $(BIN)/python'; \
+	else \
+	    $(LINT) || exit; \
+	fi; $(BIN)/pytest -m '$(TESTS)' "$$@"
 
 test-fast: $(VENV)/installed-for-tests ## run the tests that need none of the programs
 	@$(BIN)/pytest -m 'not machine'
 
 lint: $(VENV)/installed-for-tests ## check style and types
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --quiet --check .
-	@$(BIN)/mypy
+	@$(LINT)
 
 bench: packages-for-tests $(VENV)/installed-for-tests ## time a push beside the same steps by hand, and the router
 	@$(BIN)/python tests/bench.py
@@ -74,17 +86,43 @@ packages-for-python:
 packages-for-tests:
 	@.ci/packages test
 
-$(VENV)/installed: pyproject.toml constraints.txt | packages-for-python
+# What is downloaded must have a hash of locks/. So what comes as source is built by the locked build tools, too: pip would
+# fetch others, unlocked, for a build in isolation.
+LOCKED := install --require-hashes --no-build-isolation --use-pep517 --requirement
+
+$(VENV)/installed: pyproject.toml locks/build.txt locks/nap.txt | packages-for-python
 	@echo "-----> Installing nap into $(VENV)"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
-	@$(PIP) install --use-pep517 --constraint constraints.txt --editable .
+	@$(PIP) $(LOCKED) locks/build.txt
+	@$(PIP) $(LOCKED) locks/nap.txt
+	@$(PIP) install --no-index --no-deps --no-build-isolation --use-pep517 --editable .
+	@$(BIN)/python -P -m nap_receiver.caddy_origin
 	@touch $@
 
-$(VENV)/installed-for-tests: $(VENV)/installed
+$(VENV)/installed-for-tests: $(VENV)/installed locks/test.txt
 	@echo "-----> Installing what the tests need into $(VENV)"
-	@$(PIP) install --use-pep517 --constraint constraints.txt --editable '.[test]'
+	@$(PIP) $(LOCKED) locks/test.txt
 	@touch $@
 
-.PHONY: help install demo demo-down test test-fast lint bench docs packages packages-for-python packages-for-tests \
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --custom-compile-command 'make lock' $(UPGRADE)
+
+lock: packages-for-python ## write locks/ for what pyproject.toml asks for; UPGRADE=--upgrade takes newer versions
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install --require-hashes --requirement locks/lock.txt
+	@$(COMPILE) --group build --output-file locks/build.txt
+	@$(COMPILE) --group lock --output-file locks/lock.txt
+	@$(COMPILE) pyproject.toml --output-file locks/nap.txt
+	@$(COMPILE) pyproject.toml --extra test --constraint locks/nap.txt --output-file locks/test.txt
+	@$(COMPILE) --group fuzz --constraint locks/test.txt --output-file locks/fuzz.txt
+
+$(VENV)/installed-for-fuzz: $(VENV)/installed-for-tests locks/fuzz.txt
+	@$(PIP) $(LOCKED) locks/fuzz.txt
+	@touch $@
+
+fuzz: $(VENV)/installed-for-fuzz ## run a million inputs through every parser of what strangers write; RUNS=NUMBER for others
+	@$(BIN)/python -m tests.fuzz $(RUNS)
+
+.PHONY: help install demo demo-down test test-long whole-tests test-fast fuzz lint bench docs lock packages packages-for-python packages-for-tests \
 	cluster cluster-test cluster-bench cluster-down fleet
 .NOTPARALLEL:

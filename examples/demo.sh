@@ -53,7 +53,6 @@ choose_ports() {
     cat >"$settings" <<END
 $mark
 ssh.address = "127.0.0.1:$(free_port 2222)"
-etcd.address = "127.0.0.1:$(free_port 12379)"
 registry.address = "127.0.0.1:$(free_port 15000)"
 router.http = "127.0.0.1:$(free_port 12080)"
 END

@@ -6,12 +6,14 @@ The same key says which repository the app is that of: whoever writes it first h
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from nap_receiver.bounds import require_at_most
 from nap_receiver.errors import NapError
 from nap_receiver.kept import Reader, access_prefix, read
 from nap_receiver.state import State
 
-if TYPE_CHECKING:  # etcd's library takes a tenth of a second to import, and most connections need none of it
+if TYPE_CHECKING:  # etcd's library takes a tenth of a second to import, and most connections need none of these
     from nap_receiver.etcd import Etcd
+    from nap_receiver.settings import LimitSettings
 
 RIGHTS = ("read", "push", "owner")
 """Each holds those before it: to fetch, and read logs; to push, deploy and cancel; to say who may."""
@@ -27,6 +29,11 @@ class Access:
     def allows(self, user: str, right: str) -> bool:
         """Whether `user` has this right, or one that holds it."""
         return user in self.users and RIGHTS.index(self.users[user]) >= RIGHTS.index(right)
+
+    @property
+    def first_owner(self) -> str:
+        """The owner for whom it counts among his apps: who created it, while that is an owner; empty for none."""
+        return next(iter(self.owners), "")
 
     @property
     def owners(self) -> list[str]:
@@ -58,7 +65,7 @@ def require_right(app: str, access: Access | None, user: str, right: str) -> Acc
 
 def no_such(app: str) -> NapError:
     """What to raise where there is no app of that name."""
-    return NapError(f"there is no app {app} here", advice="A first `git push` creates it.")
+    return NapError(f"there is no app {app} here", advice=f"To create it: apps:create {app}, or a `git push` to it.")
 
 
 def claim(etcd: "Etcd", key: str, access: Access) -> Access:
@@ -92,10 +99,18 @@ def give_up(etcd: "Etcd", key: str, access: Access) -> None:
         etcd.write({key: None}, unchanged={key: entry.revision})
 
 
-def set_right(etcd: "Etcd", key: str, user: str, right: str | None) -> Access:
+def require_few_apps(etcd: Reader, prefix: str, user: str, limits: "LimitSettings", another: int = 0) -> None:
+    """Raise `NapError` where `user` has more apps, all kept below `prefix`, than a user may; with `another` of them."""
+    number = another + sum(access.first_owner == user for access in everybodys(etcd, prefix).values())
+    advice = "Destroy one that is not needed: apps:destroy APP"
+    require_at_most("apps", limits, f"{user} would have {number} apps", number, advice=advice)
+
+
+def set_right(etcd: "Etcd", key: str, user: str, right: str | None, limits: "LimitSettings") -> Access:
     """Give `user` this right and no other, or, with None, no right; the access from then on.
 
-    Raises `NapError` where there is no such app, nothing to take away, or where it would be left without an owner.
+    Raises `NapError` where there is no such app, nothing to take away, or where it would be left without an owner; and
+    where the app would have more users, or a user more apps, than there may be.
     """
     app = key.rpartition("/")[2]
     while True:
@@ -111,6 +126,11 @@ def set_right(etcd: "Etcd", key: str, user: str, right: str | None) -> Access:
             raise NapError(
                 f"{user} is the only owner of {app}", advice=f"Name another one first: access:add {app} USER owner"
             )
+        number, had = len(after.users), len(before.users)
+        advice = f"Take a right away first: access:remove {app} USER"
+        require_at_most("users", limits, f"{app} would have {number} users", number, had, advice)
+        if after.first_owner and after.first_owner != before.first_owner:
+            require_few_apps(etcd, key.rpartition("/")[0], after.first_owner, limits, another=1)
         if etcd.write({key: asdict(after)}, unchanged={key: entry.revision}):
             return after
 

@@ -2,11 +2,22 @@
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from nap_receiver.channel import STEP, Channel, tell
 from nap_receiver.errors import NapError
-from nap_receiver.push import Deployment, Push, commit_of, deploy_branch, deploying, push_options
+from nap_receiver.privacy import keep_private
+from nap_receiver.push import (
+    Deployment,
+    Push,
+    RefUpdate,
+    commit_of,
+    deploy_branch,
+    deploying,
+    point_head_at,
+    push_options,
+)
 from nap_receiver.repository import name_of
 from nap_receiver.state import State, state_at
 
@@ -21,7 +32,8 @@ def answer_push(push: Push, state: State, channel: Channel) -> None:
         channel.trouble(f'push option "{option[:80]}" is not one of nap\'s, and changes nothing; there are {known}')
     if len(options.unknown) > _SHOWN_OPTIONS:
         channel.trouble(f"{len(options.unknown) - _SHOWN_OPTIONS} more push options are not nap's, and change nothing")
-    branch = options.branch or deploy_branch(push.repository, push.updates)
+    usual = usual_branch(push.repository, state, push.updates)
+    branch = options.branch or usual
     asked, fates = deploying(push, branch)
     for fate in fates:
         channel.detail(fate)
@@ -38,9 +50,17 @@ def answer_push(push: Push, state: State, channel: Channel) -> None:
         deploy_later(asked, state, channel)
 
 
+def usual_branch(repository: Path, state: State, updates: Iterable[RefUpdate] = ()) -> str:
+    """The branch that deploys, which HEAD follows in nap's own repositories; elsewhere HEAD is their owner's."""
+    branch = deploy_branch(repository, updates)
+    if repository.is_relative_to(state.repositories):
+        point_head_at(repository, branch)
+    return branch
+
+
 def answer_what_is_there(app: str, repository: Path, pusher: str, state: State, channel: Channel) -> None:
     """Answer a push that changed nothing: the address of what runs, or another try at what does not."""
-    branch = deploy_branch(repository)
+    branch = usual_branch(repository, state)
     if commit := commit_of(repository, branch):
         deploy(Deployment(app, repository, branch, commit, pusher), state, channel, moved=False)
     else:
@@ -108,6 +128,7 @@ def deploy_later(asked: Deployment, state: State, channel: Channel) -> None:
 
 def main() -> int:
     """`python -m nap_receiver.answer STATE APP REPOSITORY BRANCH COMMIT PUSHER`: deploy, whoever listens."""
+    keep_private()
     root, app, repository, branch, commit, pusher = sys.argv[1:]
     asked = Deployment(app, Path(repository), branch, commit, pusher)
     return 0 if tell(1, lambda channel: deploy(asked, state_at(root), channel)) else 1

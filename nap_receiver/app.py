@@ -39,5 +39,5 @@ def checked_app_name(name: str) -> str:
         return name
     raise NapError(
         f'"{name[:80]}" cannot be an app\'s name: {reason}',
-        advice="Choose another name for the repository and push there: git remote set-url nap …",
+        advice="Choose another name. To push to that one: git remote set-url nap …/NAME",
     )

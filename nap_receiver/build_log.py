@@ -12,15 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, get_args
 
-from nap_receiver.errors import NapError
+from nap_receiver.errors import End, NapError
 from nap_receiver.state import State
 
 _LONGEST_NAME = 100
 _KEPT = 100
 
-_RESULTS = "succeeded", "failed"
 _LAST_LINE_BYTES = 100
 
 
@@ -79,21 +78,22 @@ def is_over(log: Path) -> bool:
         return _locked(opened, fcntl.LOCK_SH)
 
 
-def last_line(*, failed: bool) -> str:
+def last_line(end: End) -> str:
     """The line that a deploy ends its log with; none other looks like it, as what a build prints is indented."""
-    return f"-- {_RESULTS[failed]} {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"
+    return f"-- {end} {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"
 
 
-def result(log: Path) -> str:
-    """How the deploy ended that wrote this log: `succeeded` or `failed`; empty where it goes on or was cut off."""
+def result(log: Path) -> End | None:
+    """How the deploy ended that wrote this log; None where it goes on or was cut off."""
     with log.open("rb") as opened:
         opened.seek(max(0, log.stat().st_size - _LAST_LINE_BYTES))
         _, _, last = opened.read().decode("utf-8", "replace").rstrip("\n").rpartition("\n")
     return _result_of(last)
 
 
-def _result_of(line: str) -> str:
-    return next((each for each in _RESULTS if line.startswith(f"-- {each} ")), "")
+def _result_of(line: str) -> End | None:
+    ends: tuple[End, ...] = get_args(End)
+    return next((each for each in ends if line.startswith(f"-- {each} ")), None)
 
 
 @contextmanager

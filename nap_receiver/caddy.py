@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from nap_receiver.errors import NapError
+from nap_receiver.unix_http import UnixConnection
 
 _ANSWER_SECONDS = 30
 """Caddy answers when the routes are in force; with thousands of them that takes a moment."""
@@ -16,17 +17,6 @@ _ANSWER_SECONDS = 30
 
 class CaddyAway(NapError):
     """Caddy does not answer."""
-
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_ANSWER_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
 
 
 def load(path: Path, configuration: dict[str, Any]) -> None:
@@ -60,7 +50,7 @@ def answers(path: Path) -> bool:
 
 def _ask(path: Path, method: str, what: str, body: bytes | None = None) -> tuple[int, bytes]:
     """The status and the text of the answer. Raises `CaddyAway`."""
-    connection = _Connection(path)
+    connection = UnixConnection(path, _ANSWER_SECONDS)
     try:
         headers = {"Content-Type": "application/json", "Host": ""}  # the only Host that it takes
         connection.request(method, what, body, headers)

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +11,13 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.utils import CryptographyDeprecationWarning
 
 from nap_receiver.channel import plain
 from nap_receiver.errors import NapError
 
-LONGEST_BYTES = 1 << 17
-"""Of a certificate with its chain and its key."""
+_LONGEST_CHAIN = 10
+"""Certificates: which one issued which is tried for each two."""
 
 _BEGIN, _BEGIN_CERTIFICATE = b"-----BEGIN", b"-----BEGIN CERTIFICATE-----"
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
@@ -45,13 +47,16 @@ class About:
     """`2026-01-31T23:59:59Z`"""
 
 
-def checked(content: bytes) -> Brought:
-    """What one text has, with the certificate, its chain and its key in any order.
+def checked(content: bytes, most: int) -> Brought:
+    """What one text of at most `most` bytes has, with the certificate, its chain and its key in any order.
 
     Raises `NapError` where a part is missing, or where they do not belong together, or are for another time.
     """
-    if len(content) > LONGEST_BYTES:
-        raise NapError(f"that is more than {LONGEST_BYTES} bytes, which no certificate with its chain and key has")
+    if len(content) > most:
+        raise NapError(
+            f"the certificate with its chain and key has more than {most} bytes (router.max_certificate)",
+            advice="Send these alone, or ask the operator of this nap for more.",
+        )
     blocks = [_BEGIN + block for block in content.split(_BEGIN)[1:]]
     keys = [block for block in blocks if b"PRIVATE KEY-----" in block.partition(b"\n")[0]]
     if len(keys) != 1:
@@ -60,13 +65,16 @@ def checked(content: bytes) -> Brought:
     certificates = [block for block in blocks if block.startswith(_BEGIN_CERTIFICATE)]
     if not certificates:
         raise NapError("there is no certificate in PEM", advice=_HOW)
+    if len(certificates) > _LONGEST_CHAIN:
+        raise NapError(f"expected up to {_LONGEST_CHAIN} certificates, got {len(certificates)}", advice=_HOW)
     with _readable():
         chain = _chain(_certificates(b"".join(certificates)), _public(key.public_key()))
         _require_now(chain)
         names = _names(chain[0])
+        common = [name.lower() for name in _common_names(chain[0].subject) if _LIKE_A_NAME.fullmatch(name)]
+        _about(chain[0])  # is asked for later, and must be readable then
     if not names:
         raise NapError("the certificate names no domain (subjectAltName)", advice="Have one issued that does.")
-    common = [name.lower() for name in _common_names(chain[0].subject) if _LIKE_A_NAME.fullmatch(name)]
     pem = serialization.Encoding.PEM
     secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     text = "".join(each.public_bytes(pem).decode() for each in chain)
@@ -88,9 +96,14 @@ def require_own(brought: Brought, app: str, own: Collection[str]) -> None:
 
 
 def about(chain: str) -> About:
-    """What the first certificate of a chain in PEM says."""
-    first = _certificates(chain.encode())[0]
-    return About([plain(name) for name in _names(first)], _name(first.issuer), _stamp(first.not_valid_after_utc))
+    """What the first certificate of a chain in PEM says. Raises `NapError` where it cannot be read."""
+    with _readable():
+        return _about(_certificates(chain.encode())[0])
+
+
+def _about(certificate: x509.Certificate) -> About:
+    names = [plain(name) for name in _names(certificate)]
+    return About(names, _name(certificate.issuer), _stamp(certificate.not_valid_after_utc))
 
 
 def _key(pem: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey:
@@ -160,9 +173,11 @@ def _require_now(chain: list[x509.Certificate]) -> None:
 def _readable() -> Iterator[None]:
     """For a block that reads certificates, of which each part is read when it is asked for."""
     try:
-        yield
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
-        raise NapError("a certificate that was sent cannot be read", advice=_HOW) from error
+        with warnings.catch_warnings():  # such as of a serial number 0, which is no trouble
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            yield
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion) as error:
+        raise NapError("a certificate cannot be read", advice=_HOW) from error
 
 
 def _public(key: object) -> bytes:

@@ -1,6 +1,7 @@
-"""What is done to an app after its first push, each as a release of its own: no image is built, nothing else differs.
+"""What is done to an app besides a push, each as a release of its own: no image is built, nothing else differs.
 
-Each raises `NapError` as a deploy does: when it fails, the release before still serves.
+Each raises `NapError` as a deploy does: when it fails, the release before still serves. Before the first release there
+is nothing to run; what is set then is kept for it.
 """
 
 import shutil
@@ -8,21 +9,30 @@ from collections.abc import Callable, Iterable, Sequence
 
 from msgspec.structs import replace
 
+from nap_receiver.bounds import require_instances, require_process_types, require_variables
 from nap_receiver.domains import give_up_all
 from nap_receiver.errors import NapError
 from nap_receiver.keeping import before, live_among, require_kept, sort_out
 from nap_receiver.push import some
-from nap_receiver.release import EVERY, RUN, Ledger, Limits, Release
+from nap_receiver.release import EVERY, RUN, Ledger, Limits, Protocol, Release, limits_among, never_deployed
 from nap_receiver.repository import remove
 from nap_receiver.rollout import App, Deploy, release, under_way, withdraw_and_stop
-from nap_receiver.settings import Settings
+from nap_receiver.settings import ContainerSettings, Settings
 
 
 def scale(app: App, counts: dict[str, int]) -> None:
-    """Run this many instances of each of these process types."""
+    """Run this many instances of each of these process types. Before the first release, they are kept for it."""
     told = " ".join(f"{process}={n}" for process, n in counts.items())
     with under_way(app, told, f"scaling to {told}") as deploy:
-        current = require_current(deploy)
+        current = deploy.ledger.current()
+        if current is None:
+            before = deploy.ledger.first_formation()
+            after, limits = before | counts, app.settings.limits
+            require_process_types(app.name, len(after), len(before), limits)
+            require_instances(app.name, before, after, limits)
+            deploy.ledger.set_first_formation(after)
+            app.channel.result(f"{app.name}: {told}, for its first release")
+            return
         require_processes(current, counts)
         release_again(replace(current, formation=current.formation | counts), f"Scale {told}", deploy, is_new=False)
 
@@ -53,19 +63,64 @@ def start(app: App) -> None:
         release_again(replace(current, stopped=False), "Start", deploy, is_new=False)
 
 
+def set_protocol(app: App, protocol: Protocol) -> None:
+    """Have the router speak this with its web instances. Before the first release, it is kept for that."""
+    with under_way(app, "protocol", "changing its protocol") as deploy:
+        current = deploy.ledger.current()
+        if protocol == (current.protocol if current else deploy.ledger.first_protocol()):
+            app.channel.result(f"{app.name}: nothing changed")
+            return
+        if current is None:
+            deploy.ledger.set_first_protocol(protocol)
+            app.channel.result(f"{app.name}: the router speaks {protocol} with its first release")
+            return
+        changed = replace(current, protocol=protocol, rollback_to=0)
+        release_again(changed, f"Set protocol {protocol}", deploy, is_new=False)
+
+
 def limit(app: App, process: str, change: Callable[[Limits], Limits]) -> None:
-    """Change what each instance of a process type may use, or of `EVERY` one that has no limits of its own."""
+    """Change what each instance of a process type may use, or of `EVERY` one that has no limits of its own.
+
+    Before the first release, the limits are kept for it.
+    """
     with under_way(app, "limits", "changing its limits") as deploy:
-        current = require_current(deploy)
-        if process not in {EVERY, RUN}:
+        current = deploy.ledger.current()
+        if current and process not in {EVERY, RUN}:
             require_processes(current, [process])
-        had = current.limits_of(process)
-        limits = current.limits | {process: change(had)}
+        before = current.limits if current else deploy.ledger.first_limits()
+        had = limits_among(before, process)
+        limits = before | {process: change(had)}
         if limits[process].cpus != had.cpus:
             require_processors(limits[process].cpus, app.settings)
+        require_allowed(limits[process], app.settings.container)
         kept = {name: each for name, each in limits.items() if each != Limits() or name != EVERY}
         told = process if process != EVERY else "every process type"
+        if current is None:
+            require_process_types(app.name, len(kept), len(before), app.settings.limits)
+            deploy.ledger.set_first_limits(kept)
+            app.channel.result(f"{app.name} has limits for {told}, for its first release")
+            return
         release_again(replace(current, limits=kept), f"Limit {told}", deploy, is_new=False)
+
+
+def set_port(app: App, port: int) -> None:
+    """Have its web answer on this port of its containers, or for 0 on the one that the image names.
+
+    Before the first release, the port is kept for it.
+    """
+    with under_way(app, "port", "changing its port") as deploy:
+        current = deploy.ledger.current()
+        if port == (current.set_port if current else deploy.ledger.first_port()):
+            app.channel.result(f"{app.name}: nothing changed")
+            return
+        if current is None:
+            deploy.ledger.set_first_port(port)
+            asked = f"port {port}" if port else "the port that its image names"
+            app.channel.result(f"{app.name}: nap asks {asked} of its first release")
+            return
+        why = f"Set port {port}" if port else "Unset port"
+        changed = replace(current, set_port=port, found_port=0, rollback_to=0)
+        release_again(changed, why, deploy, is_new=False)
 
 
 def require_processes(release: Release, processes: Iterable[str]) -> None:
@@ -73,6 +128,22 @@ def require_processes(release: Release, processes: Iterable[str]) -> None:
     if unknown := set(processes) - release.formation.keys():
         there = ", ".join(release.formation)
         raise NapError(f"{release.app} has no process type {', '.join(sorted(unknown))}; there are: {there}")
+
+
+def require_allowed(limits: Limits, settings: ContainerSettings) -> None:
+    """Raise `NapError` where the operator lets no app have so much."""
+    most = (("--memory", limits.memory, settings.most_memory, "b"), ("--cpu", limits.cpus, settings.most_cpus, ""))
+    for option, asked, allowed, unit in most:
+        if allowed and asked > allowed:
+            name = "memory" if unit else "cpus"
+            raise NapError(
+                f"{option}: expected {_number(allowed)}{unit} or less, got {_number(asked)}{unit}; nothing was changed",
+                advice=f"For more, ask the operator to raise container.most_{name}.",
+            )
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def require_processors(number: float, settings: Settings) -> None:
@@ -86,7 +157,7 @@ def require_processors(number: float, settings: Settings) -> None:
     if number > there:
         raise NapError(
             f"--cpu: expected {there} or less, which is what this machine has, got {number:g}",
-            advice=f"Nothing was changed. Say one of 0.01 to {there}, or 0 for no limit.",
+            advice=f"Nothing was changed. Say one of 0.01 to {there}, or 0 for the default.",
         )
 
 
@@ -118,12 +189,14 @@ def configure(app: App, added: dict[str, str], removed: Sequence[str]) -> None:
         if after == before:
             app.channel.result(f"{app.name}: nothing changed")
             return
+        if added:
+            require_variables(app.name, before, after, app.settings.limits)
         number = ledger.write_configuration(after)
         if current is None:
             ledger.set_first_config(number)
             app.channel.result(f"{app.name} has {some(sorted(after)) or 'no variables'}, for its first release")
             return
-        why = f"Config add {', '.join(added)}" if added else f"Config remove {', '.join(removed)}"
+        why = f"Config add {some(list(added))}" if added else f"Config remove {some(removed)}"
         release_again(replace(current, config=number, rollback_to=0), why, deploy)
 
 
@@ -166,16 +239,15 @@ def end(deploy: Deploy, heir: str = "") -> list[str]:
 
 
 def forget(deploy: Deploy) -> None:
-    """Remove the app's releases and configurations, and what points to them."""
-    for key in deploy.ledger.keys() - {deploy.lock.key}:
-        deploy.etcd.delete(key)
+    """Remove all that is kept of the app, but whose turn it is."""
+    deploy.etcd.delete_below(f"{deploy.ledger.root}/", {deploy.lock.key})
 
 
 def require_current(deploy: Deploy) -> Release:
     """The release that serves. Raises `NapError` where there is none."""
     if current := deploy.ledger.current():
         return current
-    raise NapError(f"{deploy.ledger.app} was never deployed", advice="Push it first: git push nap master")
+    raise never_deployed(deploy.ledger.app)
 
 
 def rollback_target(ledger: Ledger, current: Release, number: int | None, keep: int) -> Release:
@@ -191,7 +263,7 @@ def rollback_target(ledger: Ledger, current: Release, number: int | None, keep: 
             same = f", which is v{current.rollback_to} again," if current.rollback_to else ""
             raise NapError(
                 f"{ledger.app} has nothing to go back to: no release before {current.name}{same} was live with other "
-                "code, commands, checks or variables",
+                "code, commands, checks, variables, port or protocol",
                 advice=f"What there is: releases {ledger.app}",
             )
     else:
@@ -206,6 +278,8 @@ def rollback_target(ledger: Ledger, current: Release, number: int | None, keep: 
 
 def release_again(source: Release, why: str, deploy: Deploy, *, is_new: bool = True) -> None:
     """Make a new release of what `source` says, and roll it out."""
+    current = require_current(deploy)
+    require_instances(source.app, current.formation, source.formation, deploy.settings.limits)
     placement = deploy.scheduler.place(source.app, deploy.app.repository, source.formation)
     release(replace(source, by=deploy.app.who, why=why), placement, deploy, is_new=is_new)
     if sort_out(deploy.ledger.history(), deploy.settings.deploy.keep_releases).going:

@@ -20,7 +20,7 @@ from types import FrameType, TracebackType
 from typing import TextIO
 
 from nap_receiver.build_log import last_line, open_log
-from nap_receiver.errors import NapError
+from nap_receiver.errors import End, NapError
 
 STEP = "----->"
 """How the line of a step begins."""
@@ -63,7 +63,7 @@ class Channel:
         self._lock = threading.RLock()
         self._held_back = b""
         self._lost_lines = 0
-        self._failed = False
+        self._end: End = "succeeded"
         self._pusher = "here"
         self._last_line = time.monotonic()
 
@@ -79,8 +79,10 @@ class Channel:
             if self._pusher == "stalled":
                 self._pusher = "here"  # one last wait: the end matters most
                 self._flush()
+            if error is not None:
+                self._end = error.end if isinstance(error, NapError) else "failed"
             if self._log:
-                self._to_log(last_line(failed=self._failed or error is not None))
+                self._to_log(last_line(self._end))
         if self._log:
             self._log.close()
         if self._pusher == "here":
@@ -135,7 +137,7 @@ class Channel:
 
         With `last_words`, what happened and what to do next are handed to it, for the pusher to hear in another way.
         """
-        self._failed = True
+        self._end = error.end
         for line in error.words:
             self.detail(line)
         if last_words is None:
@@ -193,7 +195,10 @@ class Channel:
             self._lost_lines += 1
             return
         if self._lost_lines:
-            lost = f"{self._lost_lines} lines were not sent while the connection stalled; the deploy log has them"
+            lost = f"{self._lost_lines} lines were not sent while the connection stalled"
+            if self._log:
+                log = Path(self._log.name)
+                lost += f"; all of them: builds:output {log.parent.name} {log.stem}"
             line = f" !     {lost}\n{line}"
             self._lost_lines = 0
         self._held_back += (line + "\n").encode("utf-8", "replace")

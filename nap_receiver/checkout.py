@@ -1,278 +1,141 @@
 """The pushed commit's tree as a build context: a tar stream made straight from the object store.
 
-No work tree and no temporary copy. dulwich walks the trees, so that what `.dockerignore` names is never read; the blobs
-come through `git cat-file --batch` in pieces, because dulwich holds a blob whole (shared/libraries.md, "Reading the
-commit"). dulwich's own `archive.tar_stream` breaks symlinks, odd names and submodules (the same, finding 2).
+No work tree and no temporary copy. A process of its own reads the repository (`tree`), with limits on memory and
+processor time: a stranger wrote what it reads, and this process has a lock to keep alive meanwhile.
 """
 
-import posixpath
-import stat
+import json
+import os
+import signal
 import subprocess
+import sys
 import tarfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import Any
 
-from docker.utils.build import PatternMatcher
-from dulwich.errors import ChecksumMismatch, FileFormatException, NotTreeError
-from dulwich.objects import Blob, Commit, SubmoduleEncountered, Tag, Tree
-from dulwich.repo import Repo
+import msgspec
 
+from nap_receiver.bounded import bounded, killed
 from nap_receiver.errors import NapError
+from nap_receiver.settings import CommitSettings
 
-MANIFESTS = ("Procfile", "app.json")
-"""Files at the top that say what there is to the app beside its image."""
+DOCKERFILE = "Dockerfile"
+MANIFESTS = ("Procfile", "app.json", DOCKERFILE)
+"""Files at the top that say what there is to the app, and how its image is built."""
 
-_DOCKERIGNORE = ".dockerignore"
-_READ = (*MANIFESTS, _DOCKERIGNORE)
 _PIECE_BYTES = 1 << 20
-_ASKED_AT_ONCE = 512  # object names (41 bytes a line) that fit into a pipe (64 KB) before the first answer is read
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
-_LFS_POINTER_BYTES = 1024  # "must be less than 1024 bytes" (git-lfs, docs/spec.md)
-_BLOCK = tarfile.BLOCKSIZE
-
-
-@dataclass(frozen=True)
-class Leaf:
-    """A file, symbolic link, directory or submodule of the tree; `path` is bytes because git's names are."""
-
-    path: bytes
-    mode: int
-    object_name: str
-
-    @property
-    def is_submodule(self) -> bool:
-        return stat.S_IFMT(self.mode) == 0o160000
+_END_OF_ARCHIVE = bytes(1024)  # two blocks of zeros (tar(5))
 
 
 @dataclass
 class Checkout:
-    """The tree of one commit, with everything that `.dockerignore` names left out."""
+    """The tree of one commit, with everything that `.dockerignore` names left out; use `check_out`."""
 
-    repository: Path
     commit: str
     time: int
-    leaves: list[Leaf]
-    lfs_pointers: list[str]
+    """Of the commit, in seconds since the epoch."""
+    submodules: str = ""
+    """The first few paths of submodules, which arrive as empty directories, and how many more there are."""
+    lfs_pointers: str = ""
+    """The same of files that arrive as Git LFS pointers; known when `tar` has ended."""
+    windows_scripts: str = ""
+    """The same of scripts that Windows line ends or a byte order mark keep from starting, known then too."""
+    misnamed: list[str] = field(default_factory=list)
+    """Files at the top whose names differ from a manifest's only in case, where that manifest is not there."""
     manifests: dict[str, bytes] = field(default_factory=dict)
-    """The contents of `MANIFESTS`, by name, of those that are there."""
-
-    @property
-    def submodules(self) -> list[str]:
-        """The paths of submodules, which arrive as empty directories."""
-        return [_shown(leaf.path) for leaf in self.leaves if leaf.is_submodule]
+    """The contents of `MANIFESTS`, by name, of those that are there. What is the Dockerfile here, the engine builds."""
+    _reader: "_Reader | None" = None
 
     def tar(self) -> Iterator[bytes]:
-        """The build context, in pieces of at most 1 MiB; fills `lfs_pointers` on its way.
+        """The build context, in pieces of at most 1 MiB; fills `lfs_pointers` and `windows_scripts`. It is read once.
 
-        A tar that stops early at an entry's end is a valid one to the engine, so whatever goes wrong in here is raised
-        inside the upload, which aborts it (shared/libraries.md, finding 4).
+        A tar that stops early at an entry's end is a valid one to the engine. So the archive is ended here, after the
+        reader ended well, and whatever went wrong is raised inside the upload, which aborts it.
         """
-        with _Blobs(self.repository) as blobs:
-            for batch in _batches(self.leaves):
-                blobs.ask([leaf.object_name for leaf in batch if _has_content(leaf)])
-                for leaf in batch:
-                    yield from self._entry(leaf, blobs)
-        yield bytes(2 * _BLOCK)
-
-    def _entry(self, leaf: Leaf, blobs: "_Blobs") -> Iterator[bytes]:
-        header = tarfile.TarInfo(leaf.path.decode("utf-8", "surrogateescape"))
-        header.mtime = self.time
-        if not _has_content(leaf):
-            header.type, header.mode = tarfile.DIRTYPE, 0o755
-            yield _header(header)
-            return
-        size = blobs.next_size(leaf.object_name)
-        if stat.S_ISLNK(leaf.mode):
-            header.type, header.mode = tarfile.SYMTYPE, 0o777
-            header.linkname = b"".join(blobs.content(size)).decode("utf-8", "surrogateescape")
-            yield _header(header)
-            return
-        header.size, header.mode = size, 0o755 if leaf.mode & 0o100 else 0o644
-        yield _header(header)
-        for piece in blobs.content(size):
-            if size < _LFS_POINTER_BYTES and piece.startswith(_LFS_POINTER):
-                self.lfs_pointers.append(_shown(leaf.path))
-            yield piece
-        yield bytes(-size % _BLOCK)
-
-
-def check_out(path: Path, commit: str, app: str) -> Checkout:
-    """The commit's tree, ready to be streamed. Raises `NapError` when it is no commit, or has no Dockerfile."""
-    with Repo(str(path)) as repository, _readable(path):
-        found = _commit(repository, commit)
-        tree = repository[found.tree]
-        assert isinstance(tree, Tree)
-        top = {name: (mode, sha) for name, mode, sha in tree.iteritems()}
-        if b"Dockerfile" not in top or stat.S_ISDIR(top[b"Dockerfile"][0]):
-            raise NapError(
-                f"{app}: commit {commit[:7]} has no Dockerfile at its top",
-                advice=[
-                    "Add a file named Dockerfile that says how to build and start the app, for example:",
-                    '    FROM debian:bookworm-slim / COPY . /app / EXPOSE 8080 / CMD ["/app/serve"]',
-                    "then: git add Dockerfile && git commit -m 'Add a Dockerfile' && git push nap",
-                ],
-            )
-        files = {name: data for name in _READ if (data := _file(repository, tree, name, app)) is not None}
-        ignored = _ignored(files.pop(_DOCKERIGNORE, b""))
-        leaves = list(_walk(repository, tree, b"", ignored))
-        return Checkout(path, found.id.decode(), found.commit_time, leaves, [], files)
+        assert self._reader
+        yield from self._reader.content()
+        end = self._reader.end()
+        self.lfs_pointers, self.windows_scripts = end["lfs_pointers"], end["windows_scripts"]
+        if dockerfile := self.manifests.get(DOCKERFILE):
+            # The last entry of a name is the one that counts, whatever kind of file the tree has there.
+            header = tarfile.TarInfo(DOCKERFILE)
+            header.size, header.mtime = len(dockerfile), self.time
+            yield header.tobuf(tarfile.GNU_FORMAT) + dockerfile + bytes(-len(dockerfile) % tarfile.BLOCKSIZE)
+        yield _END_OF_ARCHIVE
 
 
 @contextmanager
-def _readable(repository: Path) -> Iterator[None]:
-    """Turn whatever dulwich raises over a missing or damaged object into a sentence."""
-    try:
-        yield
-    except (KeyError, FileFormatException, ChecksumMismatch, zlib.error) as error:
-        raise _unreadable(f"an object ({error})", repository) from error
+def check_out(path: Path, commit: str, app: str, bounds: CommitSettings) -> Iterator[Checkout]:
+    """The commit's tree, ready to be streamed, for the block.
 
-
-def _unreadable(what: str, repository: Path) -> NapError:
-    return NapError(
-        f"{what} cannot be read from {repository}",
-        advice="Ask the operator to run `git fsck` there; nothing was built.",
-    )
-
-
-def _commit(repository: Repo, name: str) -> Commit:
-    try:
-        found = repository[name.encode()]
-        while isinstance(found, Tag):
-            found = repository[found.object[1]]
-    except (KeyError, ValueError) as error:
-        raise NapError(f"commit {name[:7]} is not in {repository.path}", advice="Push again.") from error
-    if not isinstance(found, Commit):
-        raise NapError(f"{name[:7]} is no commit", advice="Push a branch of commits.")
-    return found
-
-
-def _ignored(content: bytes) -> PatternMatcher | None:
-    """What `.dockerignore` says; the engine itself does not look at it (shared/libraries.md, finding 3)."""
-    lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
-    patterns = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    return PatternMatcher([*patterns, "!Dockerfile"]) if patterns else None
-
-
-def _file(repository: Repo, tree: Tree, name: str, app: str) -> bytes | None:
-    """The content of a file at the top, or of what is linked to there; None where there is nothing of that name.
-
-    Raises `NapError` for what is no file: it would be left out, and nobody know.
+    Raises `NapError` when it is no commit, has no Dockerfile, or is beyond one of the `bounds`.
     """
-    path, what = name.encode(), "it is a directory or a submodule"
-    if path not in tree:
-        return None
-    mode, sha = tree[path]
-    if stat.S_ISLNK(mode):
-        blob = repository[sha]
-        assert isinstance(blob, Blob)
-        what = f"it is a link to {_shown(blob.data)[:80]}, and that is no file of this commit"
-        try:
-            # Or the commit's own directories would be taken for those at the root of a machine.
-            target = b".." if blob.data.startswith(b"/") else posixpath.normpath(blob.data)
-            mode, sha = tree.lookup_path(repository.__getitem__, target)
-        except (KeyError, NotTreeError, SubmoduleEncountered):  # also for what is above the top
-            mode = 0
-    if not stat.S_ISREG(mode):
-        raise NapError(
-            f"{app}: {name}: {what}",
-            advice=f"Put a file named {name} in its place, commit, and push again; nothing was built.",
-        )
-    blob = repository[sha]
-    assert isinstance(blob, Blob)
-    return bytes(blob.data)
+    reader = _Reader(path, commit, app, bounds)
+    try:
+        said = reader.plan()
+        manifests = {name: b64decode(content) for name, content in said.pop("manifests").items()}
+        yield Checkout(**said, manifests=manifests, _reader=reader)
+    finally:
+        reader.kill()
 
 
-def _walk(repository: Repo, tree: Tree, above: bytes, ignored: PatternMatcher | None) -> Iterator[Leaf]:
-    for name, mode, object_name in tree.iteritems():
-        path = above + name
-        out = ignored is not None and ignored.matches(path.decode("utf-8", "surrogateescape"))
-        if stat.S_ISDIR(mode):
-            if out and not _kept_below(path, ignored):
-                continue
-            if not out:
-                yield Leaf(path + b"/", mode, object_name.decode())
-            below = repository[object_name]
-            assert isinstance(below, Tree)
-            yield from _walk(repository, below, path + b"/", ignored)
-        elif not out:
-            yield Leaf(path, mode, object_name.decode())
+class _Reader:
+    """The process that reads the tree."""
 
-
-def _kept_below(path: bytes, ignored: PatternMatcher | None) -> bool:
-    """Whether an exception (`!dir/file`, `!**/file`) may bring something back from below an ignored directory."""
-    directory = path.decode("utf-8", "surrogateescape") + "/"
-    exceptions = [p.cleaned_pattern for p in ignored.patterns if p.exclusion] if ignored else []
-    return any(e.startswith(directory) or _has_wildcard_before(e, directory) for e in exceptions)
-
-
-def _has_wildcard_before(pattern: str, directory: str) -> bool:
-    depth = directory.count("/")
-    return "/" in pattern and any(c in part for part in pattern.split("/")[:depth] for c in "*?[")
-
-
-def _has_content(leaf: Leaf) -> bool:
-    return not leaf.is_submodule and not leaf.path.endswith(b"/")
-
-
-def _batches(leaves: Sequence[Leaf]) -> Iterator[Sequence[Leaf]]:
-    for start in range(0, len(leaves), _ASKED_AT_ONCE):
-        yield leaves[start : start + _ASKED_AT_ONCE]
-
-
-def _header(info: tarfile.TarInfo) -> bytes:
-    # GNU's format carries names of any bytes and any length; pax allows only UTF-8.
-    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")
-
-
-class _Blobs:
-    """The contents of objects, one after another, through one `git cat-file --batch`."""
-
-    def __init__(self, repository: Path) -> None:
-        self._repository = repository
-
-    def __enter__(self) -> "_Blobs":
+    def __init__(self, path: Path, commit: str, app: str, bounds: CommitSettings) -> None:
+        words = [str(path), commit, app, msgspec.json.encode(bounds).decode()]
+        self._app, self._bounds = app, bounds
         self._process = subprocess.Popen(
-            ["git", f"--git-dir={self._repository}", "cat-file", "--batch"],
+            bounded(
+                [sys.executable, "-P", "-m", "nap_receiver.tree", *words],
+                memory=bounds.memory,
+                seconds=bounds.processor_time,
+            ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            bufsize=_PIECE_BYTES,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # so that its git ends with it
         )
+
+    def plan(self) -> dict[str, Any]:
+        """What the tree has, before any of its contents. Raises `NapError`."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            self.end()
+        plan: dict[str, Any] = json.loads(line)
+        return plan
+
+    def content(self) -> Iterator[bytes]:
+        """The tar without its end, as far as it was made."""
         assert self._process.stdin and self._process.stdout
-        self._questions: IO[bytes] = self._process.stdin
-        self._answers: IO[bytes] = self._process.stdout
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.kill()
-        self._questions.close()
-        self._answers.close()
-        self._process.wait()
-
-    def ask(self, object_names: Sequence[str]) -> None:
-        self._questions.write("".join(f"{name}\n" for name in object_names).encode())
-        self._questions.flush()
-
-    def next_size(self, object_name: str) -> int:
-        """The size in bytes of the object that comes next, which must be the one named."""
-        answer = self._answers.readline().split()
-        if len(answer) != 3 or answer[0] != object_name.encode() or answer[1] != b"blob":
-            raise _unreadable(f"object {object_name[:12]}", self._repository)
-        return int(answer[2])
-
-    def content(self, size: int) -> Iterator[bytes]:
-        left = size
-        while left:
-            piece = self._answers.read(min(left, _PIECE_BYTES))
-            if not piece:
-                raise NapError(f"git stopped while reading {self._repository}", advice="Push again; nothing was built.")
-            left -= len(piece)
+        with suppress(BrokenPipeError):  # it has ended, and `end` says why
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+        while piece := self._process.stdout.read(_PIECE_BYTES):
             yield piece
-        self._answers.read(1)
+
+    def end(self) -> dict[str, Any]:
+        """What it says at its end. Raises `NapError` where that is no good one."""
+        assert self._process.stderr
+        said = self._process.stderr.read()
+        status = self._process.wait()
+        if status == 0:
+            return dict(json.loads(said))
+        if status == 1 and said.startswith(b"{"):
+            error = json.loads(said)
+            raise NapError(error["what"], advice=error["advice"])
+        raise killed(self._app, -status, self._bounds) if status < 0 else RuntimeError(said.decode(errors="replace"))
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with suppress(BrokenPipeError):  # of what was not read any more
+                if pipe:
+                    pipe.close()

@@ -10,6 +10,7 @@ from nap_receiver import commands
 from nap_receiver.channel import plain
 from nap_receiver.commands.table import Caller, guests, nap
 from nap_receiver.errors import NapError
+from nap_receiver.privacy import keep_private
 from nap_receiver.state import State
 
 _LONGEST_COMPLAINT = 300
@@ -27,6 +28,7 @@ def over_ssh(words: list[str], state: State, user: str) -> int:
 
 def main() -> None:
     """Run the command; a failure is told in a few lines on standard error, with exit status 1."""
+    keep_private()
     try:
         sys.exit(_call(nap, "nap", sys.argv[1:] or ["help"]))
     except NapError as error:

@@ -3,7 +3,8 @@
 Both are written on the instance's own machine by `unit_templates/announce.sh`; the receiver only watches.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,10 @@ import msgspec
 
 from nap_receiver.channel import Channel, plain
 from nap_receiver.errors import NapError
+from nap_receiver.health import Answer, Check, answered, ended
 from nap_receiver.kept import Entry, Reader
-from nap_receiver.release import INSTANCE, Instance, Release
+from nap_receiver.listening import Listening, explained, how_to_name, listening
+from nap_receiver.release import INSTANCE, WEB, Instance, Release
 from nap_receiver.settings import EtcdSettings
 
 if TYPE_CHECKING:  # its library is for those who wait
@@ -20,6 +23,9 @@ if TYPE_CHECKING:  # its library is for those who wait
 
 PATIENCE = 10.0
 """Seconds without an answer after which it is asked whether there is any hope of one."""
+
+_LEAST_STARVED = 1.0
+"""Seconds without a processor that are worth a word."""
 
 _NOT_STARTED = range(125, 129)  # docker-run(1), "Exit Status"; 128 where the engine gives up later
 
@@ -45,12 +51,16 @@ class Announcement:
 class Wait:
     """What is waited for from etcd's revision `since` on, for `timeout` seconds.
 
-    After `PATIENCE` of them `why_not` is called once, which raises `NapError` where waiting is no use.
+    After `PATIENCE` of them `why_not` is called once, which raises `NapError` where waiting is no use. `check_failed`
+    is called with each check that an instance has failed, and a sentence about that. `url` is where the app is on the
+    web, empty where it is not.
     """
 
     since: int
     timeout: float
     why_not: Callable[[], None]
+    check_failed: Callable[[Check, str], None]
+    url: str
 
 
 class _Told(msgspec.Struct):
@@ -61,12 +71,30 @@ class _Told(msgspec.Struct):
     ports: dict[str, int]
 
 
+class _Starved(msgspec.Struct):
+    """How long an instance that starts has waited for a processor, in nanoseconds."""
+
+    waited: int
+
+
+class _Warned(msgspec.Struct):
+    """What any instance that is good tells of the checks that it failed: their numbers, where they only warn."""
+
+    warned: list[int] = []
+
+
 class _Exit(msgspec.Struct):
-    """How an instance ended; the texts are in base64."""
+    """How an instance ended; the texts are in base64, `check` is the number of the check that it failed, or 0."""
 
     status: int
     error: bytes
     output: bytes
+    check: int = 0
+
+    @property
+    def is_complaint(self) -> bool:
+        """Whether it ran on and the engine called it unhealthy."""
+        return bool(self.error) and not self.status
 
 
 class InstanceFailed(NapError):
@@ -79,6 +107,17 @@ class Silent(InstanceFailed):
     def __init__(self, instance: Instance, what: str, advice: Sequence[str]) -> None:
         super().__init__(what, advice=advice)
         self.instance = instance
+
+
+class ListensElsewhere(InstanceFailed):
+    """The web instances listen on one port alone, another one than nap asked, which nobody has named."""
+
+    def __init__(self, release: Release, port: int) -> None:
+        super().__init__(
+            f"{release.app} {release.name} {WEB} listens on {port}; nap asked {release.port}",
+            advice=how_to_name(release, [port]),
+        )
+        self.port = port
 
 
 def announced(etcd: Reader, places: EtcdSettings, app: str, release: str = "") -> list[Announcement]:
@@ -129,13 +168,17 @@ def await_withdrawn(etcd: "Etcd", places: EtcdSettings, app: str, instances: Seq
         raise NapError(f"{app}: {', '.join(sorted(left))} still announced after {timeout:g} s")
 
 
-def last_words(etcd: "Etcd", places: EtcdSettings, instance: Instance) -> list[str]:
-    """What a discarded instance printed last, oldest line first; nothing where it does not tell in time."""
+def last_words(etcd: "Etcd", places: EtcdSettings, instance: Instance, url: str) -> list[str]:
+    """What the checks of a discarded instance of the app at `url` got last, and what it printed, oldest line first.
+
+    Nothing where it does not tell in time.
+    """
+    answers = _answers(etcd, places, instance, instance.checks, url)
     key = f"{places.exits_of(instance.release.app)}{instance.key}"
     before = etcd.revision()
     told = etcd.get(key) or next(etcd.changes([key], before, LAST_WORDS_SECONDS), None)
     report = _exit(told) if told else None
-    return _lines(report.output) if report else []
+    return [*answers, *(_lines(report.output) if report else [])]
 
 
 def await_announcements(
@@ -143,23 +186,44 @@ def await_announcements(
 ) -> list[Announcement]:
     """Wait until every instance of `release` is good, watching etcd; where those answer that are announced.
 
-    Raises `InstanceFailed` as soon as one exits, with its last output, and `Silent` when the time is over.
+    Raises `InstanceFailed` as soon as one exits, with its last output, and `Silent` when the time is over; and
+    `ListensElsewhere` instead of both, or as soon as that is plain.
     """
     waiting = {instance.key: instance for instance in release.instances}
     if not waiting:
         return []
     found: dict[str, Announcement | None] = {}
+
+    def starved() -> float:
+        return max(_starved(etcd, places, instance) for key, instance in waiting.items() if key not in found)
+
     exits = f"{places.exits_of(release.app)}{release.name}."
+    told_by = {f"{places.checks_of(release.app, key)}listens": key for key, each in waiting.items() if each.is_web}
+    listens: dict[str, Listening] = {}
     prefixes = [exits, *(f"{place}{release.name}." for place in _places_of(places, release.app))]
+    prefixes.append(f"{places.checks_of(release.app, release.name).removesuffix('/')}.")
     what = f"answer on port {release.port}" if any(each.is_web for each in release.instances) else "be up"
     with channel.waiting(f"waiting for {release.app} {release.name} to {what}"):
-        for change in _changes(etcd, prefixes, wait):
+        for change in _changes(etcd, prefixes, wait, starved, channel):
+            if change.key in told_by and (told := listening(change)):
+                listens[told_by[change.key]] = told
+                if told.settled:
+                    _require_asked_port(release, found, listens, settled=True)
             key = change.key.rpartition("/")[2]
             if key not in waiting or change.value is None:
                 continue
             if change.key.startswith(exits):
                 if report := _exit(change):
-                    raise _exited(waiting[key], report)
+                    check = _checked(waiting[key], report.check)
+                    if check and check.asks_port and not check.port:
+                        _require_asked_port(release, found, listens)
+                    failure = _exited(waiting[key], report, listens.get(key))
+                    if check or report.is_complaint:
+                        got = _answers(etcd, places, waiting[key], [check] if check else [], wait.url)
+                        failure.words = [*got, *failure.words]
+                    if check:
+                        wait.check_failed(check, str(failure))
+                    raise failure
                 continue
             if waiting[key].is_web:
                 announcement = _announcement(change)
@@ -170,20 +234,96 @@ def await_announcements(
             else:
                 found[key] = None
                 channel.detail(f"{waiting[key].label} is up")
+            for check in _warned(waiting[key], change):
+                shown = plain(check.shown(release.port))
+                what = f"its check ({shown}) failed {check.tries}, which only warns"
+                what = f"{release.app} {release.name} {waiting[key].label}: {what}"
+                channel.trouble(what)
+                for line in _answers(etcd, places, waiting[key], [check], wait.url):
+                    channel.detail(line)
+                wait.check_failed(check, what)
             if len(found) == len(waiting):
                 return [answers for key in waiting if (answers := found[key])]
+    _require_asked_port(release, found, listens)
     silent = next(instance for key, instance in waiting.items() if key not in found)
-    raise _silent(silent, wait.timeout)
+    raise _silent(silent, wait.timeout, _starved(etcd, places, silent), listens.get(silent.key))
 
 
-def _changes(etcd: "Etcd", prefixes: list[str], wait: Wait) -> Iterator[Entry]:
+def _require_asked_port(
+    release: Release, found: Container[str], listens: Mapping[str, Listening], *, settled: bool = False
+) -> None:
+    """Raise `ListensElsewhere` where nobody has named the port that nap asked, and all web instances listen on one
+    other alone; with `settled`, only where none of them is still busy starting."""
+    webs = [instance.key for instance in release.instances if instance.is_web]
+    told = [listens[key] for key in webs if key in listens and key not in found]
+    if release.port_from in {"image", "ports:set"} or len(told) < len(webs):
+        return
+    ports = {each.only_other_port(int(release.port)) for each in told}
+    if len(ports) == 1 and 0 not in ports and (not settled or all(each.settled for each in told)):
+        raise ListensElsewhere(release, ports.pop())
+
+
+def _where(check: Check, release: Release, found: Listening) -> list[str]:
+    """Where an instance listens whose check found its port closed, and what to do, if that is known."""
+    explanation = explained(release, check.port or int(release.port), found)
+    if explanation is None:
+        return []
+    where, what_to_do = explanation
+    return [_sentence(where), f"app.json names port {check.port} for this check." if check.port else what_to_do]
+
+
+def _answers(etcd: "Etcd", places: EtcdSettings, instance: Instance, checks: Sequence[Check], url: str) -> list[str]:
+    """What the last failed tries of these checks of the instance asked and got; of none, those of its HEALTHCHECK."""
+    place = places.checks_of(instance.release.app, instance.key)
+    lines: list[str] = []
+    for check in checks:
+        number = instance.checks.index(check) + 1
+        if answer := _answer(etcd.get(f"{place}{number}-answer")):
+            what = f"command {shlex.join(check.command)}"
+            lines += [answered(check, url, answer)] if check.path else ended(what, answer)
+    if not checks and (answer := _answer(etcd.get(f"{place}0-answer"))):
+        lines += ended("its HEALTHCHECK", answer)
+    return [line for line in map(plain, lines) if line]
+
+
+def _answer(entry: Entry | None) -> Answer | None:
+    try:
+        return msgspec.convert(entry.value, Answer) if entry else None
+    except msgspec.ValidationError:  # somebody else wrote it
+        return None
+
+
+def _changes(
+    etcd: "Etcd", prefixes: list[str], wait: Wait, starved: Callable[[], float], channel: Channel
+) -> Iterator[Entry]:
+    """What changes within the time of the wait, and as much longer as instances are starved, but at most twice it."""
     seen = wait.since
     for change in etcd.changes(prefixes, seen, min(wait.timeout, PATIENCE)):
         seen = change.revision
         yield change
     wait.why_not()
     if wait.timeout > PATIENCE:
-        yield from etcd.changes(prefixes, seen, wait.timeout - PATIENCE)
+        for change in etcd.changes(prefixes, seen, wait.timeout - PATIENCE):
+            seen = change.revision
+            yield change
+    allowed = 0.0
+    while (more := min(starved(), wait.timeout) - allowed) >= _LEAST_STARVED:
+        allowed += more
+        channel.detail(
+            f"the machine is busy: the app got no processor for {allowed:.0f} s; nap waits {more:.0f} s longer"
+        )
+        for change in etcd.changes(prefixes, seen, more):
+            seen = change.revision
+            yield change
+
+
+def _starved(etcd: "Etcd", places: EtcdSettings, instance: Instance) -> float:
+    """Seconds that an instance which starts has waited for a processor, as its machine told last."""
+    told = etcd.get(f"{places.checks_of(instance.release.app, instance.key)}starved")
+    try:
+        return msgspec.convert(told.value, _Starved).waited / 1e9 if told else 0.0
+    except msgspec.ValidationError:  # somebody else wrote it
+        return 0.0
 
 
 def _places_of(places: EtcdSettings, app: str) -> list[str]:
@@ -201,6 +341,19 @@ def _announcement(entry: Entry) -> Announcement | None:
     return Announcement(key, told.host, told.port, told.ports) if INSTANCE.fullmatch(key) else None
 
 
+def _warned(instance: Instance, entry: Entry) -> list[Check]:
+    try:
+        numbers = msgspec.convert(entry.value, _Warned).warned
+    except msgspec.ValidationError:  # somebody else wrote it
+        return []
+    return [check for number in numbers if (check := _checked(instance, number))]
+
+
+def _checked(instance: Instance, number: int) -> Check | None:
+    """Its check of this number; None for 0, or where it has none."""
+    return instance.checks[number - 1] if 0 < number <= len(instance.checks) else None
+
+
 def _exit(entry: Entry) -> _Exit | None:
     try:
         return msgspec.convert(entry.value, _Exit)
@@ -208,33 +361,71 @@ def _exit(entry: Entry) -> _Exit | None:
         return None
 
 
-def _exited(instance: Instance, report: _Exit) -> InstanceFailed:
+def _exited(instance: Instance, report: _Exit, found: Listening | None) -> InstanceFailed:
     release = instance.release
     error = plain(_decoded(report.error).replace("\n", " ").strip())
     words = _lines(report.output)
     name = f"{release.app} {release.name} {instance.label}"
-    if error:
+    advice = ["Mend it, commit, and push again; what ran before still runs."]
+    if check := _checked(instance, report.check):
+        what = f"{name}: its check ({plain(check.shown(release.port))}) failed {check.tries}"
+        if check.asks_port and found:
+            advice = [*_where(check, release, found), *advice]
+    elif error:
         what = f"{name} could not start: {error}" if report.status in _NOT_STARTED else f"{name}: {error}"
     else:
         before = f"it answered on port {release.port}" if instance.is_web else "it was up"
         what = f"{name} exited with status {report.status} before {before}"
         words = words or ["(it printed nothing)"]
-    return InstanceFailed(what, words=words, advice="Mend it, commit, and push again; what ran before still runs.")
+    return InstanceFailed(what, words=words, advice=advice)
 
 
-def _silent(instance: Instance, seconds: float) -> Silent:
+def _silent(instance: Instance, timeout: float, starved: float, found: Listening | None) -> Silent:
+    busy = starved >= _LEAST_STARVED
+    seconds = timeout + min(starved, timeout) if busy else timeout
     release = instance.release
     name = f"{release.app} {release.name} {instance.label}"
-    if instance.checks:
+    explanation = explained(release, int(release.port), found) if found else None
+    if release.port_from == "image" and (instance.checks or release.has_healthcheck):
+        explanation = None  # they alone decide
+    longer = "If it needs longer: git config nap.timeout SECONDS in its repository."
+    if explanation:
+        where, what_to_do = explanation
+        what = f"{name} runs, but did not answer on port {release.port} within {seconds:.0f} s: {where}"
+        advice = [what_to_do]
+    elif instance.checks:
         what = f"{name} runs, but did not pass its checks within {seconds:.0f} s"
-        advice = ["See what they ask in app.json (healthchecks), or in docs/processes.md what they are without it."]
+        advice = [
+            "See what they ask in app.json (healthchecks), or in docs/processes.md what they are without it.",
+            longer,
+        ]
     elif release.has_healthcheck:
         what = f"{name} runs, but its HEALTHCHECK did not pass within {seconds:.0f} s"
-        advice = ["See that the image's HEALTHCHECK command succeeds once the app is up."]
+        advice = ["See that the image's HEALTHCHECK command succeeds once the app is up.", longer]
     else:
         what = f"{name} runs, but did not answer on port {release.port} within {seconds:.0f} s"
-        advice = [f"See that it listens on 0.0.0.0 (not 127.0.0.1) and on port {release.port}, which PORT names too."]
-    return Silent(instance, what, [*advice, "If it needs longer: git config nap.timeout SECONDS in its repository."])
+        advice = [
+            f"See that it listens on 0.0.0.0 (not 127.0.0.1) and on port {release.port}, which PORT names too.",
+            *_other_ports(release),
+            longer,
+        ]
+    if busy:
+        what += f", of which it got no processor for {starved:.0f} s"
+        advice = [f"The machine is busy, or its limit of CPUs is low: resource:limit {release.app} shows it.", *advice]
+    return Silent(instance, what, advice)
+
+
+def _other_ports(release: Release) -> list[str]:
+    """How to name another port, of those that the image names or of any."""
+    others = [port.removesuffix("/tcp") for port in release.published[1:] if port.endswith("/tcp")]
+    if not others:
+        return [f"If it listens on another port, name that: ports:set {release.app} PORT, or EXPOSE in the Dockerfile."]
+    named = ", ".join(others)
+    return [f"The image exposes {named} too: ports:set {release.app} {others[0]}, or ENV PORT in the Dockerfile."]
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _lines(printed: bytes) -> list[str]:

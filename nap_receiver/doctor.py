@@ -36,7 +36,10 @@ CHECKS: tuple[Check, ...] = (
     apps.units,
     apps.containers,
     leftovers.images,
+    leftovers.volumes,
     leftovers.logs,
+    machine.privacy,
+    machine.firewall,
     machine.disk,
 )
 

@@ -2,12 +2,16 @@
 
 Below `<prefix>/`:
     domains/<domain>       `{"app": …}`: whose it is; whoever writes it first has it
+    domains                `{"app": …}`: who added one last. Each addition writes it, and only if it is as before
+                           all domains were read: else two could add names of one line at once
+    apps/<app>/proof       `{"token": …}`: what a DNS record must have for the app to get a domain
     certificates/<app>     `{"names": […], "chain": PEM, "key": PEM}`: what its owner brought for its names
 """
 
 import ipaddress
 import re
-from collections.abc import Collection, Sequence
+import secrets
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +19,7 @@ import msgspec
 from nap_receiver.access import no_such
 from nap_receiver.errors import NapError
 from nap_receiver.kept import Entry, Reader
+from nap_receiver.ownership import LONGEST, base_of, is_public_suffix
 from nap_receiver.settings import EtcdSettings, RouterSettings, Settings
 
 if TYPE_CHECKING:  # etcd's library is for those who call it
@@ -24,7 +29,6 @@ MOST = 40
 """Domains of one command: each is up to two conditions of a transaction, of which etcd takes 128."""
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123, section 2.1
-_LONGEST = 253  # RFC 1035, section 2.3.4, without the root
 _HOW = "Write its name alone, such as www.example.org, or *.example.org for each name with one more label."
 
 
@@ -53,12 +57,22 @@ def url_of(app: str, settings: Settings) -> str:
     return f"{scheme}://{own_name(app, router)}{port}"
 
 
-def checked_domain(domain: str, router: RouterSettings) -> str:
-    """`domain` as `normal` has it. Raises `NapError` where no app can bring it."""
+def checked_domain(domain: str, router: RouterSettings, *, is_operator: bool = False) -> str:
+    """`domain` as `normal` has it. Raises `NapError` where no app can have it, or none but by the operator."""
     name = normal(domain)
     if is_own(name, router):
         raise NapError(
             f"{name} is nap's own to give", advice=f"Below {router.domain} every app has its one name already."
+        )
+    if router.domain.endswith(f".{base_of(name)}") and not is_operator:
+        raise NapError(
+            f"{name} is above {router.domain}, below which all apps have their names",
+            advice="Ask the operator of this nap to add it.",
+        )
+    if is_public_suffix(name):
+        raise NapError(
+            f"{name} is not one owner's: anybody can register names below {base_of(name)} (publicsuffix.org)",
+            advice="Add a name below it that is yours.",
         )
     return name
 
@@ -94,26 +108,95 @@ def names_of(etcd: Reader, settings: Settings, app: str) -> list[str]:
     return own + domains_of(etcd, settings.etcd, app)
 
 
-def add_domains(etcd: "Etcd", places: EtcdSettings, app: str, domains: Sequence[str]) -> None:
-    """Have the app answer to these domains. Raises `NapError`, and adds none, where one is another app's."""
-    _require_few(domains)
+def token_of(etcd: "Etcd", places: EtcdSettings, app: str) -> str:
+    """What a DNS record must have for the app to get a domain; made when it is asked for first.
+
+    Nobody can choose it, and it ends with the app: a record says nothing about a later app of the same name.
+    """
     while True:
+        if made := etcd.get(places.proof_of(app)):
+            token: str = made.value["token"]
+            return token
         access = etcd.get(places.access_of(app))
         if access is None:
             raise no_such(app)
-        unchanged = {access.key: access.revision}
+        unchanged = {access.key: access.revision, places.proof_of(app): 0}
+        etcd.write({places.proof_of(app): {"token": secrets.token_hex(16)}}, unchanged=unchanged)
+
+
+def add_domains(
+    etcd: "Etcd", places: EtcdSettings, app: str, domains: Sequence[str], most: int, user: str | None = None
+) -> None:
+    """Have the app, which may have `most`, answer to these domains. Raises `NapError`, and adds none, where it cannot.
+
+    No domain is another app's, nor above or below one, unless `user` owns that app too, or is None: the operator.
+    """
+    _require_few(domains)
+    keys = [f"{places.domains}/{domain}" for domain in domains]
+    while True:
+        access, last = etcd.get(places.access_of(app)), etcd.get(places.domains)
+        if access is None:
+            raise no_such(app)
+        unchanged = {access.key: access.revision, places.domains: last.revision if last else 0}
         there = {entry.key: entry for entry in etcd.below(f"{places.domains}/").entries}
-        keys = [f"{places.domains}/{domain}" for domain in domains]
+        holders = {key.removeprefix(f"{places.domains}/"): _holder(entry) for key, entry in there.items()}
+        has = {domain for domain, holder in holders.items() if holder == app}
+        if len(has.union(domains)) > max(most, len(has)):
+            raise NapError(
+                f"{app} has {len(has)} domains and may have {most} (router.max_domains)",
+                advice=f"Remove some: domains:remove {app} …, or ask the operator of this nap.",
+            )
         for key, domain in zip(keys, domains, strict=True):
             unchanged[key] = there[key].revision if key in there else 0
-            holder = _holder(there[key]) if key in there else ""
+            holder = holders.get(domain, "")
             if holder and holder != app:
                 access_to = places.access_of(holder)
                 if etcd.get(access_to):
                     raise NapError(f"{domain} is another app's", advice="Its owner can give it up: domains:remove")
                 unchanged[access_to] = 0  # an app that is gone has no domains
-        if etcd.write({key: {"app": app} for key in keys}, unchanged=unchanged):
+        if user is not None:
+            _require_apart(etcd, places, app, domains, holders, user)
+        if etcd.write({key: {"app": app} for key in [places.domains, *keys]}, unchanged=unchanged):
             return
+
+
+def _require_apart(
+    etcd: "Etcd", places: EtcdSettings, app: str, domains: Sequence[str], holders: Mapping[str, str], user: str
+) -> None:
+    """Raise `NapError` where a domain is above or below one of an app that `user` does not own."""
+    owned = {app: True, "": True}
+
+    def is_owned(holder: str) -> bool:
+        if holder not in owned:
+            access = etcd.get(places.access_of(holder))
+            owned[holder] = access is None or access.value["users"].get(user) == "owner"
+        return owned[holder]
+
+    for domain, other in _in_line(domains, holders):
+        if not is_owned(holders[other]):
+            where = "above" if domain.count(".") < other.count(".") else "below"
+            raise NapError(
+                f"{domain} is {where} {other}, a domain of another app",
+                advice="Its owner can give it up (domains:remove), or the operator of this nap can add yours.",
+            )
+
+
+def _in_line(domains: Iterable[str], others: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each two, of these and those, of which one is above or below the other; a wildcard is below its own base."""
+    at = {base_of(domain): domain for domain in domains}
+    above = {each: domain for base, domain in at.items() for each in _line(base)}
+    for other in others:
+        base = base_of(other)
+        found = above.get(base) or next((at[each] for each in _line(base) if each in at), None)
+        if found:
+            yield found, other
+
+
+def _line(domain: str) -> Iterator[str]:
+    """The domain, and each that it is below."""
+    while domain:
+        yield domain
+        domain = domain.partition(".")[2]
 
 
 def remove_domains(etcd: "Etcd", places: EtcdSettings, app: str, domains: Sequence[str]) -> None:
@@ -131,16 +214,15 @@ def remove_domains(etcd: "Etcd", places: EtcdSettings, app: str, domains: Sequen
 
 def give_up_all(etcd: "Etcd", places: EtcdSettings, app: str, heir: str = "") -> None:
     """Leave the app without domains and certificate; with an `heir`, that is the app that has them from then on."""
-    changes: dict[str, object] = {
-        f"{places.domains}/{domain}": {"app": heir} if heir else None for domain in domains_of(etcd, places, app)
-    }
+    domain = {"app": heir} if heir else None
+    while had := [entry for entry in etcd.below(f"{places.domains}/").entries if _holder(entry) == app][:MOST]:
+        # What its owner removes in this moment may be another's by now.
+        etcd.write({each.key: domain for each in had}, unchanged={each.key: each.revision for each in had})
     if certificate := etcd.get(places.certificate_of(app)):
-        changes[certificate.key] = None
+        changes: dict[str, object] = {certificate.key: None}
         if heir:
             changes[places.certificate_of(heir)] = certificate.value
-    keys = list(changes)
-    for start in range(0, len(keys), MOST):
-        etcd.write({key: changes[key] for key in keys[start : start + MOST]})
+        etcd.write(changes)
 
 
 def _holder(entry: Entry) -> str:
@@ -164,8 +246,8 @@ def _normal(domain: str, before: int) -> str:
         raise ValueError("it is an address")
     if ":" in domain:
         raise ValueError("it has a port")
-    if len(domain) > 4 * _LONGEST:
-        raise ValueError(f"it has more than {_LONGEST} characters")
+    if len(domain) > 4 * LONGEST:
+        raise ValueError(f"it has more than {LONGEST} characters")
     name = domain.lower() if domain.isascii() and "xn--" not in domain.lower() else _in_ascii(domain)
     name = name.removesuffix(".")
     labels = name.split(".")
@@ -175,8 +257,8 @@ def _normal(domain: str, before: int) -> str:
         raise ValueError("one of its labels is empty")
     if len(labels) == 1:
         raise ValueError("it has one label, and needs two" + (" besides the *" if before else ""))
-    if len(name) + before > _LONGEST:
-        raise ValueError(f"it has more than {_LONGEST} characters")
+    if len(name) + before > LONGEST:
+        raise ValueError(f"it has more than {LONGEST} characters")
     if not all(map(_LABEL.fullmatch, labels)):
         raise ValueError("a label has up to 63 letters, digits and, between them, dashes")
     if labels[-1].isdecimal():

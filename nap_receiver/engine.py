@@ -1,19 +1,20 @@
 """The Docker Engine of a single machine: the one that runs already, or one of nap's own where none does."""
 
-import http.client
 import ipaddress
 import json
 import os
 import shlex
 import shutil
-import socket
 from collections.abc import Mapping, Set
 from pathlib import Path
 
 import sh
 
+from nap_receiver.container import bridge_of
+from nap_receiver.control_group import end_steps, forget_groups, group_of, steps_killed
 from nap_receiver.errors import NapError
 from nap_receiver.state import State
+from nap_receiver.unix_http import answers_well
 
 USUAL = "unix:///var/run/docker.sock"
 
@@ -37,17 +38,7 @@ def answers(url: str) -> bool:
     """Whether an engine at `url` answers a ping within 3 s."""
     if not url.startswith("unix://"):
         return _answers_elsewhere(url)
-    connection = http.client.HTTPConnection("localhost", timeout=_ANSWER_SECONDS)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.settimeout(_ANSWER_SECONDS)
-    try:
-        connection.sock.connect(url.removeprefix("unix://"))
-        connection.request("GET", "/_ping")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    return answers_well(url.removeprefix("unix://"), "/_ping", _ANSWER_SECONDS)
 
 
 def _answers_elsewhere(url: str) -> bool:
@@ -59,19 +50,29 @@ def _answers_elsewhere(url: str) -> bool:
         return False
 
 
+def is_root_there(url: str) -> bool:
+    """Whether this process is root on the machine of the engine at `url`: it may limit containers then."""
+    return os.geteuid() == 0 and (url or USUAL).startswith("unix://")
+
+
 def own_command(state: State) -> list[str]:
     """The command of an engine of nap's own: its data, sockets and network apart from any other engine's."""
     # After a kill, dockerd's containerd dies with it, but a pid file is left behind. Where its number is still, or
-    # again, a process's, dockerd takes that for its containerd and waits 16 s for it to answer.
-    forget_containerd = ["/bin/sh", "-c", 'rm -f "$0"; exec "$@"', f"{state.run / 'engine/containerd/containerd.pid'}"]
+    # again, a process's, dockerd takes that for its containerd and waits 16 s for it to answer. And what BuildKit's
+    # steps ran goes on without anybody.
+    first = f'rm -f "$0"; {steps_killed(state.name)}; exec "$@"'
     return [
-        *forget_containerd,
+        *("/bin/sh", "-c", first, f"{state.run / 'engine/containerd/containerd.pid'}"),
         _dockerd(),
         f"--host={own_url(state)}",
         f"--data-root={state.root / 'engine'}",
         f"--exec-root={state.run / 'engine'}",
         f"--pidfile={state.run / 'docker.pid'}",
         f"--bridge={bridge(state)}",
+        "--icc=false",  # containers of its own bridge reach each other no more than those of apps
+        # For BuildKit, whose steps' groups can be limited nowhere else.
+        f"--cgroup-parent={group_of(state.name)}",
+        "--exec-opt=native.cgroupdriver=cgroupfs",
         "--live-restore",  # apps outlive a crash of the engine
         "--log-opt=max-size=10m",
         "--log-opt=max-file=2",
@@ -117,9 +118,14 @@ def clean_up(state: State) -> None:
     """Remove what an engine of nap's own leaves behind: its interface, firewall rules and, if it was killed, mounts."""
     for path in reversed(_mounts(state)):
         sh.umount("--lazy", path)
-    if Path("/sys/class/net", bridge(state)).exists():
-        sh.ip("link", "delete", bridge(state))
-        forget_rules({bridge(state)})
+    end_steps(state.name)
+    forget_groups(state.name)
+    if not Path("/sys/class/net", bridge(state)).exists():
+        return
+    for interface in (bridge(state), bridge_of(state.name)):
+        if Path("/sys/class/net", interface).exists():
+            sh.ip("link", "delete", interface)
+    forget_rules({bridge(state), bridge_of(state.name)})
 
 
 def forget_rules(interfaces: Set[str]) -> None:

@@ -1,6 +1,10 @@
 """How nap says that something went wrong."""
 
 from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+End = Literal["succeeded", "failed", "cancelled", "superseded"]
+"""How a change of an app ended, as its log tells it."""
 
 
 class NapError(Exception):
@@ -10,6 +14,9 @@ class NapError(Exception):
     failed, uncut and unstyled; `advice` is what to do next, one entry a line. The channel and the command line
     give it their look; neither ever shows a traceback for one.
     """
+
+    end: ClassVar[End] = "failed"
+    """How a change of an app ended that this one ended."""
 
     def __init__(self, what: str, *, words: Sequence[str] = (), advice: str | Sequence[str] = ()) -> None:
         super().__init__(what)

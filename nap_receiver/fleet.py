@@ -20,6 +20,7 @@ import sh
 
 from nap_receiver.errors import NapError
 from nap_receiver.placement import Machine, Placement, placement_of
+from nap_receiver.privacy import keep_private
 from nap_receiver.scheduler import Units
 from nap_receiver.settings import Settings, load
 from nap_receiver.state import State, state_at
@@ -219,6 +220,7 @@ def _file(unit: str) -> str:
 
 def main() -> None:
     """Take away instances that were told to stop: `python -m nap_receiver.fleet STATE INSTANCE…`."""
+    keep_private()
     root, *instances = sys.argv[1:]
     state = state_at(root)
     settings = load(state).settings

@@ -1,9 +1,9 @@
 """The ssh gate: the one command that a key gives, and what it lets through.
 
 git's own programs, on repositories whose access the user has, and nap's commands on the same terms; nothing else. A
-push into a new name creates its app. Because git ignores how post-receive ends, the deploy runs here, and the pusher's
-git ends with its verdict; and because a push of what is already there runs no hook, it is the gate that answers it
-(shared/design.md, "Truth").
+push into a new name creates its app (`creation`). Because git ignores how post-receive ends, the deploy runs here, and
+the pusher's git ends with its verdict; and because a push of what is already there runs no hook, it is the gate that
+answers it (shared/design.md, "Truth").
 """
 
 import os
@@ -12,21 +12,32 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from nap_receiver.access import Access, access_of, claim, give_up, require_right, require_same_repository
-from nap_receiver.answer import answer_push, answer_what_is_there
+from nap_receiver.access import Access, access_of, require_right, require_same_repository
+from nap_receiver.answer import answer_push, answer_what_is_there, usual_branch
 from nap_receiver.app import app_name
+from nap_receiver.bounded import bounded
 from nap_receiver.channel import Channel, tell
+from nap_receiver.creation import created
 from nap_receiver.errors import NapError
+from nap_receiver.git import git
 from nap_receiver.keys import keys
+from nap_receiver.privacy import keep_private
 from nap_receiver.push import Push
-from nap_receiver.repository import collect_garbage, create, discard_empty, has_refs, in_use, name_of, repository_at
+from nap_receiver.repository import (
+    OBJECT_FORMATS,
+    collect_garbage,
+    create,
+    discard_incoming,
+    in_use,
+    name_of,
+    object_format_of,
+    repository_at,
+)
 from nap_receiver.state import State, state_at
-from nap_receiver.transfer import Transfer
+from nap_receiver.transfer import Transfer, bounds_of
 
 _GIT_READS = {"git-upload-pack", "git-upload-archive"}
 _GIT_WRITES = "git-receive-pack"
@@ -36,6 +47,7 @@ _HOW = ("To deploy an app: git push ssh://…/APP master", "What else there is: 
 
 def main() -> int:
     """Do what `SSH_ORIGINAL_COMMAND` asks, for the user whose key it was. Returns ssh's exit status."""
+    keep_private()
     asked = os.environ.pop("SSH_ORIGINAL_COMMAND", "")
     if asked.split()[:1] == ["run"]:  # it ends with its terminal
         signal.signal(signal.SIGINT, _leave)
@@ -115,8 +127,11 @@ def _send(program: str, app: str, repository: Path, state: State, user: str) -> 
     require_right(app, access_of(app, state), user, "read")
     if not repository.is_dir():
         raise NapError(f"{app} has no repository on this host", advice="A `git push` to it creates it.")
-    words = ["git", program.removeprefix("git-"), str(repository)]
-    return subprocess.run(words, env=_environment(state), check=False).returncode
+    usual_branch(repository, state)  # HEAD may be of before, or the operator have chosen another branch
+    environment = _environment(state)
+    words = git(program.removeprefix("git-"), str(repository))
+    memory = bounds_of(repository, environment).memory
+    return abs(subprocess.run(bounded(words, memory=memory), env=environment, check=False).returncode)
 
 
 def _receive(app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
@@ -124,7 +139,8 @@ def _receive(app: str, repository: Path, state: State, user: str, channel: Chann
     access = access_of(app, state)
     name = name_of(repository, state)
     if access is None:
-        with _created(app, Access(name, {user: "owner"}), repository, state, user):
+        with created(app, Access(name, {user: "owner"}), repository, state, user) as access:
+            require_right(app, access, user, "push")  # somebody else may have created it just now
             return _push(app, repository, state, user, channel)
     require_right(app, require_same_repository(app, access, name), user, "push")
     create(repository)
@@ -132,44 +148,40 @@ def _receive(app: str, repository: Path, state: State, user: str, channel: Chann
 
 
 def _push(app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
+    environment = _environment(state)
     with in_use(repository):
-        transfer = Transfer(repository, _environment(state))
+        transfer = Transfer(repository, environment)
         received = transfer.received()
         failures: list[str] = []
         if received:
             push = Push(app, repository, received.updates, user, received.options)
             tell(transfer.descriptor, lambda channel: answer_push(push, state, channel), failures.append)
         status = transfer.end("".join(failures))
+    if transfer.was_ended:
+        discard_incoming(repository)
     if received:
-        collect_garbage(repository)
+        collect_garbage(repository, environment, bounds_of(repository, environment).memory)
         return status or int(bool(failures))
     if status == 0 and transfer.was_empty:
         answer_what_is_there(app, repository, user, state, channel)
         return 0
+    if transfer.was_broken_off:
+        raise _other_objects(app, repository)
     return status or 1
 
 
-@contextmanager
-def _created(app: str, access: Access, repository: Path, state: State, user: str) -> Iterator[None]:
-    """The app, with a repository, for the block; gone again after it where nothing was pushed."""
-    from nap_receiver.etcd import connect  # a tenth of a second that only the first push needs
-    from nap_receiver.settings import load
+def _other_objects(app: str, repository: Path) -> NapError:
+    """What to raise where git heard what is there and left: it says so itself, but not in a person's words.
 
-    if repository.is_dir() and has_refs(repository):
-        raise NapError(
-            f"nobody has a right to {app}, of which there is a repository here; etcd may have lost what it knew",
-            advice=f"Ask the operator of this nap for: nap access:add {app} {user} owner",
-        )
-    places = load(state).settings.etcd
-    key = places.access_of(app)
-    with connect(places) as etcd:
-        require_right(app, claim(etcd, key, access), user, "push")
-        create(repository)
-        try:
-            yield
-        finally:
-            if discard_empty(repository, state):
-                give_up(etcd, key, access)
+    A push begins with what the repository has, so nobody knows before which objects the pusher's has.
+    """
+    ours = object_format_of(repository)
+    (other,) = {*OBJECT_FORMATS} - {ours}
+    return NapError(
+        f"git left before it sent anything: {app} takes {ours} objects; has your repository {other} ones? "
+        "(git rev-parse --show-object-format)",
+        advice=f"An app for them: apps:create NAME --object-format {other}",
+    )
 
 
 def _environment(state: State) -> dict[str, str]:

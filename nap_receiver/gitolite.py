@@ -170,6 +170,17 @@ def troubles(state: State) -> list[str]:
     return found
 
 
+def named_by_gitolite(repository: Path) -> dict[str, str]:
+    """What this account's gitolite tells a hook in the repository about its name; nothing where it is not gitolite's.
+
+    gitolite writes the file `gl-conf` into each repository that has a `config` or an `option` in gitolite.conf.
+    """
+    if not (repository / "gl-conf").is_file():
+        return {}
+    name = repository.relative_to(gitolite_of_account().repositories.resolve())
+    return {"GL_REPO": str(name).removesuffix(".git")}
+
+
 def gitolite_of_account() -> Gitolite:
     """The gitolite that this account serves. Raises `NapError` where there is none."""
     home = Path(os.environ.get("HOME") or Path.home())

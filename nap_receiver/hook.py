@@ -5,15 +5,20 @@ import os
 import sys
 from pathlib import Path
 
+from nap_receiver.account import require_owner
 from nap_receiver.answer import answer_push
 from nap_receiver.app import app_name
 from nap_receiver.channel import Channel, tell
+from nap_receiver.privacy import keep_private
 from nap_receiver.push import Push, read_push_options, read_updates, repository_settings
 from nap_receiver.state import State, state_at
+
+RECEIVED_BY_ANOTHER = "Nothing was deployed. Have that account receive the push, or push to nap's own gate."
 
 
 def main() -> int:
     """Deploy what was pushed. 0 when that went well or nothing had to be; git itself ignores it."""
+    keep_private()
     repository = Path(os.environ.get("GIT_DIR", ".")).resolve()
     updates, options = read_updates(sys.stdin.buffer), read_push_options(os.environ)
     verdict = Path(os.environ.get("NAP_VERDICT", os.devnull))
@@ -21,6 +26,7 @@ def main() -> int:
 
     def story(channel: Channel) -> None:
         state = state_of(repository)
+        require_owner(state, RECEIVED_BY_ANOTHER)
         app = app_name(repository, state, os.environ)
         answer_push(Push(app, repository, updates, pusher(), options), state, channel)
 

@@ -1,33 +1,44 @@
-"""Build the image and push it to the registry, through the Docker SDK, with everything said in the channel."""
+"""The engine's images: which there are, and pulling and pushing them, through the Docker SDK.
+
+What a registry says goes to the channel.
+"""
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import docker
 import requests
 import urllib3
 from docker.errors import APIError, DockerException
+from docker.utils import parse_repository_tag
 
 from nap_receiver.channel import Channel, plain
-from nap_receiver.checkout import Checkout
+from nap_receiver.container import NETWORK
+from nap_receiver.control_group import Driver
+from nap_receiver.dockerfile import Base
 from nap_receiver.errors import NapError
-
-DEFAULT_PORT = "5000/tcp"
-"""Where an app listens whose image exposes nothing (Heroku's and Dokku's custom, shared/peers.md)."""
-
-_LONGEST_LINE = 65536  # characters that a build may print without a line's end
+from nap_receiver.login import Login
 
 _ENGINE_IDLE_SECONDS = 600  # between two bytes; a RUN step may be silent for long
 
-# What the classic builder says about itself.
-_HOUSEKEEPING = re.compile(
-    r" ---> |Removing intermediate container |Successfully (built|tagged) |Step \d+/\d+ : LABEL nap\."
-)
-_EXITED = re.compile(r"returned a non-zero code: (\d+)$")
-_DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
+_BODY = re.compile(r"(?<=response body)[:\s].*", re.DOTALL)
+_PORT = re.compile(r"([0-9]{1,5})/(tcp|udp|sctp)")
+
+
+@dataclass(frozen=True)
+class Local:
+    """An image that the engine has."""
+
+    identity: str
+    """`sha256:…`, of its configuration."""
+    names: tuple[str, ...]
+    """`alpine:3`, `alpine@sha256:…`, …"""
+    app: str
+    """The app that it was built for; empty for any other image."""
+    base: Base
 
 
 @dataclass(frozen=True)
@@ -37,8 +48,23 @@ class Image:
     digest: str
     """`registry/app@sha256:…`"""
     ports: list[str]
-    """`8080/tcp`, …, the one that PORT names first."""
+    """`8080/tcp`, …, the one that PORT names first; that is one of TCP, where the image names any."""
     has_healthcheck: bool
+    volumes: list[str]
+    """Folders that the image declares as volumes; each container has its own of each."""
+    shell_command: str
+    """Its own command, where that is a line for its shell and the image has no entry point; else empty."""
+
+
+class About(NamedTuple):
+    """What an engine is."""
+
+    version: tuple[int, ...]
+    """The newest version of its API that it speaks, as (1, 41)."""
+    system: str
+    """`linux`"""
+    architecture: str
+    """`amd64`, `arm64`, …"""
 
 
 class Engine:
@@ -46,12 +72,12 @@ class Engine:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        with self._answering():
+        with self.answering():
             options = {"timeout": _ENGINE_IDLE_SECONDS, "version": "auto"}
             self.api = docker.DockerClient(url, **options).api if url else docker.from_env(**options).api
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def answering(self) -> Iterator[None]:
         """Turn whatever the SDK raises when the engine is away into a sentence."""
         try:
             yield
@@ -71,44 +97,110 @@ class Engine:
         except (OSError, DockerException) as error:
             raise NapError(f"the engine does not tell how many processors it has: {error}") from error
 
-    def build(self, checkout: Checkout, app: str, tag: str, labels: dict[str, str], channel: Channel) -> None:
-        """Build `tag` from the checkout, its output going to the channel. Raises `NapError`; then there is no image."""
-        step, disk_full = "", False
-        lines = _Lines()
+    def cgroup_driver(self) -> Driver:
+        """Who makes its containers' control groups."""
         try:
-            with self._answering(), channel.waiting("building"):
-                for item in self.api.build(
-                    fileobj=checkout.tar(),
-                    custom_context=True,
-                    tag=tag,
-                    labels=labels,
-                    rm=True,
-                    forcerm=True,
-                    decode=True,
-                ):
-                    said = lines.of(_text(item)) if "error" not in item else lines.rest()
-                    for line in said:
-                        if line.startswith("Step "):
-                            step, disk_full = line, False
-                        elif _DISK_FULL.search(line):
-                            disk_full = True
-                        if not _HOUSEKEEPING.match(line):
-                            channel.detail(line)
-                    if "error" in item:
-                        reason = item.get("errorDetail", {}).get("message") or item["error"]
-                        raise _build_failed(app, step, reason, disk_full)
-        except APIError as error:
-            raise _build_failed(app, step, error.explanation or str(error), disk_full) from error
+            return "systemd" if self.api.info()["CgroupDriver"] == "systemd" else "cgroupfs"
+        except (OSError, DockerException) as error:
+            raise NapError(f"the engine does not tell who makes its control groups: {error}") from error
 
-    def push(self, tag: str, app: str, channel: Channel) -> Image:
-        """Push `tag`, and say what went. Raises `NapError` when the registry refuses or is away."""
+    def about(self) -> About:
+        """What it is."""
+        try:
+            with self.answering():
+                said = self.api.version()
+        except APIError as error:
+            raise NapError(f"the engine does not say what it is: {error.explanation}") from error
+        number = tuple(int(part) for part in str(said["ApiVersion"]).split("."))
+        return About(number, str(said.get("Os", "")), str(said.get("Arch", "")))
+
+    def has_containerd_store(self) -> bool:
+        """Whether containerd keeps its images, and not the engine itself."""
+        try:
+            return any("io.containerd.snapshotter" in each for each in dict(self.api.info()["DriverStatus"]).values())
+        except (OSError, DockerException) as error:
+            raise NapError(f"the engine does not tell how it keeps images: {error}") from error
+
+    def network(self, bridge: str) -> str:
+        """Have the network of apps and builds, whose containers do not reach each other; its interface.
+
+        `bridge` is what the interface is called where the network has to be made.
+        """
+        isolated = {"com.docker.network.bridge.enable_icc": "false", "com.docker.network.bridge.name": bridge}
+        try:
+            with self.answering():
+                if not any(each["Name"] == NETWORK for each in self.api.networks(names=[NETWORK])):
+                    with suppress(APIError):  # another may make it at the same time, and has the interface's name then
+                        self.api.create_network(NETWORK, "bridge", isolated)
+                found = self.api.inspect_network(NETWORK)
+        except APIError as error:
+            raise NapError(f"the engine does not make the network {NETWORK}: {error.explanation}") from error
+        return str((found.get("Options") or {}).get("com.docker.network.bridge.name") or f"br-{found['Id'][:12]}")
+
+    def image(self, name: str) -> Local | None:
+        """The image that the engine would use for this name or ID; None where it has none."""
+        try:
+            with self.answering():
+                found = self.api.inspect_image(name)
+        except APIError as error:
+            if error.status_code == 404:
+                return None
+            raise NapError(f"the engine does not show image {name}: {plain(str(error.explanation))}") from error
+        config = found.get("Config") or {}
+        variables = dict(each.partition("=")[::2] for each in config.get("Env") or [])
+        return Local(
+            found["Id"],
+            (*(found.get("RepoTags") or ()), *(found.get("RepoDigests") or ())),
+            (config.get("Labels") or {}).get("nap.app", ""),
+            Base(variables, tuple(config.get("OnBuild") or ())),
+        )
+
+    def pull(self, name: str, channel: Channel) -> str:
+        """Pull an image that a build is based on, its progress going to the channel; why it failed, or nothing."""
+        repository, tag = parse_repository_tag(name)
+        try:
+            with self.answering(), channel.waiting(f"pulling {name}"):
+                for item in self.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
+                    if "error" in item:
+                        return _without_body(item["error"])
+                    for line in text_of(item).splitlines():
+                        channel.detail(plain(line))
+        except APIError as error:
+            return _without_body(error.explanation or str(error))
+        return ""
+
+    def take_in(self, files: IO[bytes], name: str, app: str) -> None:
+        """Make an image of the files of a tar, for a build of `app` to copy from."""
+        repository, tag = parse_repository_tag(name)
+        try:
+            with self.answering():
+                self.api.import_image_from_data(files, repository, tag, [f"LABEL nap.app={app}"])
+        except APIError as error:
+            raise NapError(f"{app}: the engine does not take what ADD downloads: {error.explanation}") from error
+
+    def forget(self, repository: str, app: str) -> None:
+        """Remove the images of this repository that were made for builds of `app`."""
+        try:
+            with self.answering():
+                for image in self.api.images(name=repository, filters={"label": f"nap.app={app}"}):
+                    self.api.remove_image(image["Id"], force=True)
+        except APIError as error:
+            if error.status_code not in {404, 409}:  # it went, or a container of a build uses it
+                raise NapError(f"{app}: the engine does not remove an image: {error.explanation}") from error
+
+    def push(self, tag: str, app: str, channel: Channel, login: Login | None = None) -> Image:
+        """Push `tag`, and say what went; without a `login`, with what docker's own configuration has for that registry.
+
+        Raises `NapError` when the registry refuses or is away.
+        """
+        auth = login.of_docker if login else None
         repository, _, version = tag.rpartition(":")
         registry = repository.partition("/")[0]
         layers: dict[str, str] = {}
         digest = ""
         try:
-            with self._answering(), channel.waiting(f"pushing to {registry}"):
-                for item in self.api.push(repository, tag=version, stream=True, decode=True):
+            with self.answering(), channel.waiting(f"pushing to {registry}"):
+                for item in self.api.push(repository, tag=version, stream=True, decode=True, auth_config=auth):
                     if "error" in item:
                         raise _push_failed(app, registry, item["error"])
                     if "id" in item:
@@ -123,28 +215,28 @@ class Engine:
         channel.step(
             f"Image {repository}@{digest[:19]}… ({_size(about['Size'])}, {new} of {_count(len(layers), 'layer')} new)"
         )
-        return Image(f"{repository}@{digest}", _ports(about["Config"]), bool(about["Config"].get("Healthcheck")))
+        config = about["Config"]
+        return Image(
+            f"{repository}@{digest}",
+            _ports(config),
+            bool(config.get("Healthcheck")),
+            sorted(config.get("Volumes") or ()),
+            _shell_command(config),
+        )
 
 
-def _build_failed(app: str, step: str, reason: str, disk_full: bool) -> NapError:
-    reason = plain(reason.replace("\n", " "))
-    at = f" at {step[0].lower()}{step[1:]}" if step else ""
-    if disk_full or _DISK_FULL.search(reason):
-        return NapError(
-            f"{app}: the build ran out of disk space{at}: {reason}",
-            advice="Ask the operator to free space where the engine keeps images (docker system df); then push again.",
-        )
-    if "--mount" in step or "buildkit" in reason.lower():
-        return NapError(
-            f"{app}: the build failed{at}: {reason}; it needs BuildKit, which builds here do not have",
-            advice="Write the step without RUN --mount and other BuildKit syntax, commit, and push again.",
-        )
-    if status := _EXITED.search(reason):
-        reason = f"it exited with status {status[1]}"
-    return NapError(
-        f"{app}: the build failed{at or ' in the Dockerfile'}: {reason}",
-        advice="Mend it, commit, and push again; nothing was started, and what ran before still runs.",
-    )
+def _shell_command(config: dict[str, Any]) -> str:
+    """The line of `CMD line`, which the builder gives to /bin/sh."""
+    match config.get("Entrypoint"), config.get("Cmd"):
+        case None | [], ["/bin/sh", "-c", str(line)] if line.isprintable():
+            return line
+    return ""
+
+
+def _without_body(reason: str) -> str:
+    """The engine's reason for a failed pull, without the body of an answer: it may come from where a registry's
+    redirect led the engine, which is not the pusher's to read."""
+    return plain(_BODY.sub("", reason).replace("\n", " "))[:300]
 
 
 def _push_failed(app: str, registry: str, reason: str) -> NapError:
@@ -164,25 +256,8 @@ def engine_at(url: str) -> Iterator[Engine]:
         engine.api.close()
 
 
-class _Lines:
-    """Whole lines out of chunks that end anywhere."""
-
-    def __init__(self) -> None:
-        self._rest = ""
-
-    def of(self, chunk: str) -> Iterable[str]:
-        *whole, self._rest = (self._rest + chunk).split("\n")
-        if len(self._rest) > _LONGEST_LINE:
-            whole.append(self._rest)
-            self._rest = ""
-        return [line for line in map(plain, whole) if line]
-
-    def rest(self) -> Iterable[str]:
-        """What was said last, when no line's end came after it."""
-        return self.of("\n")
-
-
-def _text(item: dict[str, Any]) -> str:
+def text_of(item: dict[str, Any]) -> str:
+    """What an item of the engine's says, in lines or parts of them."""
     if "stream" in item:
         return str(item["stream"])
     if "status" in item and "progressDetail" not in item:  # a base image being pulled
@@ -191,17 +266,26 @@ def _text(item: dict[str, Any]) -> str:
 
 
 def _ports(config: dict[str, Any]) -> list[str]:
-    """The exposed ports, that of PORT or else the lowest TCP one first; port 5000 when none is exposed."""
-    exposed = sorted(
-        config.get("ExposedPorts") or {}, key=lambda port: (port.split("/")[-1] != "tcp", int(port.split("/")[0]))
-    )
+    """The exposed ports, that of PORT or else the lowest TCP one first.
+
+    Where no TCP port is exposed, that of PORT is. What no Dockerfile could expose, an image that was made otherwise can
+    name; it is none.
+    """
+    known = filter(None, map(_PORT.fullmatch, config.get("ExposedPorts") or {}))
+    ordered = sorted(known, key=lambda match: (match[2] != "tcp", int(match[1])))
+    exposed = [match[0] for match in ordered if _is_port(match)]
+    named = next((v.partition("=")[2] + "/tcp" for v in config.get("Env") or [] if v.startswith("PORT=")), "")
     if not exposed or not exposed[0].endswith("/tcp"):
-        return [DEFAULT_PORT, *exposed]
-    named = next((v.partition("=")[2] + "/tcp" for v in config.get("Env") or [] if v.startswith("PORT=")), None)
+        match = _PORT.fullmatch(named)
+        return [*([named] if match and _is_port(match) else []), *exposed]
     if named in exposed:
         exposed.remove(named)
         exposed.insert(0, named)
     return exposed
+
+
+def _is_port(match: re.Match[str]) -> bool:
+    return 0 < int(match[1]) < 65536
 
 
 def _size(size: int) -> str:

@@ -34,6 +34,19 @@ def sort_out(history: Sequence[tuple[Release, Outcome | None]], keep: int, runni
     return Sorted(images, [release for release, _ in old if release not in spared], spared)
 
 
+def out_of_ledger(
+    history: Sequence[tuple[Release, Outcome | None]], most: int, keep: int, running: Sequence[str] = ()
+) -> list[Release]:
+    """Releases whose records need not stay where `most` may, the oldest first.
+
+    The last `most` stay, and whatever `sort_out` keeps because it was live, runs, or is what a rollback goes back to.
+    """
+    found, live = sort_out(history, keep, running), live_among(history)
+    staying = {each.number for each in (*found.spared, *live[-keep:])}
+    staying |= {release.number for release, _ in history[max(0, len(history) - most) :]}
+    return [release for release, _ in history if release.number not in staying]
+
+
 def live_among(history: Sequence[tuple[Release, Outcome | None]]) -> list[Release]:
     """The releases that were live, or are; the oldest first."""
     return [release for release, outcome in history if outcome and outcome.state == "live"]

@@ -7,9 +7,14 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from nap_receiver.bounds import require_at_most
 from nap_receiver.errors import NapError
 from nap_receiver.state import State
+
+if TYPE_CHECKING:  # its libraries take longer to import than a connection to the gate otherwise needs
+    from nap_receiver.settings import LimitSettings
 
 LONGEST_BYTES = 65536
 """More than any public key has: an RSA key of 16,384 bits is 2.8 KB."""
@@ -53,13 +58,19 @@ def keys(state: State) -> list[Key]:
     return [Key(match["user"], match["key"]) for match in map(_LINE.fullmatch, lines) if match]
 
 
-def add_key(state: State, user: str, text: str) -> Key:
-    """Let `user` in with the public key in `text`. Raises `NapError` with the reason when it is none."""
+def add_key(state: State, user: str, text: str, limits: "LimitSettings") -> Key:
+    """Let `user` in with the public key in `text`.
+
+    Raises `NapError` with the reason when it is none, or when the user has as many as a user may have.
+    """
     key = Key(checked_user(user), _read(text, user))
     known = keys(state)
     for other in known:
         if other.key == key.key:
             raise NapError(f"that key is {other.user}'s already", advice="`nap keys` lists them all.")
+    number = 1 + sum(other.user == user for other in known)
+    advice = f"Remove one first: nap keys:remove {user} FINGERPRINT"
+    require_at_most("keys", limits, f"{user} would have {number} keys", number, advice=advice)
     _write(state, [*known, key])
     return key
 

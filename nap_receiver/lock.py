@@ -15,13 +15,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from nap_receiver.build_log import follow
 from nap_receiver.channel import Channel
-from nap_receiver.errors import NapError
+from nap_receiver.errors import End, NapError
 from nap_receiver.etcd import Entry, Etcd, EtcdAway
 from nap_receiver.kept import Reader
 
@@ -55,8 +55,22 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 class Superseded(NapError):
     """A newer push took the place of one that waited."""
 
+    end: ClassVar[End] = "superseded"
+
     def __init__(self, commit: str, newer: str) -> None:
         super().__init__(f"{commit} is not deployed: {newer} came after it, and takes its place")
+
+
+class Cancelled(NapError):
+    """Somebody has cancelled what was being done to an app."""
+
+    end: ClassVar[End] = "cancelled"
+
+    def __init__(self, doing: str, by: str) -> None:
+        super().__init__(
+            f"no longer {doing}: {by} cancelled it; what ran before still runs",
+            advice="Do it again, if it is wanted after all.",
+        )
 
 
 @dataclass(frozen=True)
@@ -125,6 +139,7 @@ def _wait(etcd: Etcd, root: str, mine: Turn, patience: float, channel: Channel, 
         taken = etcd.write({lock: mine} | ({queue: None} if supersedes else {}), unchanged=free, lease=lease)
         if taken:
             return taken
+        since = etcd.revision()  # of the lock's own revision etcd may know no more
         holder, waiting = etcd.get(lock), etcd.get(queue)
         if supersedes and (waiting is None or waiting.revision != place):
             newer = _turn(waiting) if waiting else None
@@ -133,7 +148,7 @@ def _wait(etcd: Etcd, root: str, mine: Turn, patience: float, channel: Channel, 
             doing = _turn(holder)
             channel.step(f"waiting: {doing}")
             with channel.waiting(f"waiting: {doing}"), _shown_log(doing, channel):
-                _await_change(etcd, lock, queue, max(holder.revision, place), give_up, doing)
+                _await_change(etcd, lock, queue, since, give_up, doing)
 
 
 def _await_change(etcd: Etcd, lock: str, queue: str, since: int, give_up: float, doing: Turn) -> None:
@@ -179,7 +194,12 @@ def _interrupted_when_over(etcd: Etcd, lock: Lock) -> Iterator[None]:
     def watch() -> None:
         while not over.is_set():
             with suppress(EtcdAway):  # it is asked again; the lock's lease outlives a restart of etcd
-                reason.append(why_over(etcd, lock))
+                try:
+                    reason.append(why_over(etcd, lock))
+                except ValueError:  # grpc's, for a connection that is closed as the block ends
+                    if not over.is_set():
+                        raise
+                    return
                 with leaving:
                     if not over.is_set():
                         os.kill(os.getpid(), signal.SIGUSR1)
@@ -199,17 +219,17 @@ def _interrupted_when_over(etcd: Etcd, lock: Lock) -> Iterator[None]:
 def why_over(etcd: Etcd, lock: Lock) -> NapError:
     """Why the deploy must end, once it must: it is waited for."""
     key, mine = lock.key, lock.turn
-    entry = etcd.get(key)
-    while entry and entry.value is not None:
+    while True:
+        since = etcd.revision()  # of the lock's own revision etcd may know no more
+        entry = etcd.get(key)
+        if entry is None:
+            break
         now = _turn(entry)
         if now.cancelled_by:
-            return NapError(
-                f"no longer {mine.doing}: {now.cancelled_by} cancelled it; what ran before still runs",
-                advice="Do it again, if it is wanted after all.",
-            )
+            return Cancelled(mine.doing, now.cancelled_by)
         if (now.since, now.log) != (mine.since, mine.log):
             break
-        entry = next(etcd.changes([key], entry.revision, _WATCH_SECONDS), entry)
+        next(etcd.changes([key], since, _WATCH_SECONDS), None)
     return NapError(
         f"no longer {mine.doing}: its turn is lost, for etcd had not heard of it for {LEASE_SECONDS} s; "
         "what ran before still runs",

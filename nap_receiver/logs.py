@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from nap_receiver.channel import plain
 from nap_receiver.errors import NapError
 from nap_receiver.release import RENAMED, ROUTER, Instance, Release
-from nap_receiver.routes import ACCESS_LOG
+from nap_receiver.routes import ACCESS_LOG, VISITORS_PROTOCOL
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
 
@@ -411,7 +411,8 @@ class Requests:
             ):
                 return None
             ids = entry.get("resp_headers", {}).get("X-Request-Id", [])
-            asked = f"{request['method']} {request['uri']} {request['proto']}".replace('"', "%22")
+            protocol = entry.get(VISITORS_PROTOCOL, request["proto"])
+            asked = f"{request['method']} {request['uri']} {protocol}".replace('"', "%22")
             text = f'{request["remote_ip"]} "{asked}" {entry["status"]} {entry["size"]} {entry["duration"]:.3f}s'
             return Line(_at(entry["ts"]), ROUTER, plain(" ".join([text, *ids])))
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -16,14 +16,23 @@ from typing import Any
 
 import sh
 
-from nap_receiver import engine
+from nap_receiver import engine, firewall
+from nap_receiver.caddy_origin import require_known
 from nap_receiver.errors import NapError
 from nap_receiver.local import Local
-from nap_receiver.programs import Program, foreign, programs_of, require_installed, write_configuration
-from nap_receiver.settings import Settings, load, read_environment, settings_variables, write_environment
+from nap_receiver.privacy import close
+from nap_receiver.programs import Program, caddy_of, foreign, programs_of, require_installed, write_configuration
+from nap_receiver.settings import (
+    ETCD_VARIABLE,
+    Settings,
+    has_own_etcd,
+    load,
+    read_environment,
+    settings_variables,
+    write_environment,
+)
 from nap_receiver.state import State
 from nap_receiver.supervision import Fault, Supervisor
-from nap_receiver.units import render
 
 UP_SECONDS = 60
 """How long all programs together may take to answer."""
@@ -50,17 +59,25 @@ def up(state: State) -> Settings:
     """Start what does not run and return when everything answers. Raises `NapError` with the log of what does not."""
     state.require_room_for_sockets()
     require_installed()
+    close(state)
     supervisor = _supervisor(state)
     was_up = supervisor.answers()
     before = programs_of(state, load(state).settings) if was_up else []
     variables = (read_environment(state) if was_up else {}) | settings_variables()
+    if has_own_etcd(state, variables):
+        del variables[ETCD_VARIABLE]  # the scheduler may be another one now
     settings = load(state, {**os.environ, **variables}, started={}).settings
+    if settings.scheduler == "local":
+        variables[ETCD_VARIABLE] = state.etcd_url
+        settings = load(state, variables, started={}).settings
     if not settings.engine.url:
         found = engine.engine_of_the_machine()
         if found != engine.USUAL:
             variables["NAP_ENGINE_URL"] = found or engine.own_url(state)
         settings = load(state, variables, started={}).settings
     programs = programs_of(state, settings)
+    if any(program.name == "caddy" for program in programs):
+        require_known(Path(caddy_of(settings)))
     _require_free_ports(programs, {program.address for program in before})
     write_environment(state, variables)
     rewritten = write_configuration(state, settings, programs)
@@ -96,8 +113,10 @@ def down(state: State) -> bool:
     """Stop all of it, the apps first; whether anything ran. Returns when the last process has ended."""
     supervisor = _supervisor(state)
     if not supervisor.answers():
+        firewall.tear_down(state)
         engine.clean_up(state)
         return False
+    firewall.tear_down(state)
     settings = load(state).settings
     seconds = settings.deploy.drain + settings.deploy.grace + UP_SECONDS
     scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
@@ -149,7 +168,7 @@ def _start_supervisor(state: State) -> None:
     for left_over in ("docker.pid", "supervisor.pid", "scheduler.pid"):
         (state.run / left_over).unlink(missing_ok=True)
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own, compiled in; Debian makes it at boot
+        Path("/run/sshd").mkdir(mode=0o700, exist_ok=True)  # sshd's own, compiled in; Debian makes it at boot
     try:
         sh.Command(sys.executable)(
             "-P", "-m", "supervisor.supervisord", "-c", str(state.run / "supervisord.conf"), _cwd="/", _tty_out=False
@@ -210,11 +229,13 @@ def _renew_units(state: State, settings: Settings) -> None:
         return
     from nap_receiver.etcd import connect  # a tenth of a second, needed only where there are apps
     from nap_receiver.release import Ledger
+    from nap_receiver.rollout import units_of
 
     with connect(settings.etcd) as etcd:
         for app in apps:
-            if release := Ledger(etcd, settings.etcd, app).current():
-                units = [render(i, settings, scheduler.machine, settings.engine.url) for i in release.instances]
+            ledger = Ledger(etcd, settings.etcd, app)
+            if release := ledger.current():
+                units = units_of(release, ledger, scheduler, settings)
                 scheduler.renew(units, settings.deploy.drain + settings.deploy.grace + 20)
 
 

@@ -5,19 +5,24 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from nap_receiver.channel import Channel, plain
+from nap_receiver.container import Body, body_of_one_off, bridge_of
 from nap_receiver.deadline import deadline
 from nap_receiver.errors import NapError
-from nap_receiver.kept import environment_of
+from nap_receiver.login import Login, login_of
 from nap_receiver.release import Release
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
-from nap_receiver.units import TEMPLATES
+
+if TYPE_CHECKING:
+    from nap_receiver.image import Engine
 
 _END = (signal.SIGHUP, signal.SIGTERM)
 _KEYS = (signal.SIGINT, signal.SIGQUIT)  # of a terminal that docker has too: it passes them on to the program
@@ -28,65 +33,69 @@ _NO_KEY = b"\xff".decode(errors="surrogateescape")  # no text in UTF-8 has this 
 class OneOff:
     """One such container, by its `label`: `release.1`, `run.4711`."""
 
-    def __init__(self, release: Release, label: str, words: Sequence[str], state: State, settings: Settings) -> None:
-        """`words` are the arguments that the container gets."""
-        machine = f".{state.name}" if settings.scheduler == "local" else ""
-        self.name = f"{release.app}.{release.name}.{label}{machine}"
-        self._release, self._label, self._words = release, label, words
-        self._settings = settings
+    def __init__(
+        self,
+        release: Release,
+        label: str,
+        words: Sequence[str],
+        variables: Mapping[str, str],
+        state: State,
+        settings: Settings,
+    ) -> None:
+        """`words` are the arguments that the container gets, `variables` those that its release is configured with."""
+        self._machine = state.name if settings.scheduler == "local" else ""
+        self.name = ".".join(filter(None, (release.app, release.name, label, self._machine)))
+        self._release, self._label, self._words, self._variables = release, label, words, variables
+        self._settings, self._login = settings, login_of(state, settings)
 
-    def command(self, *options: str) -> list[str]:
-        """What runs it in the foreground and removes it afterwards, under `environment`, with options of docker's."""
-        release, limits = self._release, self._release.limits_of(self._label.partition(".")[0])
+    def create(self, *, attended: bool = False, terminal: bool = False) -> list[str]:
+        """Have the engine make it; the command that runs it in the foreground, under `environment`.
+
+        It is removed when it has ended. One that is `attended` reads this process's standard input, and the engine
+        keeps no log of it: what it prints is for this reader alone. Raises `NapError` where the engine refuses.
+        """
         docker = shutil.which("docker")
         if docker is None:
             raise NapError(
                 "docker is not installed here, and runs one-off commands", advice="apt-get install docker.io"
             )
-        arguments = [
-            "run",
-            "--rm",
-            "--init",
-            "--no-healthcheck",
-            f"--name={self.name}",
-            *options,
-            *([f"--memory={limits.memory}"] if limits.memory else []),
-            *([f"--cpus={limits.cpus}"] if limits.cpus else []),
-            f"--label=nap.app={release.app}",
-            f"--label=nap.release={release.number}",
-            f"--label=nap.commit={release.commit}",
-            f"--label=nap.instance={self._label}",
-            f"--env=PORT={release.port}",
-            f"--env=GIT_REV={release.commit}",
-            f"--env=NAP_APP={release.app}",
-            f"--env=NAP_RELEASE={release.name}",
-            f"--env=NAP_PROCESS={self._label}",
-            release.image,
-            *self._words,
-        ]
-        if release.config:
-            return ["/bin/sh", str(TEMPLATES / "configure.sh"), *arguments]
-        return [docker, *arguments]
+        body = body_of_one_off(self._release, self._label, self._words, self._variables, self._settings)
+        if attended:
+            body |= {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True, "Tty": terminal}
+            body["HostConfig"]["LogConfig"] = {"Type": "none"}
+        from nap_receiver.image import engine_at  # its libraries are for those who run something once
+
+        with engine_at(self._settings.engine.url) as engine:
+            _create(engine, self.name, body, bridge_of(self._machine), self._login)
+        options = ["--interactive", *([f"--detach-keys={_NO_KEY}"] if terminal else [])] if attended else []
+        return [docker, "start", "--attach", *options, self.name]
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the command needs to know of engine and etcd."""
-        release, etcd = self._release, self._settings.etcd
+        """What the command needs to know of the engine."""
         ours = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TZ", "TERM"}}
         if url := self._settings.engine.url or os.environ.get("DOCKER_HOST"):
             ours["DOCKER_HOST"] = url
-        if not release.config:
-            return ours
-        return ours | {
-            **environment_of(etcd),
-            "NAP_CONFIG_KEY": etcd.config_of(release.app, release.config),
-            "NAP_IMAGE": release.image,
-        }
+        return ours
 
     def remove(self) -> None:
         """Have it gone, whatever it does; nothing where there is none."""
-        words = ["docker", "rm", "--force", self.name]
+        words = ["docker", "rm", "--force", "--volumes", self.name]
         subprocess.run(words, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+
+
+def _create(engine: "Engine", name: str, body: Body, bridge: str, login: Login | None) -> None:
+    """Have the engine make a container, with its image, which `login` gets, and its network if those are missing."""
+    from docker.errors import APIError
+
+    try:
+        if engine.image(body["Image"]) is None:
+            repository, _, digest = body["Image"].partition("@")
+            engine.api.pull(repository, tag=digest, auth_config=login.of_docker if login else None)
+        engine.network(bridge)
+        engine.api.create_container_from_config(body, name)
+    except APIError as error:
+        raise NapError(f"{name}: the engine did not make its container: {error.explanation}") from error
 
 
 def run_to_its_end(one_off: OneOff, what: str, app: str, seconds: float, channel: Channel) -> None:
@@ -94,32 +103,37 @@ def run_to_its_end(one_off: OneOff, what: str, app: str, seconds: float, channel
 
     `what` names it in messages. Raises `NapError` where it fails or takes longer than `seconds`; then it is gone too.
     """
-    process = subprocess.Popen(
-        one_off.command(),
-        env=one_off.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    assert process.stdout
+    process = None
+    advice = "Make it faster, or ask the operator to raise deploy.build_timeout."
     try:
-        advice = "Make it faster, or ask the operator to raise deploy.build_timeout."
-        with deadline(seconds, f"{app}: {what}", advice), process.stdout, channel.waiting(f"running {what}"):
-            for line in process.stdout:
-                channel.detail(plain(line.decode("utf-8", "replace").rstrip("\n")))
+        with deadline(seconds, f"{app}: {what}", advice), channel.waiting(f"running {what}"):
+            process = subprocess.Popen(
+                one_off.create(),
+                env=one_off.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            assert process.stdout
+            with process.stdout:
+                for line in process.stdout:
+                    channel.detail(plain(line.decode("utf-8", "replace").rstrip("\n")))
             status = process.wait()
     except BaseException:
         one_off.remove()
-        process.kill()
-        process.wait()
+        if process:
+            process.kill()
+            process.wait()
         raise
     if status:
         raise NapError(f"{app}: {what} exited with status {status}")
 
 
-def run_attended(one_off: OneOff) -> int:
+def run_attended(one_off: OneOff, hint: str = "") -> int:
     """Run it with this process's standard input and output, and with their terminal if they are one; its exit status.
 
+    Without a terminal, and with nothing on standard input when it starts, somebody may wait for a prompt, which no
+    program prints then: `hint` tells them, on standard error, how to get a terminal.
     It is gone afterwards, whether it has ended, nobody reads its output any more, or this process is told to end.
     Raises `NapError` for the last.
     """
@@ -133,9 +147,10 @@ def run_attended(one_off: OneOff) -> int:
 
     for each in (*_END, *_KEYS):
         signal.signal(each, hear)
-    terminal = ["--tty", f"--detach-keys={_NO_KEY}"] if os.isatty(0) and os.isatty(1) else []
-    # The engine keeps no log of it: what it prints is for this reader alone.
-    words = one_off.command("--interactive", "--log-driver=none", *terminal)
+    terminal = os.isatty(0) and os.isatty(1)
+    words = one_off.create(attended=True, terminal=terminal)
+    if hint and not terminal and not _has_input(0):
+        print(f" !     {hint}", file=sys.stderr, flush=True)
     process = subprocess.Popen(words, env=one_off.environment)
     poller = select.poll()
     poller.register(os.pidfd_open(process.pid), select.POLLIN)
@@ -144,7 +159,7 @@ def run_attended(one_off: OneOff) -> int:
     poller.poll()
     cut_short = process.poll() is None
     if cut_short:
-        process.terminate()  # or what it has yet to do, such as pulling the image, comes first
+        process.terminate()
     while process.poll() is None:
         one_off.remove()
         with suppress(subprocess.TimeoutExpired):
@@ -158,3 +173,10 @@ def run_attended(one_off: OneOff) -> int:
     if cut_short:
         return 128 + signal.SIGPIPE
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def _has_input(descriptor: int) -> bool:
+    """Whether something can be read there now, or its end."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(0))

@@ -1,5 +1,6 @@
 """The programs of a single-machine nap: how each is run and configured, and how to tell that it answers."""
 
+import base64
 import getpass
 import os
 import shutil
@@ -20,11 +21,13 @@ from nap_receiver.caddy import answers
 from nap_receiver.errors import NapError
 from nap_receiver.kept import write_etcdctl
 from nap_receiver.keys import renew
-from nap_receiver.routes import STOP_SECONDS, has_told, prepare, told_last
+from nap_receiver.login import login_of, make_login
+from nap_receiver.routes import CADDY, FRONT, STOP_SECONDS, admin_socket, has_told, inner_socket, prepare, told_last
 from nap_receiver.settings import EtcdSettings, Settings
-from nap_receiver.state import State
+from nap_receiver.state import ETCD_SOCKET, State
 from nap_receiver.supervision import Supervisor
 from nap_receiver.units import TEMPLATES, environment
+from nap_receiver.unix_http import answers_well
 
 _PACKAGES = {
     "etcd": "etcd-server",
@@ -41,6 +44,8 @@ _PACKAGES = {
     "flock": "util-linux",
 }
 
+
+_ANSWER_SECONDS = 2
 
 SCHEDULER_STOP_SECONDS = 3600
 """How long the scheduler may take to stop all apps: above any drain and grace, and the same whatever they are."""
@@ -97,17 +102,17 @@ def foreign(state: State, settings: Settings) -> list[Foreign]:
 def programs_of(state: State, settings: Settings) -> list[Program]:
     """All of them, the ones that others need first. Under fleet, the cluster has its own etcd and registry."""
     if settings.scheduler == "local" and settings.etcd.ca:
-        raise NapError("etcd.ca: the etcd that nap runs itself is on loopback, without TLS", advice="Remove etcd.ca.")
-    etcd, registry, ssh = settings.etcd.address, settings.registry.address, settings.ssh.address
+        raise NapError("etcd.ca: the etcd that nap runs itself is on a socket, without TLS", advice="Remove etcd.ca.")
+    registry, ssh = settings.registry.address, settings.ssh.address
     scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
     programs = [
-        Program("etcd", _etcd_command(state, etcd), etcd, "etcd.address", lambda: serves(f"http://{etcd}/health"), 20),
+        Program("etcd", _etcd_command(state), settings.etcd.address, "", lambda: etcd_answers(settings.etcd), 20),
         Program(
             "registry",
             [path_of("docker-registry"), "serve", str(state.run / "registry.yml")],
             registry,
             "registry.address",
-            lambda: serves(f"http://{registry}/v2/"),
+            lambda: registry_answers(state, settings),
             30,
         ),
         Program(
@@ -139,38 +144,39 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
 
 
 def _router(state: State, settings: Settings) -> list[Program]:
-    """Caddy, and what tells it where apps are."""
-    socket, where = state.run / "caddy.sock", str(settings.router.https or settings.router.http)
-    start = ["/usr/bin/env", f"XDG_CONFIG_HOME={state.root / 'caddy'}", "/bin/sh", str(TEMPLATES / "caddy.sh")]
+    """The Caddy that has the routes, the one before it, and what tells both where apps are."""
+    where = str(settings.router.https or settings.router.http)
     router = [sys.executable, "-P", "-m", "nap_receiver.router", str(state.root)]
     return [
-        Program(
-            "caddy",
-            [*start, str(state.run / "caddy.json"), caddy_of(settings)],
-            where,
-            "router.http",
-            lambda: answers(socket),
-            60,
-            STOP_SECONDS,
-        ),
-        Program("router", router, str(socket), "", lambda: has_told(state), 70),
+        _caddy(CADDY, state, settings, str(inner_socket(state, "web")), "", 60),
+        _caddy(FRONT, state, settings, where, "router.http", 65),  # ends first, for it waits for answers from the other
+        Program("router", router, str(admin_socket(state, CADDY)), "", lambda: has_told(state), 70),
     ]
 
 
-def _etcd_command(state: State, address: str) -> list[str]:
-    # The one member talks to no other, and needs no port for it: its peer address is a socket below its directory.
-    peer = "unix://etcd-peer:0"
+def _caddy(name: str, state: State, settings: Settings, address: str, setting: str, order: int) -> Program:
+    """A Caddy that keeps by itself what it was told last."""
+    start = ["/usr/bin/env", f"XDG_CONFIG_HOME={state.root / name}", "/bin/sh", str(TEMPLATES / "caddy.sh")]
+    command = [*start, str(state.run / f"{name}.json"), caddy_of(settings)]
+    socket = admin_socket(state, name)
+    return Program(name, command, address, setting, lambda: answers(socket), order, STOP_SECONDS)
+
+
+def _etcd_command(state: State) -> list[str]:
+    # Whoever reaches it may do all, and each account and web browser of the machine reaches a port: so both of its
+    # addresses are sockets in a directory that is this account's alone. The one member talks to no other.
+    client, peer = f"unix://{ETCD_SOCKET}", "unix://etcd-peer:0"
+    # It does not start where its socket is left of before, as after a kill.
     return [
-        "/usr/bin/env",
-        f"--chdir={state.root / 'etcd'}",
+        *("/bin/sh", "-c", 'cd "$0" && rm -f "$1" && shift && exec "$@"', str(state.run), ETCD_SOCKET),
         path_of("etcd"),
-        "--data-dir=data",
-        f"--listen-client-urls=http://{address}",
-        f"--advertise-client-urls=http://{address}",
+        f"--data-dir={state.root / 'etcd' / 'data'}",
+        f"--listen-client-urls={client}",
+        f"--advertise-client-urls={client}",
         f"--listen-peer-urls={peer}",
         f"--initial-advertise-peer-urls={peer}",
         f"--initial-cluster=default={peer}",
-        "--auto-compaction-retention=1h",
+        "--auto-compaction-retention=5m",  # what many changes of large values leave must not fill its 2 GiB
         "--logger=zap",
         "--log-level=warn",
     ]
@@ -187,8 +193,6 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         state.root / "etcd",
     ):
         folder.mkdir(parents=True, exist_ok=True)
-    for private in (state.ssh, state.run, state.root / "etcd"):
-        private.chmod(0o700)
     host_key = state.ssh / "host_key"
     if not host_key.exists():
         sh.Command("ssh-keygen")("-q", "-t", "ed25519", "-N", "", "-C", "nap", "-f", str(host_key))
@@ -205,6 +209,8 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         "account": getpass.getuser(),
         "account_is_locked": account_is_locked(),
     }
+    if settings.scheduler == "local":
+        make_login(state, settings)
     templates = environment(TEMPLATES / "machine")
     changed = set()
     owners = {
@@ -235,7 +241,8 @@ def _prepare_router(state: State, settings: Settings) -> bool:
         return False
     path.write_text("\n".join(now))
     if now[:2] != before[:2]:
-        told_last(state).unlink(missing_ok=True)  # there it would listen elsewhere
+        for program in (CADDY, FRONT):
+            told_last(state, program).unlink(missing_ok=True)  # there it would listen elsewhere
     return True
 
 
@@ -250,17 +257,28 @@ def account_is_locked() -> bool:
     return False
 
 
-def serves(url: str, context: ssl.SSLContext | None = None) -> bool:
+def serves(url: str | urllib.request.Request, context: ssl.SSLContext | None = None) -> bool:
     """Whether a GET of `url` is answered well within 2 s."""
     try:
-        with urllib.request.urlopen(url, timeout=2, context=context) as response:
+        with urllib.request.urlopen(url, timeout=_ANSWER_SECONDS, context=context) as response:
             return bool(response.status == 200)
     except (OSError, urllib.error.URLError, ValueError):
         return False
 
 
+def registry_answers(state: State, settings: Settings) -> bool:
+    """Whether nap's own registry answers well within 2 s to nap, which logs in to it."""
+    request = urllib.request.Request(f"http://{settings.registry.address}/v2/")
+    if login := login_of(state, settings):
+        encoded = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {encoded}")
+    return serves(request)
+
+
 def etcd_answers(settings: EtcdSettings) -> bool:
     """Whether etcd answers, well within 2 s, to who has these files. Raises `NapError` where one cannot be used."""
+    if settings.address.socket:
+        return answers_well(settings.address.socket, "/health", _ANSWER_SECONDS)
     return serves(f"{settings.url}/health", tls_of(settings))
 
 

@@ -1,15 +1,20 @@
 """A push: which refs moved, and which one of them deploys."""
 
+import itertools
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nap_receiver.errors import NapError
+from nap_receiver.git import git
+from nap_receiver.privacy import umask_of
 
 _BRANCH = "refs/heads/"
 _SHOWN_REFS = 10
 
+_UPDATE = re.compile(r"([0-9a-f]{40,64}) ([0-9a-f]{40,64}) (.+)", re.DOTALL)
 _KEPT = {"refs/tags/": "tag", "refs/notes/": "notes"}
 
 
@@ -69,12 +74,17 @@ class Deployment:
 
 
 def read_updates(lines: Iterable[bytes]) -> list[RefUpdate]:
-    """Post-receive's input, a line per updated ref."""
-    return [
-        RefUpdate(*line.rstrip(b"\n").decode("utf-8", "surrogateescape").split(" ", 2))
-        for line in lines
-        if line.strip()
-    ]
+    """Post-receive's input, a line per updated ref. Raises `NapError` for a line that is none."""
+    return [_update(line.rstrip(b"\n").decode("utf-8", "surrogateescape")) for line in lines if line.strip()]
+
+
+def _update(line: str) -> RefUpdate:
+    if not (match := _UPDATE.fullmatch(line)):
+        raise NapError(
+            f"{line[:80]!a} is no update of a ref, which nap's hook expects on standard input",
+            advice="Install the hook as post-receive (githooks(5)), where git runs it.",
+        )
+    return RefUpdate(*match.groups())
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,10 @@ class PushOptions:
 
 def read_push_options(environ: Mapping[str, str]) -> list[str]:
     """The options of this push, as git hands them to its hooks (githooks(5))."""
-    count = environ.get("GIT_PUSH_OPTION_COUNT", "0")
-    return [environ[f"GIT_PUSH_OPTION_{number}"] for number in range(int(count) if count.isdecimal() else 0)]
+    if not environ.get("GIT_PUSH_OPTION_COUNT"):
+        return []
+    names = (f"GIT_PUSH_OPTION_{number}" for number in itertools.count())
+    return [environ[name] for name in itertools.takewhile(environ.__contains__, names)]
 
 
 def push_options(options: Iterable[str]) -> PushOptions:
@@ -153,6 +165,19 @@ def deploy_branch(repository: Path, updates: Iterable[RefUpdate] = ()) -> str:
     return "master"
 
 
+def point_head_at(repository: Path, branch: str) -> None:
+    """Have HEAD name `branch`, if there is such a branch: it is what `git clone` checks out.
+
+    Nearly always it does already, which needs no git to see (gitrepository-layout(5), HEAD).
+    """
+    ref = _BRANCH + branch
+    head = repository / "HEAD"
+    if head.is_file() and head.read_bytes() == f"ref: {ref}\n".encode("utf-8", "surrogateescape"):
+        return
+    if _git(repository, "show-ref", "--verify", ref):
+        _git(repository, "symbolic-ref", "HEAD", ref)
+
+
 def commit_of(repository: Path, branch: str) -> str | None:
     """The commit that `branch` is at, or None where there is no such branch."""
     return _git(repository, "rev-parse", "--verify", "--quiet", f"{_BRANCH}{branch}^{{commit}}").strip() or None
@@ -163,15 +188,26 @@ def mark_release(repository: Path, release: str, commit: str) -> None:
     _git(repository, "update-ref", f"refs/nap/{release}", commit)
 
 
-def repository_settings(repository: Path) -> dict[str, str]:
-    """What the repository's git config says below `nap.`, by the rest of the name."""
-    said = _git(repository, "config", "--null", "--get-regexp", r"^nap\.")
+def unmark_releases(repository: Path, releases: Iterable[str]) -> None:
+    """Have no ref name these releases' commits any more."""
+    asked = "".join(f"delete refs/nap/{release}\n" for release in releases)
+    subprocess.run(
+        git("update-ref", "--stdin", repository=repository),
+        input=asked.encode(),
+        capture_output=True,
+        check=False,
+    )
+
+
+def repository_settings(repository: Path, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """What the repository's git config says below `nap.`, by the rest of the name in small letters."""
+    said = _git(repository, "config", "--null", "--get-regexp", r"^nap\.", environment=environment)
     found = (entry.partition("\n") for entry in said.split("\0") if entry)
     return {name.removeprefix("nap."): value for name, _, value in found}
 
 
 def checked_setting(
-    repository: Path, name: str, fits: Callable[[str], bool], expected: str, value: str = "VALUE"
+    repository: Path, name: str, fits: Callable[[str], object], expected: str, value: str = "VALUE"
 ) -> str | None:
     """`nap.<name>` of the repository's git config, or None. Raises `NapError` with its place where it does not fit."""
     found = repository_settings(repository).get(name)
@@ -188,10 +224,14 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _git(repository: Path, *words: str) -> str:
-    """What git says on standard output: a millisecond, where importing dulwich for it takes thirty."""
-    command = ["git", f"--git-dir={repository}", *words]
-    done = subprocess.run(command, capture_output=True, check=False)
+def _git(repository: Path, *words: str, environment: Mapping[str, str] | None = None) -> str:
+    """What git says on standard output: a millisecond, where importing dulwich for it takes thirty.
+
+    Who may read the repository may read what git writes there: it may be somebody else's, served by another account.
+    """
+    command = git(*words, repository=repository)
+    umask = umask_of(repository)
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, umask=umask)
     return done.stdout.decode("utf-8", "surrogateescape")
 
 

@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import requests
 
 from nap_receiver.errors import NapError
+from nap_receiver.login import login_of
 from nap_receiver.settings import Settings
+from nap_receiver.state import State
 
 _REQUEST_SECONDS = 5
 _MANIFESTS = (
@@ -16,6 +19,26 @@ _MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.oci.image.index.v1+json",
 )
+
+
+class _Named(msgspec.Struct):
+    digest: str
+
+
+class ImageManifest(msgspec.Struct):
+    """What an image, or an index of images, consists of (OCI Image Format Specification, manifest.md)."""
+
+    manifests: list[_Named] = []
+    layers: list[_Named] = []
+    config: _Named | None = None
+
+
+def manifest_in(content: bytes) -> ImageManifest:
+    """The manifest that a registry answers with. Raises `NapError` where it is none."""
+    try:
+        return msgspec.json.decode(content, type=ImageManifest)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise NapError(f"the registry answers with a manifest that cannot be read: {error}") from error
 
 
 class Registry:
@@ -54,11 +77,10 @@ class Registry:
         if found.status_code == requests.codes.not_found:
             return
         self._require(found, requests.codes.ok)
-        manifest = found.json()
-        for each in manifest.get("manifests", []):
-            self._copy_manifest(source, target, each["digest"])
-        layers = manifest.get("layers", [])
-        for blob in {each["digest"] for each in [*([manifest["config"]] if "config" in manifest else []), *layers]}:
+        manifest = manifest_in(found.content)
+        for each in manifest.manifests:
+            self._copy_manifest(source, target, each.digest)
+        for blob in {each.digest for each in [manifest.config, *manifest.layers] if each}:
             mounted = self.ask("POST", f"{target}/blobs/uploads/", params={"mount": blob, "from": source})
             self._require(mounted, requests.codes.created)
         kind = {"Content-Type": found.headers["Content-Type"]}
@@ -74,9 +96,11 @@ class Registry:
 
 
 @contextmanager
-def registry_of(settings: Settings) -> Iterator[Registry]:
-    """The registry of these settings, for the block."""
+def registry_of(state: State, settings: Settings) -> Iterator[Registry]:
+    """The registry of these settings, for the block; nap's own is logged in to."""
     schemes = ["http"] if settings.scheduler == "local" else ["https", "http"]
     with requests.Session() as session:
         session.trust_env = False  # the engine goes there without these proxies and passwords too
+        if login := login_of(state, settings):
+            session.auth = (login.user, login.password)
         yield Registry(settings.registry.address, session, schemes)

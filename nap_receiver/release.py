@@ -2,10 +2,16 @@
 
 Below `<prefix>/apps/<app>/`:
     releases/<number, 8 digits>   a release
-    configs/<number, 8 digits>    a configuration: `{NAME: value in base64, …}`, with `bytes:` before what is no UTF-8;
-                                  never changed, releases name theirs
+    configs/<number, 8 digits>    a configuration: `{NAME: value in base64, …}`; never changed, releases name theirs
+    containers/<instance>         what its machine asks the engine to create (`container`), while it may run
+    checks/<instance>/<n>         what its check number n asks, where a tenant chose it; likewise
+    checks/<instance>/<n>-failure what runs in its container when that check has failed; likewise
     removed                       the number of the last release whose image was removed (`retention`)
     config                        the number of the configuration that the first release will have
+    formation                     instances by process type that the first release will have, of those types it has
+    limits                        the limits by process type that the first release will have
+    port                          the port that the first release will have by ports:set, 0 for none
+    protocol                      the protocol that the first release will have
     outcomes/<number, 8 digits>   `{"state": "live" | "failed", "reason": …}`, once it is known
     current                       the number of the release that serves
     up/<instance>                 that an instance is good which is not announced (written on its machine, leased)
@@ -16,27 +22,30 @@ Below `<prefix>/apps/<app>/`:
 import base64
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import msgspec
 
+from nap_receiver.command import heeding_signals
+from nap_receiver.errors import NapError
 from nap_receiver.health import UPTIME_SECONDS, Check
 from nap_receiver.kept import Reader
 from nap_receiver.settings import EtcdSettings
-from nap_receiver.variables import bytes_of, is_text, value_of
 
 if TYPE_CHECKING:  # etcd's and docker's libraries are for those who call them
     from nap_receiver.etcd import Etcd
     from nap_receiver.lock import Lock
 
 
+T = TypeVar("T")
+
 EVERY = "*"
 """Stands for every process type that has no limits of its own."""
 
 _BYTES = "bytes:"
-"""Stands before a value that only a container itself can take up (`unit_templates/configure.sh`)."""
+"""Stands before a value that is not UTF-8, which could be set once."""
 
 PROCESS_TYPE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,29}[A-Za-z0-9])?")
 """What a process type can be called: it is part of the names of units, containers and keys."""
@@ -50,6 +59,9 @@ UNIT = re.compile(rf"([a-z0-9-]+)\.({INSTANCE.pattern})")
 MOST_INSTANCES = 100
 """Of one process type."""
 
+_LONGEST_REASON = 4000
+"""Characters of why a release failed that are kept; the deploy's log has all of it."""
+
 WEB = "web"
 """The process type that is announced to the web. Its instances alone have a port, and the image's HEALTHCHECK."""
 
@@ -58,6 +70,9 @@ ROUTER = "router"
 
 RUN = "run"
 """What stands among the process types for commands that somebody runs once, where their limits are told."""
+
+DEFAULT_PORT = 5000
+"""Where an app is expected to listen whose image names no port (Heroku's and Dokku's custom)."""
 
 RENAMED = "Rename from"
 """How the `why` of a release begins that an app has since it has its name."""
@@ -72,8 +87,15 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the machine's processors."""
 
 
+Protocol = Literal["http", "h2c"]
+"""What the router speaks with an app: HTTP/1.1, or HTTP/2 without TLS (RFC 9113, section 3.3)."""
+
+
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """What one deploy runs. `at` is in seconds since the epoch; `formation` is instances by process type."""
+    """What one deploy runs. `at` is in seconds since the epoch; `formation` is instances by process type.
+
+    `ports` are those of the image, `8080/tcp`, …, the one first that must answer unless another is set or found.
+    """
 
     app: str
     commit: str
@@ -86,18 +108,30 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     number: int = 0
     """0 for a draft, which the ledger has not got yet."""
     at: float = 0.0
+    names_port: bool = True
+    """Whether the image names a TCP port; where it does not, the first of `ports` is `DEFAULT_PORT`."""
+    set_port: int = 0
+    """The port that must answer, as ports:set says; 0 for that of the image."""
+    found_port: int = 0
+    """The port that must answer because nap saw the app listen there, which names none; 0 where it did not look."""
     config: int = 0
     """The number of its configuration, 0 for none."""
     commands: dict[str, str] = msgspec.field(default_factory=lambda: {WEB: ""})
     """What each process type runs in a shell, as the Procfile says; empty for the image's own command."""
     release_command: str = ""
     """What runs once before a release of other code or configuration starts; empty for nothing."""
+    predeploy: str = ""
+    """What runs once before that, as app.json says; empty for nothing."""
     checks: dict[str, list[Check]] = {}
     """What instances must pass to be good, by process type, as app.json says."""
     limits: dict[str, Limits] = {}
     """By process type; what `EVERY` has counts for those that have none."""
+    protocol: Protocol = "http"
+    """What the router speaks with its web instances."""
     stopped: bool = False
     """Whether none of it runs until it is started again."""
+    capabilities: list[str] = []
+    """Of capabilities(7), those that the operator gives its containers beside the usual ones: `NET_RAW`."""
     rollback_to: int = 0
     """The number of the release that it is again, by a rollback; 0 where it is none."""
 
@@ -108,8 +142,29 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def port(self) -> str:
-        """The number of the port that must answer, which PORT names: `8080`"""
-        return self.ports[0].partition("/")[0]
+        """The number of the port that must answer: `8080`"""
+        return str(self.set_port or self.found_port or self.ports[0].partition("/")[0])
+
+    @property
+    def port_from(self) -> Literal["ports:set", "found", "image", "default"]:
+        """Who says that it is this one."""
+        if self.set_port:
+            return "ports:set"
+        if self.found_port:
+            return "found"
+        return "image" if self.names_port else "default"
+
+    @property
+    def port_variable(self) -> str:
+        """The value of PORT. An app that listens elsewhere keeps the one that it had when nap saw that."""
+        return str(self.set_port or self.ports[0].partition("/")[0])
+
+    @property
+    def published(self) -> list[str]:
+        """The ports that its web instances publish, the one first that must answer."""
+        first = f"{self.port}/tcp"
+        others = self.ports if self.names_port else self.ports[1:]
+        return [first, *(port for port in others if port != first)]
 
     @property
     def instances(self) -> "list[Instance]":
@@ -134,10 +189,17 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
     def limits_of(self, process: str) -> Limits:
         """What an instance of this process type may use."""
-        return self.limits.get(process) or self.limits.get(EVERY) or Limits()
+        return limits_among(self.limits, process)
 
 
-_CODE_AND_CONFIGURATION = ("image", "commands", "release_command", "checks", "config")
+def limits_among(limits: Mapping[str, Limits], process: str) -> Limits:
+    """Those of these limits, by process type, that an instance of this process type has."""
+    return limits.get(process) or limits.get(EVERY) or Limits()
+
+
+_CODE_AND_CONFIGURATION = (
+    *("image", "commands", "release_command", "predeploy", "checks", "config", "set_port", "protocol"),
+)
 
 
 @dataclass(frozen=True)
@@ -171,7 +233,7 @@ class Instance:
     @property
     def words(self) -> list[str]:
         """The arguments that its container gets; none for the image's own command."""
-        return in_shell(self.release.commands.get(self.process, ""))
+        return heeding_signals(self.release.commands.get(self.process, ""))
 
     @property
     def checks(self) -> list[Check]:
@@ -187,9 +249,9 @@ class Instance:
         return self.release.limits_of(self.process)
 
 
-def in_shell(command: str) -> list[str]:
-    """What a container is given to run a command as a Dockerfile's `CMD command` would; nothing for no command."""
-    return ["/bin/sh", "-c", command] if command else []
+def never_deployed(app: str) -> NapError:
+    """What to raise where a command needs a release that serves, and the app has none."""
+    return NapError(f"{app} was never deployed", advice="Push it first: git push nap master")
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -213,6 +275,26 @@ class Records:
         entry = self.reader.get(f"{self.root}/config")
         return int(entry.value) if entry else 0
 
+    def first_formation(self) -> dict[str, int]:
+        """How many instances the first release will have, by process type; those that somebody has chosen."""
+        entry = self.reader.get(f"{self.root}/formation")
+        return dict(entry.value) if entry else {}
+
+    def first_limits(self) -> dict[str, Limits]:
+        """The limits that the first release will have, by process type."""
+        entry = self.reader.get(f"{self.root}/limits")
+        return msgspec.convert(entry.value, dict[str, Limits]) if entry else {}
+
+    def first_port(self) -> int:
+        """The port that the first release will have by ports:set, 0 for none."""
+        entry = self.reader.get(f"{self.root}/port")
+        return int(entry.value) if entry else 0
+
+    def first_protocol(self) -> Protocol:
+        """The protocol that the first release will have."""
+        entry = self.reader.get(f"{self.root}/protocol")
+        return msgspec.convert(entry.value, Protocol) if entry else "http"
+
     def config_in_force(self) -> int:
         """The number of the configuration that the next release has, unless it brings another."""
         current = self.current()
@@ -222,27 +304,35 @@ class Records:
         """The values of a configuration by name."""
         entry = self.reader.get(self.places.config_of(self.app, number)) if number else None
         found = entry.value.items() if entry else ()
-        return {name: value_of(base64.b64decode(value.removeprefix(_BYTES))) for name, value in found}
+        return {
+            name: base64.b64decode(value.removeprefix(_BYTES)).decode("utf-8", "surrogateescape")
+            for name, value in found
+        }
 
     def current(self) -> Release | None:
         """The release that serves, or None before the first."""
         number = self.reader.get(f"{self.root}/current")
         entry = self.reader.get(self._release_key(number.value)) if number else None
-        return msgspec.convert(entry.value, Release) if entry else None
-
-    def keys(self) -> set[str]:
-        """Every key that is kept of the app."""
-        return {entry.key for entry in self.reader.below(f"{self.root}/").entries}
+        return _converted(entry.value, Release) if entry else None
 
     def history(self) -> list[tuple[Release, Outcome | None]]:
-        """Every release and how its deploy ended, None where nothing tells of that; the oldest first."""
+        """Every release and how its deploy ended, None where nothing tells of that; the oldest first.
+
+        What is no record of a release is left out; `unreadable` names it.
+        """
         prefix = f"{self.root}/outcomes/"
         ended = {
-            entry.key.removeprefix(prefix): msgspec.convert(entry.value, Outcome)
+            entry.key.removeprefix(prefix): _converted(entry.value, Outcome)
             for entry in self.reader.below(prefix).entries
         }
         written = self.reader.below(f"{self.root}/releases/").entries
-        return [(msgspec.convert(each.value, Release), ended.get(each.key.rpartition("/")[2])) for each in written]
+        found = [(_converted(each.value, Release), ended.get(each.key.rpartition("/")[2])) for each in written]
+        return [(release, outcome) for release, outcome in found if release]
+
+    def unreadable(self) -> list[str]:
+        """The keys of what should be the record of a release, and is none."""
+        written = self.reader.below(f"{self.root}/releases/").entries
+        return [entry.key for entry in written if _converted(entry.value, Release) is None]
 
     def last_of(self, commit: str) -> tuple[Release, Outcome | None] | None:
         """The last release of a commit, and how its deploy ended."""
@@ -254,6 +344,9 @@ class Records:
 
     def _release_key(self, number: int) -> str:
         return f"{self.root}/releases/{number:08}"
+
+    def _outcome_key(self, number: int) -> str:
+        return f"{self.root}/outcomes/{number:08}"
 
 
 class Ledger(Records):
@@ -267,12 +360,49 @@ class Ledger(Records):
     def set_first_config(self, number: int) -> None:
         self.etcd.put(f"{self.root}/config", number)
 
+    def set_first_formation(self, formation: dict[str, int]) -> None:
+        self.etcd.put(f"{self.root}/formation", formation)
+
+    def set_first_limits(self, limits: dict[str, Limits]) -> None:
+        self.etcd.put(f"{self.root}/limits", limits)
+
+    def set_first_port(self, port: int) -> None:
+        self.etcd.put(f"{self.root}/port", port)
+
+    def set_first_protocol(self, protocol: Protocol) -> None:
+        self.etcd.put(f"{self.root}/protocol", protocol)
+
+    def is_full(self, most: int) -> bool:
+        """Whether it has the records of `most` releases, or more."""
+        return len(self._numbers_below("releases")) >= most
+
+    def forget(self, releases: Iterable[Release]) -> None:
+        """Remove the records of these releases, and the configurations that no other release names.
+
+        Only before a change writes anything of its own, while the deploy lock is held.
+        """
+        for release in releases:
+            self.etcd.write({self._release_key(release.number): None, self._outcome_key(release.number): None})
+        self._forget_configurations()
+
+    def _forget_configurations(self) -> int:
+        """Remove the configurations that no release names, nor is the first one's; the highest number of any."""
+        named = {self.first_config(), *(release.config for release, _ in self.history())}
+        there = self._numbers_below("configs")
+        for number in there:
+            if number not in named:
+                self.etcd.delete(self.places.config_of(self.app, number))
+        return max([*there, *named])
+
     def write_configuration(self, values: dict[str, str]) -> int:
-        """Write a configuration down; its number, 0 for an empty one."""
+        """Write a configuration down; its number, 0 for an empty one. Those that nothing names any more go first.
+
+        No number is used again while a release names it.
+        """
         if not values:
             return 0
-        encoded = {name: _encoded(value) for name, value in sorted(values.items())}
-        number = len(self.etcd.below(f"{self.root}/configs/").entries)
+        encoded = {name: base64.b64encode(value.encode()).decode() for name, value in sorted(values.items())}
+        number = self._forget_configurations()
         while True:
             number += 1
             if self.etcd.create(self.places.config_of(self.app, number), encoded):
@@ -289,9 +419,8 @@ class Ledger(Records):
         It is above that of every release in etcd and of every one of the `units`, which are what still runs should
         etcd ever lose its data: no name is used twice.
         """
-        written = [entry.key.rpartition("/")[2] for entry in self.etcd.below(f"{self.root}/releases/").entries]
-        running = [match[1] for match in map(re.compile(rf"{self.app}\.v(\d+)\.").match, units) if match]
-        return max(map(int, [*written, *running]), default=0) + 1
+        running = [int(match[1]) for match in map(re.compile(rf"{self.app}\.v(\d+)\.").match, units) if match]
+        return max([*self._numbers_below("releases"), *running], default=0) + 1
 
     def write(self, draft: Release, number: int) -> Release:
         """Write a release down, as `number` or, where that was given out meanwhile, as the next that is free.
@@ -304,20 +433,39 @@ class Ledger(Records):
                 return release
             number += 1
 
+    def _numbers_below(self, what: str) -> list[int]:
+        """The numbers that keys below `<root>/<what>/` are called by, without reading their values."""
+        names = [key.rpartition("/")[2] for key in self.etcd.keys_below(f"{self.root}/{what}/")]
+        return [int(name) for name in names if name.isdecimal()]
+
+    def write_container(self, instance: Instance, body: object, asked: Mapping[str, object]) -> None:
+        """Write down what the engine is asked for an instance, and what its checks ask, by the ends of their keys."""
+        self.etcd.put(self.places.container_of(self.app, instance.key), body)
+        for end, what in asked.items():
+            self.etcd.put(f"{self.places.checks_of(self.app, instance.key)}{end}", what)
+
+    def forget_containers(self, instances: Iterable[str]) -> None:
+        """Forget what the engine is asked for these instances (`v3.web.1`), which are never to start again."""
+        for key in instances:
+            self.etcd.delete(self.places.container_of(self.app, key))
+            self.etcd.delete_below(self.places.checks_of(self.app, key))
+
     def make_current(self, release: Release, lock: "Lock") -> bool:
         """Say that it is live and serves from now on, both at once; false where the lock was lost or its deploy
         cancelled, up to this very moment, and nothing was written."""
-        outcome = f"{self.root}/outcomes/{release.number:08}"
-        written = {outcome: Outcome("live"), f"{self.root}/current": release.number}
+        written = {self._outcome_key(release.number): Outcome("live"), f"{self.root}/current": release.number}
         return bool(self.etcd.write(written, unchanged={lock.key: lock.revision}))
 
     def mark_failed(self, release: Release, reason: str) -> None:
         """Keep why it failed, and forget how its instances ended: the one who waited for them was told."""
         for instance in release.instances:
             self.etcd.delete(f"{self._exits}{instance.key}")
-        self.etcd.put(f"{self.root}/outcomes/{release.number:08}", Outcome("failed", reason))
+        self.etcd.put(self._outcome_key(release.number), Outcome("failed", reason[:_LONGEST_REASON]))
 
 
-def _encoded(value: str) -> str:
-    encoded = base64.b64encode(bytes_of(value)).decode()
-    return encoded if is_text(value) else _BYTES + encoded
+def _converted(value: object, kind: type[T]) -> T | None:
+    """`value` as this kind, or None where somebody else wrote it."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return None

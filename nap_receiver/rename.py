@@ -10,12 +10,12 @@ import msgspec
 
 from nap_receiver.access import Access, claim, give_up
 from nap_receiver.app import app_name
-from nap_receiver.changes import end, forget, release_again, require_current
+from nap_receiver.changes import end, forget, release_again
 from nap_receiver.errors import NapError
 from nap_receiver.lock import deploy_lock
 from nap_receiver.registry import registry_of
 from nap_receiver.release import RENAMED, Ledger, Release
-from nap_receiver.repository import name_of, repository_at
+from nap_receiver.repository import move, name_of, repository_at
 from nap_receiver.rollout import App, Deploy, under_way
 
 
@@ -27,11 +27,12 @@ def rename(app: App, name: str, access: Access) -> None:
     """
     target = new_repository(app, name)
     with under_way(app, name, f"renaming it to {name}") as deploy:
-        require_current(deploy)
+        current = deploy.ledger.current()
         with claimed(name, replace(access, repository=name_of(target, app.state)), deploy) as new:
             take_over(deploy, new)
-            release_again(new.ledger.current() or require_current(deploy), f"{RENAMED} {app.name}", new, is_new=False)
-        move(app.repository, target)
+            if current:
+                release_again(new.ledger.current() or current, f"{RENAMED} {app.name}", new, is_new=False)
+        move(app.repository, target, app.state)
         logs = app.state.deploy_logs
         if (logs / app.name).is_dir() and not (logs / name).exists():
             (logs / app.name).rename(logs / name)
@@ -84,11 +85,13 @@ def take_over(deploy: Deploy, new: Deploy) -> None:
     """Write all that is known of the app down under its new name, and have the registry keep its images there too."""
     name, old, etcd = new.app.name, deploy.ledger.root, deploy.etcd
     releases = f"{old}/releases/"
-    skipped = (f"{old}/lock", f"{old}/next", f"{old}/up/", f"{old}/exits/")
-    with registry_of(deploy.settings) as registry:
+    parts = ("lock", "next", "up/", "exits/", "containers/", "checks/")
+    skipped = (*(f"{old}/{part}" for part in parts), *deploy.ledger.unreadable())
+    with registry_of(deploy.app.state, deploy.settings) as registry:
         images: dict[str, str] = {}
-        for entry in etcd.below(f"{old}/").entries:
-            if entry.key.startswith(skipped):
+        for key in etcd.keys_below(f"{old}/"):  # values one by one, for there may be much in all
+            entry = None if key.startswith(skipped) else etcd.get(key)
+            if not entry:
                 continue
             value: Any = entry.value
             if entry.key.startswith(releases):
@@ -97,12 +100,3 @@ def take_over(deploy: Deploy, new: Deploy) -> None:
                     images[release.image] = registry.copy(release.image, name)
                 value = msgspec.structs.replace(release, app=name, image=images[release.image])
             etcd.put(f"{new.ledger.root}{entry.key.removeprefix(old)}", value)
-
-
-def move(repository: Path, target: Path) -> None:
-    """Move the repository."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        repository.rename(target)
-    except OSError as error:
-        raise NapError(f"{repository} cannot become {target}: {error.strerror}") from error

@@ -4,12 +4,14 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from nap_receiver.app import app_name
+from nap_receiver.bounded import bounded
 from nap_receiver.errors import NapError
+from nap_receiver.git import git
 from nap_receiver.state import State
 
 
@@ -52,7 +54,17 @@ def repository_of(app: str, state: State) -> Path | None:
     return None
 
 
-def create(repository: Path) -> None:
+OBJECT_FORMATS = ("sha1", "sha256")
+"""What a repository's objects are named by (git-init(1), `--object-format`). Both ends of a push must have the same."""
+
+
+def object_format_of(repository: Path) -> str:
+    """One of `OBJECT_FORMATS`."""
+    command = git("rev-parse", "--show-object-format", repository=repository)
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+
+
+def create(repository: Path, object_format: str = OBJECT_FORMATS[0]) -> None:
     """A bare repository; nobody sees it half made, and one that is there is left as it is."""
     import tempfile  # what only the first push needs
 
@@ -60,8 +72,8 @@ def create(repository: Path) -> None:
         repository.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):  # `discard_empty` of another app was quicker
             draft = Path(tempfile.mkdtemp(prefix=".creating-", dir=repository.parent))
-            subprocess.run(["git", "init", "--quiet", "--bare", "--template=", str(draft)], check=True)
-            draft.chmod(0o755)
+            options = ["--quiet", "--bare", "--template=", f"--object-format={object_format}"]
+            subprocess.run(git("init", *options, str(draft)), check=True)
             try:
                 draft.rename(repository)
             except OSError:
@@ -77,6 +89,18 @@ def in_use(repository: Path) -> Iterator[None]:
     try:
         fcntl.flock(folder, fcntl.LOCK_SH)
         yield
+    finally:
+        os.close(folder)
+
+
+def discard_incoming(repository: Path) -> None:
+    """Remove the objects of pushes that were ended by a signal, where nobody pushes now: git leaves them there."""
+    folder = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(BlockingIOError):  # the next one does it
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in repository.glob("objects/tmp_objdir-incoming-*"):
+                shutil.rmtree(left)
     finally:
         os.close(folder)
 
@@ -100,6 +124,20 @@ def remove(repository: Path, state: State) -> None:
     """Remove a repository, and the folders above it that hold no other."""
     if repository.is_dir():
         shutil.rmtree(repository)
+    _remove_empty_above(repository, state)
+
+
+def move(repository: Path, target: Path, state: State) -> None:
+    """Move a repository, and remove the folders above it that hold no other. Raises `NapError` where it cannot be."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        repository.rename(target)
+    except OSError as error:
+        raise NapError(f"{repository} cannot become {target}: {error.strerror}") from error
+    _remove_empty_above(repository, state)
+
+
+def _remove_empty_above(repository: Path, state: State) -> None:
     with suppress(OSError):  # the first that is not empty
         for team in repository.parents[: -len(state.repositories.parts)]:
             team.rmdir()
@@ -107,12 +145,12 @@ def remove(repository: Path, state: State) -> None:
 
 def has_refs(repository: Path) -> bool:
     """Whether anything was ever pushed to the repository, and is still there."""
-    command = ["git", f"--git-dir={repository}", "for-each-ref", "--count=1"]
+    command = git("for-each-ref", "--count=1", repository=repository)
     return bool(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
-def collect_garbage(repository: Path) -> None:
-    """In the background, and only where enough has gathered (git-gc(1), `--auto`)."""
-    command = ["git", f"--git-dir={repository}", "gc", "--auto", "--quiet"]
+def collect_garbage(repository: Path, environment: Mapping[str, str], memory: int) -> None:
+    """In the background, and only where enough has gathered (git-gc(1), `--auto`); with so many bytes of memory."""
+    command = bounded(git("gc", "--auto", "--quiet", repository=repository), memory=memory)
     null = subprocess.DEVNULL
-    subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+    subprocess.Popen(command, env=environment, stdin=null, stdout=null, stderr=null, start_new_session=True)

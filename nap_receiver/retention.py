@@ -23,14 +23,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-import requests
 from docker.errors import APIError, DockerException, NotFound
 
 from nap_receiver.deadline import deadline
 from nap_receiver.errors import NapError
 from nap_receiver.image import Engine, engine_at
-from nap_receiver.keeping import sort_out
+from nap_receiver.keeping import out_of_ledger, sort_out
 from nap_receiver.lock import whose_turn
+from nap_receiver.privacy import keep_private
+from nap_receiver.push import unmark_releases
+from nap_receiver.registry import registry_of
 from nap_receiver.release import Ledger
 from nap_receiver.rollout import App, Deploy, scheduler_of
 from nap_receiver.scheduler import Scheduler
@@ -39,7 +41,6 @@ from nap_receiver.state import State, state_at
 from nap_receiver.supervision import Fault, Supervisor
 
 _AT_ONCE = 20  # releases whose images one deploy has the registry forget, so that its pusher does not wait
-_REQUEST_SECONDS = 5
 _COLLECT_EVERY_SECONDS = 600
 _COLLECT_SECONDS = 600
 _PATIENCE_SECONDS = 300  # for builds to end
@@ -71,6 +72,31 @@ def keep_recent(deploy: Deploy, *, wait: bool = False) -> None:
         channel.trouble(f"{app.name}: images of old releases are not all removed: {error}; the next deploy tries again")
 
 
+def prune_records(deploy: Deploy) -> None:
+    """Make room in the ledger for one more release, before a change begins: of the oldest nothing stays.
+
+    With its record goes a release's image, its configuration and its ref, unless a release that stays has the same. A
+    failure is told, and the next change tries again.
+    """
+    app, ledger, settings = deploy.app, deploy.ledger, deploy.settings
+    history = ledger.history()
+    running = deploy.scheduler.running(ledger.app)
+    going = out_of_ledger(history, settings.limits.releases - 1, settings.deploy.keep_releases, running)
+    numbers, removed = {release.number for release in going}, _removed(deploy)
+    needed = {release.image for release, _ in history if release.number not in numbers}
+    images = sorted({release.image for release in going if release.number > removed} - needed)[:_AT_ONCE]
+    try:
+        _forget(images, deploy)
+    except NapError as error:
+        app.channel.trouble(f"{app.name}: records of old releases stay: {error}; the next deploy tries again")
+        return
+    gone = [each for each in going if each.number <= removed or each.image in needed or each.image in images]
+    ledger.forget(gone)
+    unmark_releases(app.repository, [release.name for release in gone])
+    if images:
+        _remove_later(app.name, app.state)
+
+
 def remove_all_old(deploy: Deploy) -> None:
     """Remove every image that this app need not keep, while its lock is held. Raises `NapError`."""
     key, before = f"{deploy.ledger.root}/removed", deploy.etcd.get(f"{deploy.ledger.root}/removed")
@@ -100,11 +126,9 @@ def is_collecting(state: State) -> bool:
 
 def _forget_images(deploy: Deploy) -> bool:
     """Have the registry forget the images of releases long past; whether there were any."""
-    ledger, settings, state = deploy.ledger, deploy.settings, deploy.app.state
+    ledger, settings = deploy.ledger, deploy.settings
     history = ledger.history()
-    key = f"{ledger.root}/removed"
-    entry = deploy.etcd.get(key)
-    done = int(entry.value) if entry else 0
+    done = _removed(deploy)
     # The scheduler is asked only where there is something to remove; under fleet that takes a moment.
     if not any(release.number > done for release in sort_out(history, settings.deploy.keep_releases).going):
         return False
@@ -112,22 +136,36 @@ def _forget_images(deploy: Deploy) -> bool:
     old = [release for release in found.going if release.number > done]
     now = [release for release in old if release.image not in found.images][:_AT_ONCE]
     images = sorted({release.image for release in now})
-    try:
-        if settings.scheduler == "local" and images:
-            _mark(state, "uncollected").touch()
-        _delete(images, settings)
-    except Unwilling as error:
-        if settings.scheduler == "local":  # nap's own is told to let it
-            raise
-        deploy.channel.log_only(f"{ledger.app}: images of old releases stay in the registry: {error}")
+    if not _forget(images, deploy):
         return True  # to remove them from the engine
     # Below what is spared now, to come back to it, and not past what was left for the next time.
     limit = min((release.number for release in found.spared), default=sys.maxsize)
     if len(now) == _AT_ONCE:
         limit = min(limit, now[-1].number + 1)
     if reached := [release.number for release in old if release.number < limit]:
-        deploy.etcd.put(key, reached[-1])
+        deploy.etcd.put(f"{ledger.root}/removed", reached[-1])
     return bool(now)
+
+
+def _removed(deploy: Deploy) -> int:
+    """The number of the last release whose image was removed; 0 for none."""
+    entry = deploy.etcd.get(f"{deploy.ledger.root}/removed")
+    return int(entry.value) if entry else 0
+
+
+def _forget(images: Sequence[str], deploy: Deploy) -> bool:
+    """Have the registry forget these images; whether it does. Raises `NapError` where it should."""
+    settings = deploy.settings
+    try:
+        if settings.scheduler == "local" and images:
+            _mark(deploy.app.state, "uncollected").touch()
+        _delete(images, deploy.app.state, settings)
+    except Unwilling as error:
+        if settings.scheduler == "local":  # nap's own is told to let it
+            raise
+        deploy.channel.log_only(f"{deploy.ledger.app}: images of old releases stay in the registry: {error}")
+        return False
+    return True
 
 
 def forget_all(app: str, images: Sequence[str], state: State, settings: Settings) -> None:
@@ -138,33 +176,23 @@ def forget_all(app: str, images: Sequence[str], state: State, settings: Settings
     try:
         if settings.scheduler == "local" and images:
             _mark(state, "uncollected").touch()
-        _delete(images, settings)
+        _delete(images, state, settings)
     finally:
         _remove_later(app, state)
 
 
-def _delete(images: Sequence[str], settings: Settings) -> None:
+def _delete(images: Sequence[str], state: State, settings: Settings) -> None:
     """Delete these images' manifests, and with them their tags."""
-    registry = settings.registry.address
-    schemes = ["http"] if settings.scheduler == "local" else ["https", "http"]
-    with requests.Session() as session:
-        session.trust_env = False  # the engine goes there without these proxies and passwords too
+    with registry_of(state, settings) as registry:
         for image in images:
             there, _, named = image.partition("/")
-            if there != registry:  # of a time when the setting was another
+            if there != registry.address:  # of a time when the setting was another
                 continue
             repository, _, digest = named.partition("@")
-            path = f"{registry}/v2/{repository}/manifests/{digest}"
-            try:
-                reply = session.delete(f"{schemes[0]}://{path}", timeout=_REQUEST_SECONDS)
-            except requests.exceptions.SSLError:
-                schemes = ["http"]
-                reply = session.delete(f"http://{path}", timeout=_REQUEST_SECONDS)
-            except requests.RequestException as error:
-                raise NapError(f"the registry at {registry} does not answer") from error
+            reply = registry.ask("DELETE", f"{repository}/manifests/{digest}")
             if reply.status_code not in _GONE:
                 kind = Unwilling if reply.status_code in _FORBIDDEN else NapError
-                raise kind(f"the registry at {registry} answers {reply.status_code} {reply.reason}")
+                raise kind(f"the registry at {registry.address} answers {reply.status_code} {reply.reason}")
 
 
 def _remove_later(app: str, state: State) -> None:
@@ -229,7 +257,7 @@ def _remove_reference(engine: Engine, reference: str) -> None:
 
 def _collect(state: State, settings: Settings, *, at_once: bool) -> None:
     """Have nap's own registry free what no manifest names any more, while it does not serve."""
-    from nap_receiver.programs import path_of, serves  # for those few who collect
+    from nap_receiver.programs import path_of, registry_answers  # for those few who collect
 
     due, collecting = _mark(state, "uncollected"), _mark(state, "collecting")
     collected = _mark(state, "collected")
@@ -246,8 +274,8 @@ def _collect(state: State, settings: Settings, *, at_once: bool) -> None:
         raise NapError(f"the registry's garbage-collect did not end within {_COLLECT_SECONDS} s") from error
     finally:
         _mend(state)
-    url, give_up = f"http://{settings.registry.address}/v2/", time.monotonic() + _REGISTRY_SECONDS
-    while not serves(url) and time.monotonic() < give_up:  # what waits to build finds it answering
+    give_up = time.monotonic() + _REGISTRY_SECONDS  # what waits to build finds it answering
+    while not registry_answers(state, settings) and time.monotonic() < give_up:
         time.sleep(_LOOK_AGAIN_SECONDS)
     if done.returncode:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()[-1:]
@@ -352,6 +380,7 @@ def main() -> None:
     """Remove what an app need not keep: `python -m nap_receiver.retention STATE APP`."""
     from nap_receiver.etcd import connect
 
+    keep_private()
     os.chdir("/")
     root, app = sys.argv[1:]
     state = state_at(root)

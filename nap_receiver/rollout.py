@@ -4,16 +4,22 @@
 the current one, and retires the one before.
 """
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from nap_receiver.build_log import new_log, remove_old_logs
 from nap_receiver.channel import Channel
+from nap_receiver.command import in_shell
+from nap_receiver.container import write_down
 from nap_receiver.discovery import (
     Announcement,
+    ListensElsewhere,
     Silent,
     Wait,
     announced,
@@ -26,24 +32,30 @@ from nap_receiver.discovery import (
 from nap_receiver.domains import url_of
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Etcd, connect
+from nap_receiver.listening import how_to_name
 from nap_receiver.local import Local
 from nap_receiver.lock import Lock, deploy_lock, turn, why_over
+from nap_receiver.on_failure import call_url
 from nap_receiver.one_off import OneOff, run_to_its_end
 from nap_receiver.placement import Placement
 from nap_receiver.push import checked_setting, mark_release
-from nap_receiver.release import Ledger, Release, in_shell
+from nap_receiver.release import WEB, Ledger, Release
 from nap_receiver.routes import dialled, is_routing, leads_to
 from nap_receiver.scheduler import Scheduler
 from nap_receiver.settings import Settings
 from nap_receiver.state import State
-from nap_receiver.units import LEASE_SECONDS, render
+from nap_receiver.units import LEASE_SECONDS, InstanceUnits, render
 
-RELEASE_COMMAND = "release.1"
-"""How the container is labelled that runs a release's release command."""
+RELEASE_COMMAND, PREDEPLOY = "release.1", "predeploy.1"
+"""How the containers are labelled that run a release's commands before anything of it starts."""
+
+POSTDEPLOY = "postdeploy.1"
+"""How the containers are labelled that run app.json's commands after a release is live."""
 
 WITHDRAW_SECONDS = LEASE_SECONDS + 10
 """How long an announcement may take to go: of a machine that was lost, until its lease ends."""
 
+_CAPABILITIES = re.compile(r"|[A-Z_]+(,[A-Z_]+)*")
 _ROUTES_SECONDS = 2
 _LOOK_AGAIN_SECONDS = 0.01
 
@@ -99,6 +111,10 @@ def under_way(app: App, what: str, doing: str, *, supersedes: bool = False) -> I
         with deploy_lock(etcd, ledger.root, mine, patience, app.channel, supersedes=supersedes) as lock:
             deploy = Deploy(app, time.monotonic(), timeout, scheduler, etcd, ledger, lock)
             take_away_leftovers(deploy)
+            if ledger.is_full(app.settings.limits.releases):
+                from nap_receiver.retention import prune_records  # it imports this module
+
+                prune_records(deploy)
             yield deploy
 
 
@@ -127,14 +143,17 @@ def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: boo
     """Give the draft its number, write it down and roll it out.
 
     One that `is_new`, of other code or another configuration than the one before, runs its release command first.
+    Where it listens on another port than nap expects, and nobody has named one, the next number is of one on that port.
     """
     before = deploy.scheduler.running(draft.app)
-    written = deploy.ledger.write(draft, deploy.ledger.next_number(before))
-    mark_release(deploy.app.repository, written.name, written.commit)
-    with taken_away_on_failure(written, deploy):
-        if is_new and written.release_command:
-            run_release_command(written, deploy)
-        addresses = roll_out(written, placement, deploy)
+    draft = replace(draft, capabilities=capabilities_of(deploy.app.repository))
+    try:
+        written, addresses = bring_up(draft, before, placement, deploy, is_new=is_new)
+    except ListensElsewhere as found:
+        deploy.channel.trouble(f"{found}. The image names no port, so nap takes {found.port}.")
+        draft = replace(draft, found_port=found.port)
+        deploy.channel.detail(f"To keep it: {how_to_name(draft, [found.port])}")
+        written, addresses = bring_up(draft, before, placement, deploy, is_new=False)
     seconds = time.monotonic() - deploy.started
     state = "is live"
     if rest := written.at_rest():
@@ -142,34 +161,76 @@ def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: boo
         state = f"is live, and {why}: {how} starts it"
     url = url_of(written.app, deploy.settings)
     show(f"{written.app} {written.name} {state} ({seconds:.1f} s)", url, addresses, deploy.channel)
+    if WEB not in written.formation:
+        deploy.channel.detail(f"It has no process type {WEB}, so it has no address.")
     if before:
         retire(written.app, before, deploy)
     else:
         await_routes(deploy)
 
 
-def run_release_command(release: Release, deploy: Deploy) -> None:
-    """Run what the Procfile names `release`, before anything of the release starts."""
-    deploy.channel.step(f"Running the release command of {release.name}: {release.release_command}")
-    settings = deploy.settings
-    one_off = OneOff(release, RELEASE_COMMAND, in_shell(release.release_command), deploy.app.state, settings)
-    run_to_its_end(one_off, "the release command", release.app, settings.deploy.build_timeout, deploy.channel)
+def bring_up(
+    draft: Release, before: Sequence[str], placement: Placement, deploy: Deploy, *, is_new: bool
+) -> tuple[Release, list[Announcement]]:
+    """The draft as a release that is the current one, and where it answers; `before` are the instances that ran."""
+    written = deploy.ledger.write(draft, deploy.ledger.next_number(before))
+    mark_release(deploy.app.repository, written.name, written.commit)
+    with taken_away_on_failure(written, deploy):
+        if is_new:
+            run_commands_before(written, deploy)
+        return written, roll_out(written, placement, deploy)
+
+
+def run_commands_before(release: Release, deploy: Deploy) -> None:
+    """Run app.json's predeploy, then what the Procfile names `release`, before anything of the release starts."""
+    for label, command, what in (
+        (PREDEPLOY, release.predeploy, "scripts.dokku.predeploy"),
+        (RELEASE_COMMAND, release.release_command, "the release command"),
+    ):
+        if command:
+            deploy.channel.step(f"Running {what} of {release.name}: {command}")
+            run_command(release, label, command, what, deploy)
+
+
+def run_command(release: Release, label: str, command: str, what: str, deploy: Deploy) -> None:
+    """Run a line of shell in a container of its own, as the release is configured; `what` names it in messages.
+
+    Raises `NapError` where it fails.
+    """
+    settings, variables = deploy.settings, deploy.ledger.configuration(release.config)
+    one_off = OneOff(release, label, in_shell(command), variables, deploy.app.state, settings)
+    run_to_its_end(one_off, what, release.app, settings.deploy.build_timeout, deploy.channel)
 
 
 def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Announcement]:
     """Start the release's instances and wait until all of them are good; from then on it is the current one."""
     settings, scheduler, etcd = deploy.settings, deploy.scheduler, deploy.etcd
-    units = [render(each, settings, scheduler.machine, settings.engine.url, placement) for each in release.instances]
+    units = units_of(release, deploy.ledger, scheduler, settings, placement)
     addresses: list[Announcement] = []
     if units:
         deploy.channel.step(f"Starting {release.name}: {', '.join(instance.label for instance in release.instances)}")
         before = etcd.revision()
         scheduler.start(units)
-        wait = Wait(before, deploy.timeout, lambda: scheduler.require_placed(units))
+        allowed, channel = settings.build.private_networks.networks, deploy.channel
+        wait = Wait(
+            before,
+            deploy.timeout,
+            lambda: scheduler.require_placed(units),
+            lambda check, what: call_url(check, what, allowed, channel),
+            url_of(release.app, settings),
+        )
         addresses = await_announcements(etcd, settings.etcd, release, wait, deploy.channel)
     if not deploy.ledger.make_current(release, deploy.lock):
         raise why_over(etcd, deploy.lock)
     return addresses
+
+
+def units_of(
+    release: Release, ledger: Ledger, scheduler: Scheduler, settings: Settings, placement: Placement | None = None
+) -> list[InstanceUnits]:
+    """The units of all instances of the release; what their machines ask their engines is in etcd afterwards."""
+    bodies, machine, url = write_down(release, ledger, settings), scheduler.machine, settings.engine.url
+    return [render(each, bodies[each.key], settings, machine, url, placement) for each in release.instances]
 
 
 @contextmanager
@@ -193,12 +254,15 @@ def taken_away_on_failure(release: Release, deploy: Deploy) -> Iterator[None]:
 def take_away(release: Release, reason: str, deploy: Deploy, silent: Silent | None = None) -> None:
     """Leave no unit, container or key of `release`, only its record; a `silent` instance says what it printed."""
     etcd, places = deploy.etcd, deploy.settings.etcd
-    if release.release_command:
-        OneOff(release, RELEASE_COMMAND, (), deploy.app.state, deploy.settings).remove()
+    for label, command in ((PREDEPLOY, release.predeploy), (RELEASE_COMMAND, release.release_command)):
+        if command:
+            OneOff(release, label, (), {}, deploy.app.state, deploy.settings).remove()
     deploy.scheduler.discard([instance.unit for instance in release.instances])
     if silent:
-        silent.words = last_words(etcd, places, silent.instance)
-    await_withdrawn(etcd, places, release.app, [each.key for each in release.instances], WITHDRAW_SECONDS)
+        silent.words = last_words(etcd, places, silent.instance, url_of(release.app, deploy.settings))
+    keys = [each.key for each in release.instances]
+    await_withdrawn(etcd, places, release.app, keys, WITHDRAW_SECONDS)
+    deploy.ledger.forget_containers(keys)
     deploy.ledger.mark_failed(release, reason)
 
 
@@ -220,6 +284,7 @@ def withdraw_and_stop(app: str, instances: Sequence[str], deploy: Deploy) -> Non
     await_withdrawn(deploy.etcd, deploy.settings.etcd, app, keys, WITHDRAW_SECONDS)
     await_routes(deploy)
     deploy.scheduler.stop(instances)
+    deploy.ledger.forget_containers(keys)
 
 
 def await_routes(deploy: Deploy) -> None:
@@ -236,6 +301,13 @@ def await_routes(deploy: Deploy) -> None:
     deploy.channel.trouble(
         f"{app.name}: the router has not taken this up within {_ROUTES_SECONDS} s; `nap status` tells what is down"
     )
+
+
+def capabilities_of(repository: Path) -> list[str]:
+    """Those that the app's containers get beside the usual ones: `nap.capabilities` of its repository's git config."""
+    expected = "names of capabilities(7) with commas between them, such as NET_RAW,SYS_PTRACE"
+    given = checked_setting(repository, "capabilities", _CAPABILITIES.fullmatch, expected, "NET_RAW")
+    return given.split(",") if given else []
 
 
 def answer_timeout(repository: Path, settings: Settings) -> int:

@@ -1,6 +1,7 @@
-"""The router: it follows what etcd says of the apps, and has Caddy do so. `nap router` runs it, beside its Caddy.
+"""The router: it follows what etcd says of the apps, and has Caddy do so. `nap router` runs it, beside its two Caddies.
 
-Caddy keeps its routes by itself, also over its own restart; so what serves goes on while etcd or this program is away.
+One has the routes (`routes`), and the front before it has visitors' connections (`front`). Both keep by themselves what
+they were told, also over their own restart; so what serves goes on while etcd or this program is away.
 """
 
 import os
@@ -20,15 +21,30 @@ from nap_receiver.caddy import CaddyAway, load, process
 from nap_receiver.domains import is_own, own_name
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry, Etcd, EtcdAway, connect
+from nap_receiver.front import Certificate, asked_for, front, whole
 from nap_receiver.handover import prefer_newest
-from nap_receiver.release import INSTANCE
-from nap_receiver.routes import RECENT, Certificate, Site, become_only_router, configuration, dialled, say_told
+from nap_receiver.issuing import Turns, certified, owners_of
+from nap_receiver.privacy import keep_private
+from nap_receiver.release import INSTANCE, Protocol
+from nap_receiver.routes import (
+    CADDY,
+    FRONT,
+    RECENT,
+    Site,
+    admin_socket,
+    become_only_router,
+    behind,
+    dialled,
+    say_told,
+    storage_of,
+)
 from nap_receiver.settings import EtcdSettings, RouterSettings, Settings
 from nap_receiver.settings import load as load_settings
 from nap_receiver.state import State, state_at
 
 _LOOK_ANEW_SECONDS = 600
 _TRY_AGAIN_SECONDS = 0.1
+_LOOK_FOR_CERTIFICATES_SECONDS = 2.0
 
 News = queue.Queue[Entry | Mapping[str, Any] | Exception | None]
 """Changes; all there is; what went wrong for good; and nothing, where Caddy is to be told once more."""
@@ -44,6 +60,7 @@ class _Instance(msgspec.Struct):
     name: Annotated[str, msgspec.Meta(pattern=rf"/{INSTANCE.pattern}\Z")]
     host: Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z.:-]+\Z")]
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1
+    protocol: Protocol = "http"
 
 
 class _Domain(msgspec.Struct):
@@ -67,12 +84,20 @@ class Known:
     """Below each prefix, by what follows it."""
     silent_since: dict[str, float] = field(default_factory=dict)
     """Of apps of which no instance answers: since when."""
-    told: int | None = None
-    """The Caddy that was told last, by its process id."""
-    keeps_streams: bool = True
-    """Whether it can keep streams open over changes, as far as it has not said that it cannot."""
+    told: dict[str, int] = field(default_factory=dict)
+    """The Caddies that were told last, by their names: their process ids."""
+    fronts: dict[str, Any] = field(default_factory=dict)
+    """The front's configuration, as it was told last."""
+    has_two: bool = True
+    """Whether the routes are those of a Caddy behind the front, as far as none has said that it cannot do that."""
     unfit: set[str] = field(default_factory=set)
     """The certificates that Caddy does not take."""
+    turns: Turns = field(init=False)
+    waiting: set[str] = field(default_factory=set)
+    """The names for which no authority is asked yet."""
+
+    def __post_init__(self) -> None:
+        self.turns = Turns(self.router.certificates_per_hour)
 
     @property
     def prefixes(self) -> list[str]:
@@ -94,7 +119,7 @@ class Known:
         """Every app, by its name."""
         announced, access, domains, _ = self.prefixes
         names: dict[str, list[str]] = {}
-        instances: dict[str, list[str]] = {}
+        instances: dict[str, dict[Protocol, list[str]]] = {}
         for app, _ in self._below(access):
             names[app] = [own_name(app, self.router)]
         for domain, value in self._below(domains):
@@ -104,11 +129,13 @@ class Known:
         for name, value in self._below(announced):
             if "port" in value:  # else it answers nobody
                 app = name.partition("/")[0]
-                instances.setdefault(app, []).append(dialled(value["host"], value["port"]))
+                speaking = instances.setdefault(app, {"http": [], "h2c": []})
+                speaking[value.get("protocol", "http")].append(dialled(value["host"], value["port"]))
         now = time.time()
         self.silent_since = {app: self.silent_since.get(app, now) for app in names if app not in instances}
+        none: dict[Protocol, list[str]] = {"http": [], "h2c": []}
         return [
-            Site(app, tuple(of), tuple(instances.get(app, ())), self.silent_since.get(app, 0.0))
+            Site(app, tuple(of), *_in_one_protocol(instances.get(app, none)), self.silent_since.get(app, 0.0))
             for app, of in sorted(names.items())
         ]
 
@@ -118,6 +145,15 @@ class Known:
         found = self._below(prefix)
         certificates = [Certificate(app, value["names"], value["chain"], value["key"]) for app, value in found]
         return [each for each in certificates if each.chain not in self.unfit]
+
+    def take_turns(self, state: State, sites: Sequence[Site], certificates: Sequence[Certificate]) -> bool:
+        """See which names may get a certificate now; whether these are others than before."""
+        if not self.router.https:
+            return False
+        names = owners_of(asked_for(sites, certificates), self.router.domain)
+        before = self.waiting
+        self.waiting = self.turns.waiting(names, certified(storage_of(state)), time.monotonic())
+        return before != self.waiting
 
     def _take(self, key: str, value: object) -> None:
         """Take this as what is there; where it is not what belongs there, say so, and go on as if nothing were."""
@@ -138,6 +174,13 @@ class Known:
         return sorted(self.values.get(prefix, {}).items())
 
 
+def _in_one_protocol(instances: Mapping[Protocol, Sequence[str]]) -> tuple[tuple[str, ...], Protocol]:
+    """The instances that visitors are led to, and what those speak. While a release takes the place of one that speaks
+    another protocol, these are the ones of the protocol that more of them speak."""
+    protocol: Protocol = "h2c" if len(instances["h2c"]) > len(instances["http"]) else "http"
+    return tuple(instances[protocol]), protocol
+
+
 def route_for_ever(state: State, settings: Settings) -> None:
     """Keep Caddy's routes as etcd has them, until this process ends. Raises `NapError` where that makes no sense."""
     if not settings.router.domain:
@@ -147,13 +190,20 @@ def route_for_ever(state: State, settings: Settings) -> None:
     changed: News = queue.Queue()
     threading.Thread(target=_listen, args=(settings.etcd, known.prefixes, changed), daemon=True).start()
     while True:
-        _take_in(known, changed)
+        _take_in(known, changed, state)
         _tell(state, known, changed)
 
 
-def _take_in(known: Known, changed: News) -> None:
-    """Wait for news, and take in all there is."""
-    news = changed.get()
+def _take_in(known: Known, changed: News, state: State) -> None:
+    """Wait for news, and take in all there is; or until it is another name's turn to get a certificate."""
+    while True:
+        try:
+            takes_turns = known.waiting or known.turns.are_taken
+            news = changed.get(timeout=_LOOK_FOR_CERTIFICATES_SECONDS if takes_turns else None)
+            break
+        except queue.Empty:
+            if known.take_turns(state, known.sites(), known.certificates()):
+                return
     while True:
         if isinstance(news, Entry):
             known.change(news)
@@ -169,26 +219,39 @@ def _take_in(known: Known, changed: News) -> None:
 
 def _tell(state: State, known: Known, changed: News) -> None:
     """Have Caddy do as is known, and say so; while it is away, try again, with what is news by then."""
+    is_away = False
     while True:
         try:
-            told = process(state.run / "caddy.sock")
-            is_another = told != known.told
-            if is_another:
-                known.keeps_streams = True
+            others = _others(state, known)
             sites = _load(state, known)
-            if is_another:
-                known.told = told
-                threading.Thread(target=_await_end, args=(told, changed), daemon=True).start()
+            for program, process_id in others.items():
+                known.told[program] = process_id
+                threading.Thread(target=_await_end, args=(process_id, changed), daemon=True).start()
+            if FRONT in others:
                 _prefer_newest(known.router)
             say_told(state, sites)
             return
-        except CaddyAway:
+        except CaddyAway as error:
+            if not is_away:
+                _say(error)
+            is_away = True
             time.sleep(_TRY_AGAIN_SECONDS)  # a socket that is not there has nothing to wait for
             if not changed.empty():
-                _take_in(known, changed)
+                _take_in(known, changed, state)
         except NapError as error:
             _say(error)
             return
+
+
+def _others(state: State, known: Known) -> dict[str, int]:
+    """The Caddies that are others than were told last, by their names: their process ids. Raises `CaddyAway`."""
+    found = {program: process(admin_socket(state, program)) for program in (CADDY, FRONT)}
+    others = {program: process_id for program, process_id in found.items() if process_id != known.told.get(program)}
+    if others:
+        known.has_two = True
+    if FRONT in others:
+        known.fronts = {}
+    return others
 
 
 def _prefer_newest(router: RouterSettings) -> None:
@@ -212,25 +275,37 @@ def _await_end(told: int, changed: News) -> None:
 
 
 def _load(state: State, known: Known) -> list[Site]:
-    """Have Caddy do as is known, without any certificate that it does not take; the sites that it serves now.
-
-    Raises `CaddyAway`, or `NapError`.
-    """
+    """Have both Caddies do as is known; the sites that they serve now. Raises `CaddyAway`, or `NapError`."""
     sites, certificates = known.sites(), known.certificates()
+    known.take_turns(state, sites, certificates)
+    if known.has_two:
+        try:
+            load(admin_socket(state, CADDY), behind(sites, state, known.router))
+            _load_front(state, known, sites, certificates)
+            return sites
+        except NapError as error:
+            if not any(word in str(error) for word in RECENT):
+                raise
+            known.has_two = False
+    _load_front(state, known, sites, certificates)
+    return sites
+
+
+def _load_front(state: State, known: Known, sites: Sequence[Site], certificates: Sequence[Certificate]) -> None:
+    """Have the front do as is known, without any certificate that it does not take.
+
+    What it does already it is not told again. Raises `CaddyAway`, or `NapError`.
+    """
 
     def tell(chosen: Sequence[Certificate]) -> None:
-        told = configuration(sites, chosen, state, known.router, keeps_streams=known.keeps_streams)
-        try:
-            load(state.run / "caddy.sock", told)
-        except NapError as error:
-            if not known.keeps_streams or not any(word in str(error) for word in RECENT):
-                raise
-            known.keeps_streams = False
-            tell(chosen)
+        told = (front if known.has_two else whole)(sites, chosen, state, known.router, known.waiting)
+        if told != known.fronts:
+            load(admin_socket(state, FRONT), told)
+            known.fronts = told
 
     try:
         tell(certificates)
-        return sites
+        return
     except CaddyAway:
         raise
     except NapError:
@@ -238,16 +313,20 @@ def _load(state: State, known: Known) -> list[Site]:
             raise
     tell([])  # what is wrong with one owner's is not the others' trouble
     taken: list[Certificate] = []
-    for each in certificates:
+    left = [certificates]
+    while left:  # halves, for each of many owners may bring one more
+        some = left.pop()
         try:
-            tell([*taken, each])
-            taken.append(each)
+            tell([*taken, *some])
+            taken += some
         except CaddyAway:
             raise
         except NapError as error:
-            known.unfit.add(each.chain)
-            _say(f"{each.app}: its certificate is not used: {error}")
-    return sites
+            if len(some) > 1:
+                left += [some[len(some) // 2 :], some[: len(some) // 2]]
+                continue
+            known.unfit.add(some[0].chain)
+            _say(f"{some[0].app}: its certificate is not used: {error}")
 
 
 def _listen(places: EtcdSettings, prefixes: list[str], changed: News) -> None:
@@ -283,6 +362,7 @@ def _say(what: object) -> None:
 
 def main() -> None:
     """`python -m nap_receiver.router STATE`."""
+    keep_private()
     state = state_at(sys.argv[1])
     # What this process got as its environment is that of the nap up that started supervisord.
     route_for_ever(state, load_settings(state, environ={}).settings)

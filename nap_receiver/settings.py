@@ -6,18 +6,24 @@ Later sources win: the defaults here, `settings.toml`, the environment that `nap
 
 import functools
 import ipaddress
+import json
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from urllib.parse import unquote
 
 import msgspec
 
 from nap_receiver.errors import NapError, UnknownSetting
 from nap_receiver.state import State
 
+ETCD_VARIABLE = "NAP_ETCD_ADDRESS"
+"""By this `nap up` says where its own etcd listens, to everything that runs below its state directory."""
+
+_SHOWN_CHARACTERS = 80
 _OTHER_VARIABLES = {"NAP_STATE", "NAP_USER", "NAP_GATE", "NAP_VERDICT"}  # of the state directory, and for the hook
 
 
@@ -57,6 +63,21 @@ class Address(_Checked):
     @classmethod
     def fits(cls, text: str) -> bool:
         return super().fits(text) and 0 < cls(text).port < 65536
+
+
+class EtcdAddress(Address):
+    """Where etcd listens: `host:port`, or the URL of nap's own socket, which no person writes down."""
+
+    expected = 'an address and a port, such as "10.0.0.10:2379"'
+
+    @classmethod
+    def fits(cls, text: str) -> bool:
+        return text.startswith("unix:///") or super().fits(text)
+
+    @property
+    def socket(self) -> str:
+        """The path of the socket; empty for an address and a port."""
+        return unquote(self.removeprefix("unix://"), errors="surrogateescape") if self.startswith("unix:///") else ""
 
 
 class OptionalAddress(Address):
@@ -136,6 +157,39 @@ class HostAddress(_Checked):
         return super().fits(text) and not ipaddress.IPv4Address(text).is_unspecified
 
 
+class Networks(_Checked):
+    """Networks as CIDR writes them, with blanks between; empty for none."""
+
+    expected = 'networks, such as "10.0.0.0/8 192.168.7.0/24"'
+    form = re.compile(r"|[0-9A-Fa-f.:/]+( [0-9A-Fa-f.:/]+)*")
+
+    @property
+    def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        return [ipaddress.ip_network(each) for each in self.split()]
+
+    @classmethod
+    def fits(cls, text: str) -> bool:
+        try:
+            return super().fits(text) and cls(text).networks is not None
+        except ValueError:
+            return False
+
+
+class Ports(_Checked):
+    """TCP ports, with blanks between; empty for none."""
+
+    expected = 'ports, such as "5432 6379"'
+    form = re.compile(r"|\d{1,5}( \d{1,5})*")
+
+    @property
+    def ports(self) -> list[int]:
+        return [int(each) for each in self.split()]
+
+    @classmethod
+    def fits(cls, text: str) -> bool:
+        return super().fits(text) and all(0 < port < 65536 for port in cls(text).ports)
+
+
 Seconds = Annotated[int, msgspec.Meta(ge=0, title="seconds")]
 Bytes = Annotated[int, msgspec.Meta(ge=0, title="bytes")]
 
@@ -147,7 +201,13 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EtcdSettings(_Section, frozen=True):
     """The one source of truth. `nap up` runs an etcd here; a cluster brings its own."""
 
-    address: Annotated[Address, msgspec.Meta(description="Where etcd's clients reach it.")] = Address("127.0.0.1:12379")
+    address: Annotated[
+        EtcdAddress,
+        msgspec.Meta(
+            description="Where a cluster's etcd is reached. It has no effect on one machine, where nap's own etcd "
+            "listens on a socket in `run/`."
+        ),
+    ] = EtcdAddress("127.0.0.1:12379")
     announcements: Annotated[KeyPrefix, msgspec.Meta(description="Below this, who answers where.")] = KeyPrefix(
         "/services"
     )
@@ -184,8 +244,12 @@ class EtcdSettings(_Section, frozen=True):
 
     @property
     def domains(self) -> str:
-        """Below this, a slash and a domain, whose it is (`domains`)."""
+        """Below this, a slash and a domain, whose it is; here itself, who added one last (`domains`)."""
         return f"{self.prefix}/domains"
+
+    def proof_of(self, app: str) -> str:
+        """What a DNS record must have to prove that a domain may be the app's (`ownership`)."""
+        return f"{self.root_of(app)}/proof"
 
     @property
     def certificates(self) -> str:
@@ -200,6 +264,14 @@ class EtcdSettings(_Section, frozen=True):
         """A configuration of `app`: of the one that a release has, its number."""
         return f"{self.root_of(app)}/configs/{number:08}"
 
+    def container_of(self, app: str, instance: str) -> str:
+        """What the engine is asked to create for an instance (`v3.web.1`) of `app`."""
+        return f"{self.root_of(app)}/containers/{instance}"
+
+    def checks_of(self, app: str, instance: str) -> str:
+        """Below this, by their number, what the checks of an instance ask."""
+        return f"{self.root_of(app)}/checks/{instance}/"
+
     def up_of(self, app: str) -> str:
         """Below this, which instances of `app` are good that are not announced."""
         return f"{self.root_of(app)}/up/"
@@ -210,7 +282,9 @@ class EtcdSettings(_Section, frozen=True):
 
     @property
     def url(self) -> str:
-        """`http://10.0.0.2:2379`, or `https://…` where there is a `ca`."""
+        """`http://10.0.0.2:2379`, `https://…` where there is a `ca`, or `unix:///…`."""
+        if self.address.socket:
+            return str(self.address)
         return f"{'https' if self.ca else 'http'}://{self.address}"
 
 
@@ -229,6 +303,40 @@ class SshSettings(_Section, frozen=True):
     max_push: Annotated[
         Bytes, msgspec.Meta(description="Bytes that one push may send; 0 for any number. The default is 1 GiB.")
     ] = 1 << 30
+    login_timeout: Annotated[
+        int,
+        msgspec.Meta(
+            description="Seconds that a client has to log in. The gate then closes the connection.",
+            ge=1,
+            title="seconds",
+        ),
+    ] = 20
+    max_logins: Annotated[
+        int,
+        msgspec.Meta(
+            description="Connections on which nobody has logged in yet. The gate refuses more.",
+            ge=1,
+            title="connections",
+        ),
+    ] = 200
+    max_logins_per_address: Annotated[
+        int,
+        msgspec.Meta(
+            description="The same from one IPv4 address, or from one /64 network of IPv6. One client can never use up "
+            "`ssh.max_logins`, as long as this is less.",
+            ge=1,
+            title="connections",
+        ),
+    ] = 30
+    max_refs: Annotated[
+        int,
+        msgspec.Meta(
+            description="Branches, tags and other refs that a repository, and one push, may have.", ge=1, title="refs"
+        ),
+    ] = 20_000
+    max_ref_bytes: Annotated[
+        int, msgspec.Meta(description="Bytes that the name of a ref may have.", ge=16, title="bytes")
+    ] = 255
 
 
 class EngineSettings(_Section, frozen=True):
@@ -248,6 +356,97 @@ class LocalSettings(_Section, frozen=True):
     host: Annotated[
         HostAddress, msgspec.Meta(description="The address on which apps' ports are published, and which is announced.")
     ] = HostAddress("127.0.0.1")
+    open_ports: Annotated[
+        Ports,
+        msgspec.Meta(
+            description="TCP ports of this machine that apps and builds reach, such as that of a database. Without it "
+            "they reach name servers, the router and the ports of apps alone, where `nap up` is root's."
+        ),
+    ] = Ports("")
+
+
+class BuildSettings(_Section, frozen=True):
+    """What makes images, and what a build may use and reach."""
+
+    engine: Annotated[
+        Literal["auto", "buildkit", "classic"],
+        msgspec.Meta(
+            description="The builder. `auto` is BuildKit where the engine is nap's own, and the classic builder "
+            "elsewhere. With `buildkit` on another engine, steps are on its default network and have no limits."
+        ),
+    ] = "auto"
+    cache_size: Annotated[
+        Bytes,
+        msgspec.Meta(description="Bytes that BuildKit's cache may keep; 0 for any number. The default is 10 GiB."),
+    ] = 10 << 30
+    memory: Annotated[
+        Bytes,
+        msgspec.Meta(description="Bytes of memory that a step of a build may use; 0 for any. The default is 2 GiB."),
+    ] = 2 << 30
+    cpus: Annotated[
+        float,
+        msgspec.Meta(
+            description="Processors whose time a step of a build may use; 0 for any number.", ge=0, title="processors"
+        ),
+    ] = 1.0
+    pids: Annotated[
+        int,
+        msgspec.Meta(
+            description="Processes and threads that the steps of a build may have; 0 for any number. "
+            "It takes a nap that runs as root where the engine is.",
+            ge=0,
+            title="processes",
+        ),
+    ] = 1024
+    dockerfile_size: Annotated[
+        Bytes, msgspec.Meta(description="Bytes that a Dockerfile may have. The default is 128 KiB.")
+    ] = 128 << 10
+    download_size: Annotated[
+        Bytes,
+        msgspec.Meta(description="Bytes that the URLs of a Dockerfile's ADD may have together. The default is 1 GiB."),
+    ] = 1 << 30
+    private_networks: Annotated[
+        Networks,
+        msgspec.Meta(
+            description="Private networks from which `ADD` may download, and this machine's own from which images may "
+            'be pulled, such as "10.0.0.0/8"; empty for none. Every app gets at what answers there.'
+        ),
+    ] = Networks("")
+
+
+class ContainerSettings(_Section, frozen=True):
+    """What one container of an app may use. `resource:limit` gives an app other limits, up to the most."""
+
+    memory: Annotated[Bytes, msgspec.Meta(description="Bytes of memory; 0 for any number. The default is 1 GiB.")] = (
+        1 << 30
+    )
+    most_memory: Annotated[
+        Bytes,
+        msgspec.Meta(description="The most that `resource:limit --memory` takes; 0 for any. The default is 4 GiB."),
+    ] = 4 << 30
+    cpus: Annotated[
+        float,
+        msgspec.Meta(description="Processors' time, such as 0.5 or 2; 0 for any.", ge=0, title="processors"),
+    ] = 1.0
+    most_cpus: Annotated[
+        float,
+        msgspec.Meta(description="The most that `resource:limit --cpu` takes; 0 for any.", ge=0, title="processors"),
+    ] = 4.0
+    pids: Annotated[
+        int, msgspec.Meta(description="Processes and threads; 0 for any number.", ge=0, title="processes")
+    ] = 1024
+    log_size: Annotated[
+        Bytes,
+        msgspec.Meta(description="Bytes of output that the engine keeps of it; 0 for any. The default is 20 MiB."),
+    ] = 20 << 20
+    ports: Annotated[
+        int,
+        msgspec.Meta(
+            description="Exposed ports that are published and announced, the one of PORT and then the lowest.",
+            ge=1,
+            title="ports",
+        ),
+    ] = 8
 
 
 class FleetSettings(_Section, frozen=True):
@@ -322,6 +521,77 @@ class RouterSettings(_Section, frozen=True):
             "that was installed with nap, or where there is none, Debian's."
         ),
     ] = ""
+    verify_domains: Annotated[
+        Literal["yes", "no"],
+        msgspec.Meta(
+            description="Whether users must prove by a DNS record that a domain is theirs before an app may have it. "
+            "The operator, on nap's machine, need not."
+        ),
+    ] = "yes"
+    dns_timeout: Annotated[
+        int,
+        msgspec.Meta(
+            description="Seconds that the DNS has to answer, for all domains of one command.", ge=1, title="seconds"
+        ),
+    ] = 10
+    max_domains: Annotated[
+        int, msgspec.Meta(description="Domains that an app may have beside its own name.", ge=0, title="domains")
+    ] = 50
+    certificates_per_hour: Annotated[
+        int,
+        msgspec.Meta(
+            description="Names for which the router begins to ask a public authority in an hour. Let's Encrypt takes "
+            "100 an hour.",
+            ge=1,
+            title="names",
+        ),
+    ] = 60
+    max_certificate: Annotated[
+        Bytes,
+        msgspec.Meta(description="Bytes of the certificate that an owner brings, with its chain and key: 32 KiB."),
+    ] = 1 << 15
+
+
+Most = Annotated[int, msgspec.Meta(ge=1, title="bytes")]
+
+
+class CommitSettings(_Section, frozen=True):
+    """What a pushed commit may hold, and what reading it may take. A commit that holds more is not built."""
+
+    max_entries: Annotated[
+        int, msgspec.Meta(description="Files and directories.", ge=1, title="files and directories")
+    ] = 200_000
+    max_depth: Annotated[
+        int, msgspec.Meta(description="Directories that a directory may be in.", ge=1, title="directories")
+    ] = 100
+    max_manifest: Annotated[
+        Most,
+        msgspec.Meta(description="Bytes of each file that nap reads: Dockerfile, Procfile, app.json, .dockerignore."),
+    ] = 1 << 20
+    max_file: Annotated[Most, msgspec.Meta(description="Bytes of one file. The default is 1 GiB.")] = 1 << 30
+    max_size: Annotated[
+        Most,
+        msgspec.Meta(
+            description="Bytes of all files together that `.dockerignore` does not name. The default is 4 GiB."
+        ),
+    ] = 4 << 30
+    memory: Annotated[
+        int,
+        msgspec.Meta(
+            description="Bytes of memory (address space) that each process may take which receives or reads a commit. "
+            "The default is 2 GiB.",
+            ge=1 << 26,
+            title="bytes",
+        ),
+    ] = 2 << 30
+    processor_time: Annotated[
+        int,
+        msgspec.Meta(
+            description="Seconds of processor time that each process may take which reads a commit.",
+            ge=1,
+            title="seconds",
+        ),
+    ] = 300
 
 
 class DeploySettings(_Section, frozen=True):
@@ -357,6 +627,42 @@ class DeploySettings(_Section, frozen=True):
     ] = 1 << 30
 
 
+class LimitSettings(_Section, frozen=True):
+    """How much one app or one user may have. What is there already stays when a limit is lowered; more is refused."""
+
+    apps: Annotated[
+        int,
+        msgspec.Meta(description="Apps of one user; an app counts for the first of its owners.", ge=1, title="apps"),
+    ] = 100
+    keys: Annotated[int, msgspec.Meta(description="Keys of one user at the gate.", ge=1, title="keys")] = 50
+    users: Annotated[
+        int, msgspec.Meta(description="Users who have a right to one app, its owners included.", ge=1, title="users")
+    ] = 100
+    variables: Annotated[
+        int, msgspec.Meta(description="Variables that one app is configured with.", ge=1, title="variables")
+    ] = 500
+    variable_bytes: Annotated[
+        int,
+        msgspec.Meta(
+            description="Bytes of their names and values together. The default is 128 KiB.", ge=1, title="bytes"
+        ),
+    ] = 1 << 17
+    releases: Annotated[
+        int,
+        msgspec.Meta(
+            description="Releases of one app that are kept on record; older records are removed.",
+            ge=1,
+            title="releases",
+        ),
+    ] = 100
+    process_types: Annotated[
+        int, msgspec.Meta(description="Process types of one app.", ge=1, title="process types")
+    ] = 50
+    instances: Annotated[
+        int, msgspec.Meta(description="Instances of one app, of all its process types.", ge=1, title="instances")
+    ] = 200
+
+
 class Settings(_Section, frozen=True):
     """What runs the units."""
 
@@ -373,7 +679,11 @@ class Settings(_Section, frozen=True):
     local: LocalSettings = LocalSettings()
     router: RouterSettings = RouterSettings()
     fleet: FleetSettings = FleetSettings()
+    build: BuildSettings = BuildSettings()
+    container: ContainerSettings = ContainerSettings()
+    commit: CommitSettings = CommitSettings()
     deploy: DeploySettings = DeploySettings()
+    limits: LimitSettings = LimitSettings()
 
 
 @dataclass(frozen=True)
@@ -401,7 +711,12 @@ class Field:
         if kind is str:
             return "text"
         number = next(meta for meta in self.type.__metadata__ if getattr(meta, "ge", None) is not None)
-        return f"a whole number of {number.title}, {number.ge} or more"
+        return f"a {'whole ' if kind is int else ''}number of {number.title}, {number.ge} or more"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether a value of it is one."""
+        return isinstance(self.default, int | float)
 
 
 def fields(section: type[msgspec.Struct] = Settings, prefix: str = "") -> Iterator[Field]:
@@ -444,7 +759,15 @@ def load(state: State, environ: Mapping[str, str] = os.environ, started: Mapping
         for key, value in found.items():
             values[key] = _checked(known[key], value, source)
             sources[key] = source
+    if values.get("scheduler", Settings().scheduler) == "local" and has_own_etcd(state, started):
+        values["etcd.address"] = EtcdAddress(state.etcd_url)
+        sources["etcd.address"] = f"environment of nap up: {ETCD_VARIABLE}"
     return Loaded(_assembled(Settings, values), sources)
+
+
+def has_own_etcd(state: State, started: Mapping[str, str]) -> bool:
+    """Whether the `nap up` that was started with this environment runs an etcd of nap's own, on a socket."""
+    return started.get(ETCD_VARIABLE) == state.etcd_url
 
 
 def settings_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -479,7 +802,7 @@ def _file_values(state: State, known: Mapping[str, Field]) -> dict[str, object]:
         raise NapError(
             f"{path}: {error.strerror}", advice="Make the file readable for the account that runs nap."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # of what is no TOML, no UTF-8, or has too many digits or brackets
         raise NapError(f"{path}: not TOML: {error}") from error
     sections = {key.partition(".")[0] for key in known if "." in key}
     found: dict[str, object] = {}
@@ -510,8 +833,8 @@ def _variable_values(
     variables = {field.variable: field for field in known.values()}
     for name, text in environ.items():
         if field := variables.get(name):
-            number = re.fullmatch(r"\d+", text) and field.expected.startswith("a whole number")
-            yield label + name, {field.key: int(text) if number else text}
+            number = field.is_number and re.fullmatch(r"[0-9]{1,19}(\.[0-9]{1,19})?", text)
+            yield label + name, {field.key: (float(text) if "." in text else int(text)) if number else text}
         elif name.startswith("NAP_") and name not in _OTHER_VARIABLES:
             raise UnknownSetting(f"{label}{name}: no such setting; there are {', '.join(variables)}")
 
@@ -525,7 +848,9 @@ def _checked(field: Field, value: object, source: str) -> object:
 
 
 def _shown(value: object) -> str:
-    return "a table" if isinstance(value, dict) else msgspec.json.encode(value).decode()
+    return (
+        "a table" if isinstance(value, dict) else json.dumps(value, ensure_ascii=False, default=str)[:_SHOWN_CHARACTERS]
+    )
 
 
 def _assembled(section: type[Any], values: Mapping[str, object], prefix: str = "") -> Any:

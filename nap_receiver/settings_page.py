@@ -57,7 +57,7 @@ def _table(settings: list[Field]) -> Iterator[str]:
     yield "| setting | variable | default | what it is |"
     yield "|---|---|---|---|"
     for field in settings:
-        default = field.default if isinstance(field.default, int) else f'"{field.default}"'
+        default = field.default if field.is_number else f'"{field.default}"'
         what = f"{field.description} Expected: {field.expected}."
         yield f"| `{field.key}` | `{field.variable}` | `{default}` | {_cell(what)} |"
 

@@ -4,11 +4,13 @@ import os
 import sys
 from pathlib import Path
 
+from nap_receiver.account import require_owner
 from nap_receiver.answer import answer_what_is_there
 from nap_receiver.app import app_name
 from nap_receiver.channel import Channel, tell
 from nap_receiver.errors import NapError
-from nap_receiver.hook import pusher, state_of
+from nap_receiver.hook import RECEIVED_BY_ANOTHER, pusher, state_of
+from nap_receiver.privacy import keep_private
 
 
 def main() -> int:
@@ -17,6 +19,7 @@ def main() -> int:
     An empty verdict is that of a push that changed nothing. Standard output would be git's protocol, so all is said
     on the other one, which ssh passes on.
     """
+    keep_private()
     verdict, path = sys.argv[1:]
     repository = Path(path).resolve()
 
@@ -26,6 +29,7 @@ def main() -> int:
         if verdict:
             raise NapError("the deploy was killed; what ran before still runs", advice="Push again to deploy.")
         state = state_of(repository)
+        require_owner(state, RECEIVED_BY_ANOTHER)
         answer_what_is_there(app_name(repository, state, os.environ), repository, pusher(), state, channel)
 
     return 0 if tell(2, story) else 1

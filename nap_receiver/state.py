@@ -6,8 +6,12 @@ What is true of apps is in etcd; a receiver keeps only what cannot be there (sha
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from nap_receiver.errors import NapError
+
+ETCD_SOCKET = "etcd.sock:0"
+"""The name of the socket in `run/` on which nap's own etcd listens."""
 
 # sun_path holds 108 bytes (unix(7)); the longest socket below a state directory is the engine's containerd debug one.
 _LONGEST_SOCKET = "run/engine/containerd/containerd-debug.sock"
@@ -43,6 +47,20 @@ class State:
         return self.root / "run"
 
     @property
+    def etcd_url(self) -> str:
+        """Where nap's own etcd listens on a single machine.
+
+        etcd 3.4 takes no path for a socket, only `host:port` (`ETCD_SOCKET`), which is then its name. What other
+        characters the path has is escaped, as etcdctl and gRPC read it (RFC 3986).
+        """
+        return f"unix://{quote(os.fsencode(self.run / ETCD_SOCKET), safe='/:')}"
+
+    @property
+    def registry_login(self) -> Path:
+        """The login of nap's own registry (`login`); a directory that docker takes as its DOCKER_CONFIG."""
+        return self.run / "registry-login"
+
+    @property
     def git_configuration(self) -> Path:
         """What git does with pushes through the gate."""
         return self.run / "gitconfig"
@@ -73,7 +91,12 @@ class State:
         return hashlib.sha256(os.fsencode(self.root)).hexdigest()[:8]
 
     def require_room_for_sockets(self) -> None:
-        """Refuse a directory too deep for the unix sockets that must lie in it."""
+        """Refuse a directory too deep for the unix sockets that must lie in it, or of which gRPC finds none."""
+        if "," in str(self.root):
+            raise NapError(
+                f"{self.root}: a state directory's path can have no comma",
+                advice="Choose a directory without one: nap --state DIR",
+            )
         if len(os.fsencode(self.root / _LONGEST_SOCKET)) > _SUN_PATH_BYTES:
             most = _SUN_PATH_BYTES - len(_LONGEST_SOCKET) - 1
             raise NapError(

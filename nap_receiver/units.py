@@ -8,6 +8,7 @@ from pathlib import Path
 import jinja2
 
 from nap_receiver import escape
+from nap_receiver.container import NETWORK, bridge_of
 from nap_receiver.errors import NapError
 from nap_receiver.placement import Placement
 from nap_receiver.release import Instance
@@ -40,9 +41,9 @@ class InstanceUnits:
 
 
 def render(
-    instance: Instance, settings: Settings, machine: str, engine: str, placement: Placement | None = None
+    instance: Instance, body: str, settings: Settings, machine: str, engine: str, placement: Placement | None = None
 ) -> InstanceUnits:
-    """Both units of `instance`.
+    """Both units of `instance`, of whose container's `body` this is the digest (`container.write_down`).
 
     `machine` is what makes container names unique on an engine that several naps share; `engine` is the engine's URL
     as the units' programs need it, empty for the usual place; `placement` says on which machines it may run. Raises
@@ -59,9 +60,13 @@ def render(
         "engine": engine,
         "placement": placement or Placement(),
         "programs": TEMPLATES,
-        "port": release.ports[0],
+        "port": f"{release.port}/tcp",
         "announcement": f"{_announcements(instance, settings)}{instance.key}",
-        "config": settings.etcd.config_of(release.app, release.config) if release.config else "",
+        "body": settings.etcd.container_of(release.app, instance.key),
+        "digest": body,
+        "asked": settings.etcd.checks_of(release.app, instance.key),
+        "network": NETWORK,
+        "bridge": bridge_of(machine),
         "exit": f"{settings.etcd.exits_of(release.app)}{instance.key}",
         "lease_seconds": LEASE_SECONDS,
     }

@@ -6,25 +6,21 @@ from nap_receiver.errors import NapError
 
 LONGEST_VALUE_BYTES = 1 << 16
 
-_ESCAPED = re.compile("[\udc80-\udcff]")
+_NOT_TEXT = re.compile("[\ud800-\udfff]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _NAPS_OWN = re.compile(r"PORT|GIT_REV|NAP_.*")
-_ENGINES = re.compile(r"DOCKER_.*|LD_.*|GCONV_PATH|GLIBC_TUNABLES")
 
 
-def bytes_of(value: str) -> bytes:
-    """A value as the app gets it; bytes that are not UTF-8 are surrogates in `value` (PEP 383)."""
-    return value.encode("utf-8", "surrogateescape")
+def require_text(name: str, value: str) -> None:
+    """Raise `NapError` for a value that is not UTF-8: the engine's API is JSON, which cannot say it.
 
-
-def value_of(given: bytes) -> str:
-    """The reverse."""
-    return given.decode("utf-8", "surrogateescape")
-
-
-def is_text(value: str) -> bool:
-    """Whether it is UTF-8."""
-    return not _ESCAPED.search(value)
+    Bytes that are not UTF-8 are surrogates in `value` (PEP 383).
+    """
+    if _NOT_TEXT.search(value):
+        raise NapError(
+            f"{name}: expected UTF-8, got other bytes",
+            advice=f"Set it in base64, and decode it in the app: base64 -w0 FILE | … config:set APP {name}",
+        )
 
 
 def checked_name(name: str) -> str:
@@ -34,20 +30,22 @@ def checked_name(name: str) -> str:
             f"{name[:80]!a} cannot be the name of a variable",
             advice="Use A to Z, a to z, 0 to 9 and _, and no digit at its beginning.",
         )
-    if _NAPS_OWN.fullmatch(name):
-        raise NapError(f"{name} is nap's own to set")
-    if _ENGINES.fullmatch(name):
-        raise NapError(
-            f"{name} would steer the engine's own programs on its machine",
-            advice=f"Set it in the Dockerfile: ENV {name}=…",
-        )
+    if is_naps_own(name):
+        advice = ["To choose the port: ports:set APP 8000, or EXPOSE 8000 in the Dockerfile."]
+        raise NapError(f"{name} is nap's own to set", advice=advice if name == "PORT" else [])
     return name
 
 
+def is_naps_own(name: str) -> bool:
+    """Whether nap itself sets this variable of an app's."""
+    return bool(_NAPS_OWN.fullmatch(name))
+
+
 def check_value(name: str, value: str) -> None:
-    """Raise `NapError` for what no variable of an environment can hold, or is too long."""
+    """Raise `NapError` for what no variable of an environment can hold, is not UTF-8, or is too long."""
+    require_text(name, value)
     if "\0" in value:
         raise NapError(f"{name}: a variable cannot hold a NUL character")
-    size = len(bytes_of(value))
+    size = len(value.encode())
     if size > LONGEST_VALUE_BYTES:
         raise NapError(f"{name}: the value has {size} bytes, and {LONGEST_VALUE_BYTES} is the most")

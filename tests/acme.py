@@ -19,13 +19,14 @@ from cryptography import x509
 
 from nap_receiver.etcd import connect
 from nap_receiver.programs import etcd_answers
+from nap_receiver.routes import CADDY, FRONT
 from tests.machine import ROOT, Nap, eventually
 from tests.regulars import announced, instance
 from tests.test_router_elsewhere import running
 
 AUTHORITY = "acme-v02.api.letsencrypt.org"
-NAMES = ["hello.apps.example.org", "www.example.org"]
-ASTRAY = "astray.example.org"
+NAMES = ["hello.apps.nap-shops.com", "www.nap-shops.com"]
+ASTRAY = "astray.nap-shops.com"
 """Leads to another machine."""
 
 HOSTS = f"127.0.0.1 localhost {' '.join(NAMES)}\n127.0.0.2 {AUTHORITY}\n127.0.0.3 {ASTRAY}\n"
@@ -34,7 +35,7 @@ _SETTINGS = """\
 [etcd]
 address = "127.0.0.1:2379"
 [router]
-domain = "apps.example.org"
+domain = "apps.nap-shops.com"
 http = "127.0.0.1:80"
 https = "127.0.0.1:443"
 """
@@ -63,8 +64,8 @@ def main() -> None:
     (authority / "Caddyfile").write_text(_CADDYFILE)
     nap.run("router", "--prepare")
     root = authority / "caddy" / "pki" / "authorities" / "local" / "root.crt"
+    starter = str(ROOT / "unit_templates" / "caddy.sh")
     environment = nap.environment | {"XDG_CONFIG_HOME": str(authority), "XDG_DATA_HOME": str(authority)}
-    start = ["/bin/sh", str(ROOT / "unit_templates" / "caddy.sh"), str(nap.state.run / "caddy.json"), caddy]
     with ExitStack() as stack, instance("hello") as app:
 
         def run(*words: str, **more: str) -> "subprocess.Popen[bytes]":
@@ -73,7 +74,9 @@ def main() -> None:
         run("etcd", "--data-dir", str(folder / "etcd"), "--log-level", "error")
         run(caddy, "run", "--config", str(authority / "Caddyfile"))
         eventually(root.exists, _PATIENCE_SECONDS, "the authority is there")
-        run(*start, XDG_CONFIG_HOME=str(nap.state.run), SSL_CERT_FILE=str(root))
+        for program in (CADDY, FRONT):
+            start = ["/bin/sh", starter, str(nap.state.run / f"{program}.json"), caddy]
+            run(*start, XDG_CONFIG_HOME=str(nap.state.run / program), SSL_CERT_FILE=str(root))
         run(sys.executable, "-P", "-m", "nap_receiver.router", str(nap.folder))
 
         eventually(lambda: etcd_answers(nap.settings.etcd), _PATIENCE_SECONDS, "etcd is there")

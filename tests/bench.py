@@ -15,14 +15,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from nap_receiver.build.asked import Build
+from nap_receiver.build.builder import builder_of
+from nap_receiver.channel import Channel
+from nap_receiver.checkout import check_out
+from nap_receiver.image import engine_at
 from nap_receiver.programs import account_is_locked, path_of
 from tests.conftest import free_address, fresh_nap
 from tests.machine import HTTPD, Nap, Pusher, answer
+from tests.repositories import Repository
 from tests.visitors import visitors
 
 RUNS = 10
 MANY = 10_000
 APPS, INSTANCES = 200, 5
+HOW = ("by nap", "by hand: git archive | docker build -")
+CONTEXTS = {"1,300 files of 32 kB": (1300, 32 << 10), "20,000 files of 500 bytes": (20_000, 500)}
+"""Builds of so many files of so many bytes each."""
 KINDS = ("git push that deploys nothing", "git push of what runs already", f"git push of {MANY:,} refs")
 
 
@@ -43,6 +52,7 @@ def main() -> None:
             front_door = at_the_front_door(pusher, remote)
             listed = json.loads(pusher.ssh_command("releases", pusher.app, "--json").stdout)
             last, one_before = sorted((each["release"] for each in listed), key=lambda name: -int(name[1:]))[:2]
+            contexts = builds_of_contexts(nap, folder)
             back = [rolled_back(pusher, (one_before, last)[number % 2]) for number in range(RUNS)]
             day_two = commands_over_ssh(nap, pusher, remote)
             unanswered = changes_under_way(nap, pusher)
@@ -56,6 +66,10 @@ def main() -> None:
             "by hand: push, archive | build, push, run": hand,
         },
     )
+    print_table(f"seconds, of {RUNS}", contexts)
+    for what in CONTEXTS:
+        ours, hand = (contexts[f"{what}, {how}"] for how in HOW)
+        print(f"{what}: {statistics.median(ours) / statistics.median(hand):.2f} times the seconds by hand")
     print_table(f"seconds over ssh, of {RUNS}", front_door)
     print_table(f"seconds over ssh, {APPS} apps with {INSTANCES} instances each", day_two)
     print_table(f"seconds over ssh, of {RUNS}", {"rollback, to the first answer of the old code": back})
@@ -88,6 +102,39 @@ def with_nap(pusher: Pusher, page: str) -> None:
     pushed = pusher.push()
     assert pushed.status == 0, pushed.text
     assert answer(pushed.url) == page
+
+
+def builds_of_contexts(nap: Nap, folder: Path) -> dict[str, list[float]]:
+    """From a commit of which one file has changed to its image, by nap and by docker's own command in turn."""
+    found: dict[str, list[float]] = {f"{what}, {how}": [] for what in CONTEXTS for how in HOW}
+    with (
+        engine_at(nap.engine_url) as engine,
+        Path(os.devnull).open("wb") as nowhere,
+        Channel(nowhere.fileno()) as channel,
+    ):
+        builder = builder_of(engine, nap.state, nap.settings)
+        for number, (what, (files, size)) in enumerate(CONTEXTS.items()):
+            repository = Repository(folder / f"context-{number}.git")
+            content: dict[str | bytes, bytes | str] = {"Dockerfile": "FROM nap/busybox\nCOPY . /app\n"}
+            content |= {f"{each % 100}/{each}": os.urandom(size) for each in range(files)}
+            for run in range(2 * RUNS):
+                commit = repository.commit(content | {"changed": str(run)})
+                started = time.monotonic()
+                if run % 2:
+                    command = f"git --git-dir={repository.path} archive {commit} | docker build --quiet --tag hand -"
+                    subprocess.run(["sh", "-ec", command], env=by_cli(nap), capture_output=True, check=True)
+                else:
+                    with check_out(repository.path, commit, "bench", nap.settings.commit) as checkout:
+                        builder.build(Build("bench", "ours:1", checkout, nap.settings.build), channel)
+                found[f"{what}, {HOW[run % 2]}"].append(time.monotonic() - started)
+    return found
+
+
+def by_cli(nap: Nap) -> dict[str, str]:
+    """The environment in which docker's command builds with BuildKit on nap's engine."""
+    environment = os.environ | {"DOCKER_HOST": nap.engine_url, "DOCKER_BUILDKIT": "1"}
+    # Debian 12's command brings BuildKit's client; later ones want a package for it.
+    return environment | {"DOCKER_CONFIG": str(nap.state.registry_login), "PATH": f"/usr/bin:{os.environ['PATH']}"}
 
 
 def at_the_front_door(pusher: Pusher, remote: str) -> dict[str, list[float]]:
@@ -186,7 +233,7 @@ def by_hand(nap: Nap, pusher: Pusher, remote: str, page: str) -> None:
     pusher.commit(index_html=page)
     subprocess.run(["git", "push", "--quiet", remote, "HEAD:refs/heads/master"], cwd=pusher.repository, check=True)
     tag = f"{nap.settings.registry.address}/by-hand:{pusher.git('rev-parse', 'HEAD')}"
-    environment = os.environ | {"DOCKER_HOST": nap.engine_url, "DOCKER_BUILDKIT": "0"}
+    environment = by_cli(nap)
 
     def sh(script: str) -> str:
         done = subprocess.run(["sh", "-ec", script], env=environment, text=True, capture_output=True, check=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from nap_receiver.container import write_down
 from nap_receiver.fleet import Fleet
 from nap_receiver.release import Instance, Ledger, Release
 from nap_receiver.units import render
@@ -113,7 +114,10 @@ def floor(cluster: Cluster, nap: Nap, release: Release, number: int) -> float:
     for machine in cluster.machines.values():
         machine.docker("pull", "--quiet", release.image)
     instance = Instance(msgspec.structs.replace(release, number=number), "web", 1)
-    both = render(instance, nap.settings, "", "")
+    etcd = nap.etcd()
+    digests = write_down(instance.release, Ledger(etcd, nap.settings.etcd, release.app), nap.settings)
+    etcd.close()
+    both = render(instance, digests[instance.key], nap.settings, "", "")
     names = [f"{unit.name}.service" for unit in (both.app, both.discovery)]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in names]

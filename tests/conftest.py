@@ -1,10 +1,14 @@
 """A single-machine nap of the tests' own, and people who push to it."""
 
+import itertools
 import os
+import random
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -12,25 +16,31 @@ from pathlib import Path
 import pytest
 
 from nap_receiver.errors import NapError
+from nap_receiver.etcd import Etcd, connect
 from nap_receiver.local import Local
+from nap_receiver.programs import path_of, serves
+from nap_receiver.settings import EtcdAddress, EtcdSettings
 from tests.cluster import FOLDER, Cluster, down, running, up
 from tests.fleet_apps import named_after, pushed
 from tests.lone_machine import LoneMachine, boot_alone, remove
-from tests.machine import HTTPD, Nap, Pushed, Pusher
+from tests.machine import HTTPD, Nap, Pushed, Pusher, eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+_PORTS = itertools.count(random.randrange(10_000, 20_000))
+
+
 def free_address() -> str:
-    """A loopback address that nothing listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
+    """A loopback address that nothing listens on, of a port that no connection gets for its own end (ip(7))."""
+    while True:
+        with suppress(OSError), socket.create_server(("127.0.0.1", next(_PORTS))) as listener:
+            return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
 def fresh_nap(folder: Path, **settings: str) -> Nap:
     """A nap that is not up yet, with ports of its own."""
     variables = {
-        "NAP_ETCD_ADDRESS": free_address(),
         "NAP_REGISTRY_ADDRESS": free_address(),
         "NAP_SSH_ADDRESS": free_address(),
         "NAP_ROUTER_HTTP": free_address(),
@@ -41,10 +51,33 @@ def fresh_nap(folder: Path, **settings: str) -> Nap:
     return Nap(folder, variables)
 
 
+_LONGEST = (
+    "fleet_units doctor failures run public_apps docs router_change deploy turns gitolite retention clients domains "
+    "logs tenant_values big_context tenants_apart certs apps"
+)
+"""The files that take more than a minute, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, or one worker would still have such a file when the others are idle.
+
+    After those that are listed come those with most tests that need the real programs.
+    """
+    listed = [f"test_{name}.py" for name in _LONGEST.split()]
+    real = Counter(item.path.name for item in items if item.get_closest_marker("machine"))
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        name = item.path.name
+        return listed.index(name) if name in listed else len(listed), -real[name]
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def short_folder() -> Iterator[Path]:
     """A temporary folder with a path short enough for unix sockets."""
     folder = Path(tempfile.mkdtemp(prefix="nap-"))
+    folder.chmod(0o755)  # as /var/lib is, so that what is private in it is so by itself
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -57,6 +90,16 @@ def nap(short_folder: Path) -> Iterator[Nap]:
     nap.import_busybox()
     yield nap
     nap.run("down")
+
+
+@pytest.fixture
+def own_nap(nap: Nap, short_folder: Path) -> Iterator[Nap]:
+    """A nap that no other test has used, with the engine of the shared one."""
+    own = fresh_nap(short_folder / "own", NAP_ENGINE_URL=nap.engine_url, NAP_DEPLOY_DRAIN="0", NAP_DEPLOY_GRACE="1")
+    own.run("up")
+    yield own
+    own.run("down")
+    shutil.rmtree(own.folder)
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +150,35 @@ def receiver_on(cluster: Cluster, folder: Path) -> Iterator[Nap]:
     nap.import_busybox()
     yield nap
     nap.run("down")
+
+
+@pytest.fixture(scope="session")
+def places(short_folder: Path) -> Iterator[EtcdSettings]:
+    """An etcd of the tests' own, which has nothing but what they write."""
+    address, peer = free_address(), f"http://{free_address()}"
+    words = [
+        path_of("etcd"),
+        f"--data-dir={short_folder / 'etcd'}",
+        f"--listen-client-urls=http://{address}",
+        f"--advertise-client-urls=http://{address}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=default={peer}",
+    ]
+    etcd = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: serves(f"http://{address}/health"), 10, "etcd answers")
+        yield EtcdSettings(EtcdAddress(address))
+    finally:
+        etcd.terminate()
+        etcd.wait()
+
+
+@pytest.fixture
+def etcd(places: EtcdSettings) -> Iterator[Etcd]:
+    """A connection to it."""
+    with connect(places) as etcd:
+        yield etcd
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.machine import COMMAND, Nap, Pusher, eventually
+from tests.machine import COMMAND, QUICK_SSH, Nap, Pusher, eventually
 
 ADMIN = "admin"
 _SSHD = """\
@@ -85,7 +85,7 @@ class Gitolite:
         """How `user` calls ssh."""
         return (
             f"ssh -F none -i {self.keys / user} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no "
-            "-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+            f"-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR {QUICK_SSH}"
         )
 
     def files(self) -> dict[str, str]:

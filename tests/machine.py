@@ -13,14 +13,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import requests
+
 from nap_receiver.engine import USUAL
-from nap_receiver.etcd import Etcd
+from nap_receiver.etcd import LARGEST_BYTES, Etcd
+from nap_receiver.keys import add_key
+from nap_receiver.registry import registry_of
 from nap_receiver.settings import Settings, load
 from nap_receiver.state import State, state_at
 from nap_receiver.supervision import Supervisor
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = ROOT / ".venv" / "bin" / "nap"
+
+QUICK_SSH = "-o KexAlgorithms=curve25519-sha256"
+"""For ssh(1): of what it does to connect, its usual key exchange takes 0.09 s CPU time of 0.1."""
 
 HTTPD = """\
 FROM nap/busybox
@@ -36,12 +43,17 @@ def runs(command: str) -> str:
 
 
 def eventually(condition: Callable[[], object], seconds: float, what: str) -> float:
-    """Wait for `condition`; the seconds it took. Fails after `seconds`."""
-    started = time.monotonic()
+    """Wait for `condition`; the seconds it took. Fails after `seconds`.
+
+    A condition that starts programs would keep a processor from what it waits for, so it rests as long as it ran.
+    """
+    started = asked = time.monotonic()
     while not condition():
-        if time.monotonic() - started > seconds:
+        now = time.monotonic()
+        if now - started > seconds:
             raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.02)
+        time.sleep(min(max(0.02, now - asked), 0.5))
+        asked = time.monotonic()
     return time.monotonic() - started
 
 
@@ -93,6 +105,13 @@ def answer(url: str) -> str:
         return str(response.read().decode())
 
 
+def fill(etcd: Etcd, below: str, number: int, value: object) -> None:
+    """Write `number` keys below a prefix, as many at once as etcd takes."""
+    at_once = max(1, min(128, LARGEST_BYTES // (2 * len(json.dumps(value)))))
+    for start in range(0, number, at_once):
+        etcd.write({f"{below}/{i:08}": value for i in range(start, min(number, start + at_once))})
+
+
 def processes() -> Iterator[tuple[int, int, list[str]]]:
     """Every process there is: its id, its parent's, and its words."""
     for folder in Path("/proc").iterdir():
@@ -126,9 +145,15 @@ class Nap:
         return os.environ | self.variables | {"NAP_STATE": str(self.folder)}
 
     def run(self, *words: str, stdin: str = "", ok: bool = True) -> subprocess.CompletedProcess[str]:
-        """`nap …`; unless `ok` is false it must succeed."""
+        """`nap …`, by who has the most careless umask; unless `ok` is false it must succeed."""
         done = subprocess.run(
-            [str(COMMAND), *words], env=self.environment, input=stdin, text=True, capture_output=True, timeout=120
+            [str(COMMAND), *words],
+            env=self.environment,
+            input=stdin,
+            text=True,
+            capture_output=True,
+            timeout=120,
+            umask=0,
         )
         assert not ok or done.returncode == 0, f"nap {' '.join(words)}: {done.stdout}{done.stderr}"
         return done
@@ -147,10 +172,15 @@ class Nap:
 
     def docker(self, *words: str) -> str:
         """What docker prints, of the engine that this nap uses."""
-        environment = os.environ | {"DOCKER_HOST": self.engine_url}
+        environment = os.environ | {"DOCKER_HOST": self.engine_url, "DOCKER_CONFIG": str(self.state.registry_login)}
         return subprocess.run(
             ["docker", *words], env=environment, text=True, capture_output=True, check=True, timeout=60
         ).stdout.strip()
+
+    def asked_registry(self, path: str, **headers: str) -> requests.Response:
+        """What nap's registry answers to a GET of nap's own."""
+        with registry_of(self.state, self.settings) as registry:
+            return registry.ask("GET", path, headers=headers)
 
     def import_busybox(self) -> None:
         subprocess.run([str(ROOT / "examples" / "busybox-image.sh"), self.engine_url], check=True, timeout=60)
@@ -239,9 +269,10 @@ class Pusher:
         key = folder / "key"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
         self.user = app[-30:].strip("-")
-        nap.run("keys:add", self.user, stdin=key.with_suffix(".pub").read_text())
+        add_key(nap.state, self.user, key.with_suffix(".pub").read_text(), nap.settings.limits)
         self.ssh = (
-            f"ssh -i {key} -o UserKnownHostsFile={folder}/known -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR"
+            f"ssh -i {key} -o UserKnownHostsFile={folder}/known -o StrictHostKeyChecking=accept-new -o LogLevel=ERROR "
+            f"{QUICK_SSH}"
         )
         self.git("init", "--quiet", "--initial-branch=master")
         self.git("config", "user.email", "someone@example.org")

@@ -11,7 +11,6 @@ do too, but then systemd mounts what is missing there and makes the host's own m
 usage: python -m tests.real_machine    (makes the image, unless it is there)
 """
 
-import fcntl
 import hashlib
 import io
 import ipaddress
@@ -19,12 +18,9 @@ import json
 import os
 import select
 import shlex
-import shutil
 import signal
 import subprocess
-import sys
 import tarfile
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +29,7 @@ from pathlib import Path
 from nap_receiver.engine import answers, clean_up, free_network, make_bridge, own_command, own_url
 from nap_receiver.errors import NapError
 from nap_receiver.state import State, state_at
+from tests.debian import IMAGE_SECONDS, RootFilesystem, make, require_root
 from tests.machine import eventually
 
 NETWORKS = ipaddress.IPv4Network("10.214.0.0/16")
@@ -42,33 +39,23 @@ BOOT_SECONDS = 60
 """How long a machine may take until systemd is up and its engine answers."""
 
 _ENGINE_SECONDS = 60
-_IMAGE_SECONDS = 900
 _LAST_WORDS = 30
 
-_PACKAGES = (
-    "systemd,systemd-sysv,dbus,iproute2,iptables,ca-certificates,curl,procps,docker.io,"
-    "etcd-client,etcd-server,docker-registry,openssh-server"
-)
-_RECIPE = f"""\
-root=$1 mirror=$2
-# debootstrap asks wget, which knows nothing of apt's configuration.
-ca=
-eval "$(apt-config shell http_proxy Acquire::http::Proxy https_proxy Acquire::https::Proxy ca Acquire::https::CaInfo)"
-export http_proxy https_proxy
-if [ -n "$ca" ]; then
-    echo "ca_certificate = $ca" >"$root.wgetrc"
-    export WGETRC="$root.wgetrc"
-fi
-debootstrap --variant=minbase --include={_PACKAGES} bookworm "$root" $mirror
+_DEBIAN = RootFilesystem(
+    "machine",
+    (
+        *("systemd", "systemd-sysv", "dbus", "iproute2", "iptables", "ca-certificates", "curl", "procps", "docker.io"),
+        *("etcd-client", "etcd-server", "docker-registry", "openssh-server"),
+    ),
+    """\
 chroot "$root" systemctl --quiet disable etcd docker-registry ssh
 # Nothing here needs them, and each costs time at boot or wakes up later.
 chroot "$root" systemctl --quiet mask getty@.service console-getty.service systemd-logind.service \\
     e2scrub_reap.service e2scrub_all.timer systemd-pstore.service apt-daily.timer apt-daily-upgrade.timer \\
     dpkg-db-backup.timer fstrim.timer
-rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/log/*.log \\
-    "$root"/usr/share/doc/* "$root"/usr/share/man/* "$root"/usr/share/locale/*
 : >"$root"/etc/machine-id
-"""
+""",
+)
 _SYSTEMD = """\
 awk '$5 ~ "^/sys/fs/cgroup" { print $5 }' /proc/self/mountinfo | xargs -n 1 mount -o remount,bind,rw
 exec /lib/systemd/systemd
@@ -256,60 +243,10 @@ def image(engine: str) -> str:
     The first time on a computer takes a minute or two and about 600 MB of disk. Raises `NapError` where it cannot be
     made.
     """
-    name = f"nap/machine:{_recipe()}"
+    name = f"nap/machine:{_DEBIAN.version}"
     if _docker(engine, "image", "inspect", name).returncode != 0:
-        _said(engine, "import", str(root_filesystem()), name, seconds=_IMAGE_SECONDS)
+        _said(engine, "import", str(_DEBIAN.tarball()), name, seconds=IMAGE_SECONDS)
     return name
-
-
-def _recipe() -> str:
-    return hashlib.sha256(_RECIPE.encode()).hexdigest()[:8]
-
-
-def root_filesystem() -> Path:
-    """The cached tarball, made if it is not there. Raises `NapError` where it cannot be made."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nap"
-    made = cache / f"machine-{_recipe()}.tar"
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            require_root("the machines' image is made with debootstrap")
-            print("-----> Making the image of the tests' machines", file=sys.stderr)
-            for draft in cache.glob("draft-*"):
-                shutil.rmtree(draft)
-            draft = Path(tempfile.mkdtemp(prefix="draft-", dir=cache))
-            root, tarball = draft / "root", draft / "root.tar"
-            # In a mount namespace of their own, what debootstrap mounts is gone with it however it ends.
-            script = f'{_RECIPE}tar --one-file-system -C "$root" -cf "$root.tar" .\n'
-            done = subprocess.run(
-                ["unshare", "--mount", "sh", "-euc", script, "sh", str(root), _mirror()],
-                env=os.environ | {"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin", "LC_ALL": "C"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-                timeout=_IMAGE_SECONDS,
-            )
-            if done.returncode == 0:
-                tarball.rename(made)
-            shutil.rmtree(draft)
-            if done.returncode != 0:
-                raise NapError("the machines' image could not be made", words=done.stdout.splitlines()[-_LAST_WORDS:])
-    return made
-
-
-def _mirror() -> str:
-    """Where this machine's apt gets Debian 12 from; empty for debootstrap's own idea."""
-    fields = "$(ORIGIN) $(CODENAME) $(REPO_URI)"
-    listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", fields, "Created-By: Packages"],
-        text=True,
-        capture_output=True,
-        timeout=60,
-    ).stdout.splitlines()
-    found = (line.split()[2] for line in listed if line.startswith("Debian bookworm "))
-    return next((uri for uri in found if uri.startswith(("http://", "https://", "file:/"))), "")
 
 
 def own_engine(folder: Path) -> str:
@@ -394,12 +331,6 @@ def _end(process: int) -> None:
             os.close(watched)
 
 
-def require_root(why: str) -> None:
-    """Raise `NapError` unless this is root."""
-    if os.geteuid() != 0:
-        raise NapError(f"only root can do this: {why}")
-
-
 def _tar(files: Mapping[str, str | Path]) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -435,7 +366,4 @@ def _docker(engine: str, *words: str, stdin: str = "", seconds: float = 60) -> "
 
 
 if __name__ == "__main__":
-    try:
-        root_filesystem()
-    except NapError as error:
-        sys.exit("\n".join([f" !     {error}", *(f"       {line}" for line in error.words)]))
+    make(_DEBIAN)

@@ -14,6 +14,9 @@ from tests.machine import Nap
 CONNECTIONS, PER_SECOND = 10, 200
 LATE = "over a connection that was kept"
 
+BUSY_SECONDS = 0.2
+"""No answer takes as long where programs get their turn: some milliseconds are usual, also at a change."""
+
 
 @dataclass
 class Asked:
@@ -28,11 +31,13 @@ class Asked:
 
     @property
     def excuse(self) -> bool:
-        """Whether all that failed came too late over a connection that was kept, and that is one of a hundred at most.
+        """Whether all that failed came too late over a connection that was kept, and that is one, or one of a hundred.
 
-        Who gets no turn for long, as on a busy machine, finds its connection closed in the very moment of asking.
+        Who gets no turn for long, as on a busy machine, finds its connection closed in the very moment of asking. Where
+        an answer took so long that the machine must be busy, that is one of ten at most.
         """
-        return all(LATE in each for each in self.failed) and len(self.failed) <= self.answered / 100
+        most = max(1.0, self.answered / (10 if self.longest > BUSY_SECONDS else 100))
+        return all(LATE in each for each in self.failed) and len(self.failed) <= most
 
 
 @contextmanager
@@ -134,10 +139,11 @@ def instance(says: str = "here") -> Iterator[Instance]:
         server.server_close()
 
 
-def announced(nap: Nap, app: str, ports: Sequence[int]) -> None:
-    """Have etcd say that instances of `app` answer at these ports of this machine, and nowhere else."""
+def announced(nap: Nap, app: str, ports: Sequence[int], **facts: object) -> None:
+    """Have etcd say that instances of `app`, of which these facts are told, answer at these ports, and nowhere else."""
     wanted = {
-        f"/services/{app}/v1.web.{index}": {"host": "127.0.0.1", "port": port} for index, port in enumerate(ports)
+        f"/services/{app}/v1.web.{index}": {"host": "127.0.0.1", "port": port, **facts}
+        for index, port in enumerate(ports)
     }
     etcd = nap.etcd()
     try:

@@ -22,10 +22,10 @@ Content = bytes | str
 class Repository:
     """A bare repository. Commits are written without a work tree, so that file names may be any bytes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, object_format: str = "sha1") -> None:
         self.path = path
         path.mkdir(parents=True)
-        self.git("init", "--quiet", "--bare", "--initial-branch=unborn", ".")
+        self.git("init", "--quiet", "--bare", "--initial-branch=unborn", f"--object-format={object_format}", ".")
 
     def git(self, *arguments: str | bytes, stdin: bytes = b"") -> bytes:
         """What git says on standard output, without the last line's end."""

@@ -21,10 +21,13 @@ from tests.conftest import free_address, fresh_nap
 from tests.machine import HTTPD, Nap, Pusher, eventually
 from tests.regulars import Asked, announced, instance, regulars
 from tests.test_router_change import echo, websocket
+from tests.test_router_kept import change_often, closed, kept
 
 APPS, INSTANCES = 1000, 3
 CHANGES = 20
 RELOADS = 300
+IDLE, IDLE_CHANGES = 400, 100
+"""With as many files open as a process may have usually: 1,024."""
 ROUNDS, SECONDS, CONNECTIONS = 6, 2, 16
 PACE = 500
 """Requests a second when it is measured how long one takes."""
@@ -60,6 +63,7 @@ def main() -> None:
         print_changes("a change, to its first answer", changes(nap))
         throughput(nap, folder)
         kept_connections(nap)
+        idle_connections(nap)
         websockets(nap)
         (folder / "pusher").mkdir()
         pusher = Pusher(nap, "bench", folder / "pusher")
@@ -145,6 +149,19 @@ def kept_connections(nap: Nap) -> None:
                 time.sleep(0.1)
         etcd.close()
     print_asked(f"{RELOADS} changes, one each 100 ms", asked)
+
+
+def idle_connections(nap: Nap) -> None:
+    """How many connections on which nothing is asked are closed by changes of another app."""
+    with instance() as one:
+        announced(nap, "idle", [one.server_port])
+        eventually(lambda: said(nap, "idle.localhost") == "here", 10, "it is routed")
+        with kept(nap, "idle.localhost", IDLE) as connections:
+            began = time.monotonic()
+            change_often(nap, ["moves"], IDLE_CHANGES)
+            seconds = (time.monotonic() - began) / IDLE_CHANGES
+            found = closed(connections)
+    print(f"{IDLE} idle connections, {IDLE_CHANGES} changes of {seconds * 1000:.0f} ms each: {found} closed")
 
 
 def print_asked(what: str, asked: Asked) -> None:

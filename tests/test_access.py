@@ -35,6 +35,15 @@ def test_first_push_makes_an_owner_who_lets_others_in(nap: Nap, pusher: Pusher, 
 
     given = pusher.ssh_command("access:add", pusher.app, other.user, "read")
     assert (given.returncode, given.stdout) == (0, f"{other.user} has the right to {pusher.app}: read\n")
+    assert given.stderr == ""
+    misspelt = pusher.ssh_command("access:add", pusher.app, "someone-esle", "read")
+    assert (misspelt.returncode, misspelt.stdout) == (0, f"someone-esle has the right to {pusher.app}: read\n")
+    assert misspelt.stderr.splitlines() == [
+        " !     No user someone-esle has a key here, and the right counts for no other name",
+        f" !     If that is a mistake: access:remove {pusher.app} someone-esle. Else the operator adds a key:",
+        " !     nap keys:add someone-esle < KEY.pub",
+    ]
+    assert pusher.ssh_command("access:remove", pusher.app, "someone-esle").returncode == 0
     other.git("fetch", "--quiet", "nap", "master")
     assert "may not push" in other.push("nap", "HEAD:refs/heads/theirs").text
     pusher.ssh_command("access:add", pusher.app, other.user)

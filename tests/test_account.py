@@ -3,9 +3,17 @@
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from nap_receiver.account import become_owner
+from nap_receiver.errors import NapError
+from nap_receiver.state import State
+from tests.machine import ROOT
 
 NOBODY = 65534
 
@@ -15,6 +23,7 @@ from pathlib import Path
 from nap_receiver.account import become_owner
 from nap_receiver.errors import NapError
 from nap_receiver.state import State
+from tests.machine import ROOT
 try:
     become_owner(State(Path(sys.argv[1])))
 except NapError as error:
@@ -49,3 +58,51 @@ def test_root_becomes_the_owner_of_the_state_directory(tmp_path: Path) -> None:
 def test_a_state_directory_of_nobodys_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 54321, 54321)
     assert become(tmp_path).startswith(f"{tmp_path} belongs to 54321, which is no account of this machine\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
+def test_a_third_account_is_refused_in_a_sentence() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        state = Path(folder, "state")
+        state.mkdir()
+        os.chown(state, 54321, 54321)
+        with as_nobody(), pytest.raises(NapError) as refusal:
+            become_owner(State(state))
+        Path(folder).chmod(0o700)
+        with as_nobody(), pytest.raises(NapError, match=f"^{state}: Permission denied$"):
+            become_owner(State(state))
+    assert str(refusal.value) == f"{state} belongs to 54321, and no other account uses it; this is nobody"
+    assert refusal.value.advice == ["Run it as that account, or as root, who becomes it: sudo nap …"]
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_hook_under_another_account_deploys_nothing(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    os.chown(state, 54321, 54321)
+    bare = tmp_path / "shop.git"
+    subprocess.run(["git", "init", "--quiet", "--bare", str(bare)], check=True)
+    done = subprocess.run(
+        [str(ROOT / "hooks/post-receive")],
+        cwd=bare,
+        env=os.environ | {"GIT_DIR": ".", "NAP_STATE": str(state)},
+        input=f"{'0' * 40} {'1' * 40} refs/heads/master\n",
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [
+        f" !     {state} belongs to 54321, and no other account uses it; this is root",
+        " !     Nothing was deployed. Have that account receive the push, or push to nap's own gate.",
+    ]
+    assert list(state.iterdir()) == []

@@ -21,6 +21,7 @@ sys.exit(status)
 """
 
 
+@pytest.mark.long
 def test_context_of_a_gigabyte_takes_less_than_150_mb_of_memory(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(Dockerfile=HTTPD.replace("COPY . /www\n", "").replace("/www", "/etc"))
     with (pusher.repository / "large").open("wb") as large:

@@ -9,6 +9,7 @@ import pytest
 from nap_receiver.build_log import follow, is_over, log_of, logs, new_log, open_log, result
 from nap_receiver.channel import Channel
 from nap_receiver.errors import NapError
+from nap_receiver.lock import Cancelled, Superseded
 from nap_receiver.state import State
 
 
@@ -72,13 +73,18 @@ def test_log_tells_how_its_deploy_ended(tmp_path: Path) -> None:
     log = tmp_path / "x.log"
     said = [" !     one thing", "-- succeeded, as an app would say it", "=====> hello v1 is live"]
     with Path("/dev/null").open("w") as nobody:
-        for error, wanted in ((None, "succeeded"), (NapError("no"), "failed")):
+        for error, wanted in (
+            (None, "succeeded"),
+            (NapError("no"), "failed"),
+            (Cancelled("deploying 1a2b3c4", "bob"), "cancelled"),
+            (Superseded("1a2b3c4", "bob's push of 5d6e7f8"), "superseded"),
+        ):
             log.unlink(missing_ok=True)
             with Channel(nobody.fileno()) as channel:
                 channel.keep_log(log)
                 for line in said:
                     channel.detail(line)
-                assert result(log) == "", "it goes on"
+                assert result(log) is None, "it goes on"
                 if error:
                     channel.failure(error)
             assert result(log) == wanted
@@ -87,14 +93,14 @@ def test_log_tells_how_its_deploy_ended(tmp_path: Path) -> None:
             assert "-- " in log.read_text().splitlines()[-1]
         cut_off = tmp_path / "cut off.log"
         cut_off.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
-        assert result(cut_off) == ""
+        assert result(cut_off) is None
         log.unlink()
         with pytest.raises(SystemExit), Channel(nobody.fileno()) as channel:
             channel.keep_log(log)
             raise SystemExit(1)
         assert result(log) == "failed"
         (tmp_path / "empty.log").touch()
-        assert result(tmp_path / "empty.log") == ""
+        assert result(tmp_path / "empty.log") is None
 
 
 def test_following_can_end_before_the_deploy(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """HTTPS: whose certificate is served at which name, and what owners may bring."""
 
+import base64
 import datetime
 import http.client
 import json
@@ -17,17 +18,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 
+from nap_receiver import certificates
 from nap_receiver.caddy import CaddyAway
-from nap_receiver.certificates import about, checked, require_own
+from nap_receiver.certificates import Brought, about, require_own
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry
+from nap_receiver.front import Certificate, front
+from nap_receiver.logs import Requests
 from nap_receiver.router import Known, _load
-from nap_receiver.routes import Certificate, Site, configuration
+from nap_receiver.routes import Site
 from nap_receiver.settings import Address, EtcdSettings, OptionalAddress, RouterSettings
 from nap_receiver.state import State
 from tests.conftest import free_address, fresh_nap
 from tests.machine import Nap, Pusher, eventually, lastingly
+from tests.regulars import announced
 from tests.test_router import SETTLED_SECONDS
+from tests.test_router_answer import answering
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed448.Ed448PrivateKey
 DAY = datetime.timedelta(days=1)
@@ -82,6 +88,14 @@ def issued(
 ROOT = issued("Test root")
 MIDDLE = issued("Test middle", by=ROOT)
 WWW = issued("", ["www.example.org", "WWW.example.com"], by=MIDDLE)
+
+
+MOST = RouterSettings().max_certificate
+
+
+def checked(content: bytes) -> Brought:
+    """What is taken from this, of as many bytes as the default is."""
+    return certificates.checked(content, MOST)
 
 
 def refused(content: bytes) -> str:
@@ -151,17 +165,32 @@ def test_what_cannot_be_served_is_refused() -> None:
 def test_garbage_is_refused() -> None:
     key = WWW.key_pem()
     assert refused(b"") == refused(b"\xff" * 5000) == "expected one private key in PEM, got none"
-    assert (
-        refused(b"x" * (1 << 17 | 1))
-        == "that is more than 131072 bytes, which no certificate with its chain and key has"
+    assert refused(b"x" * (MOST + 1)) == (
+        "the certificate with its chain and key has more than 32768 bytes (router.max_certificate)"
     )
+    assert refused(MIDDLE.pem * 10 + WWW.pem + key) == "expected up to 10 certificates, got 11"
     assert refused(key.replace(b"M", b"\x07") + WWW.pem) == "the private key cannot be read"
-    assert refused(WWW.pem.replace(b"M", b"\x07") + key) == "a certificate that was sent cannot be read"
-    assert (
-        refused(WWW.pem[:200] + b"\n-----END CERTIFICATE-----\n" + key) == "a certificate that was sent cannot be read"
-    )
+    assert refused(WWW.pem.replace(b"M", b"\x07") + key) == "a certificate cannot be read"
+    assert refused(WWW.pem[:200] + b"\n-----END CERTIFICATE-----\n" + key) == "a certificate cannot be read"
     hostile = issued("\x1b[2Jrm\n", by=ROOT)
     assert "issued rm, and" in refused(hostile.pem + WWW.pem + hostile.key_pem())
+
+
+def test_whatever_is_damaged_in_a_certificate_it_is_read_or_refused() -> None:
+    subject = issued("Example Ltd", ["www.example.org"])
+    key, whole = subject.key_pem(), subject.certificate.public_bytes(serialization.Encoding.DER)
+    said = set()
+    for at in range(len(whole)):
+        for value in (0x00, 0x0C, 0x80, 0xFF, whole[at] ^ 1):
+            damaged = whole[:at] + bytes([value]) + whole[at + 1 :]
+            pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(damaged) + b"-----END CERTIFICATE-----\n"
+            try:
+                about(checked(pem + key).chain)
+            except NapError as error:
+                said.add(str(error))
+    assert "a certificate cannot be read" in said
+    with pytest.raises(NapError, match=r"^a certificate cannot be read$"):
+        about("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
 
 
 def test_a_certificate_is_for_names_of_the_app_alone() -> None:
@@ -193,10 +222,11 @@ def test_a_certificate_is_for_names_of_the_app_alone() -> None:
 
 def secure(sites: list[Site], *certificates: Certificate) -> tuple[list[str], list[str]]:
     """The certificates that Caddy is told, and the names for which it gets none itself."""
-    told = configuration(sites, certificates, State(Path("/nap")), SECURE, keeps_streams=True)["apps"]
+    told = front(sites, certificates, State(Path("/nap")), SECURE)["apps"]
     automatic = told["http"]["servers"]["web"]["automatic_https"]
     assert automatic["ignore_loaded_certificates"]
     assert told["http"]["servers"]["web"]["tls_connection_policies"] == [{}], "it never speaks plain HTTP there"
+    assert told["http"]["servers"]["web"]["listen_protocols"][0] == ["h1", "h2"], "it offers no HTTP/3"
     given = told.get("tls", {}).get("certificates", {}).get("load_pem", [])
     return [each["certificate"] for each in given], automatic["skip_certificates"]
 
@@ -222,8 +252,10 @@ def test_one_certificate_that_caddy_does_not_take_does_not_keep_it_from_the_rest
     def load(path: Path, wanted: dict[str, object]) -> None:
         if is_away:
             raise CaddyAway("away")
+        if path.name != "front.sock":
+            return
         apps = json.loads(json.dumps(wanted))["apps"]
-        chains = [each["certificate"] for each in apps["tls"]["certificates"]["load_pem"]] if "tls" in apps else []
+        chains = [each["certificate"] for each in apps["tls"].get("certificates", {}).get("load_pem", [])]
         if "bad" in chains:
             raise NapError("bad")
         told.append(chains)
@@ -238,7 +270,10 @@ def test_one_certificate_that_caddy_does_not_take_does_not_keep_it_from_the_rest
     assert [] in told, "the routes first"
     told.clear()
     _load(State(tmp_path), known)
-    assert told == [["good", "too"]], "it is not tried again"
+    assert told == [], "a front that does so already is not told again"
+    known.fronts = {}
+    _load(State(tmp_path), known)
+    assert told == [["good", "too"]], "the bad one is not tried again"
     is_away = True
     with pytest.raises(CaddyAway):
         _load(State(tmp_path), known)
@@ -315,6 +350,34 @@ def bring(pusher: Pusher, *content: bytes) -> tuple[int, str, list[str]]:
     return done.returncode, done.stdout.decode(), done.stderr.decode().splitlines()
 
 
+def logged(nap: Nap, app: str) -> list[str]:
+    """What the router's log has of the app's requests, each without its time and id."""
+    lines = Requests(app, nap.state.router_log, [], 0.0).past([], 9)
+    return [line.text.rpartition(" 200 ")[0] for line in lines]
+
+
+@pytest.mark.machine
+def test_app_and_log_are_told_how_a_visitor_came(safe: Nap, shop: Pusher, tmp_path: Path) -> None:
+    name, root, address = f"{shop.app}.localhost", tmp_path / "root.crt", safe.settings.router.https
+    shows(safe, name, internal(safe), OWN)
+    root.write_bytes(internal(safe))
+    with answering([b"Content-Length: 2"], b"ok") as (port, requests):
+        announced(safe, shop.app, [port])
+        for spoken in ("--http1.1", "--http2"):
+            url = f"https://{name}:{address.port}/{spoken}"
+            words = ["curl", "--silent", "--show-error", "--fail", "--cacert", str(root), spoken, "--retry", "5"]
+            words += ["--resolve", f"{name}:{address.port}:{address.host}", "--header", "X-Nap-Protocol: lie", url]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+            assert (done.returncode, done.stdout) == (0, "ok"), done.stderr
+            asked = requests[-1].decode().splitlines()
+            assert asked[0] == f"GET /{spoken} HTTP/1.1"
+            assert "X-Forwarded-Proto: https" in asked
+            assert f"X-Forwarded-For: {address.host}" in asked
+            assert "nap" not in "".join(asked).lower()
+    came = [f'{address.host} "GET /--http1.1 HTTP/1.1"', f'{address.host} "GET /--http2 HTTP/2.0"']
+    eventually(lambda: logged(safe, shop.app)[-2:] == came, 5, "the log has both")
+
+
 @pytest.mark.machine
 def test_names_below_localhost_have_a_certificate_of_caddys_own(safe: Nap, shop: Pusher) -> None:
     name, address = f"{shop.app}.localhost", safe.settings.router.https
@@ -327,6 +390,11 @@ def test_names_below_localhost_have_a_certificate_of_caddys_own(safe: Nap, shop:
         reply = plain.getresponse()
         assert (reply.status, reply.read()) == (308, b"")
         assert reply.getheader("Location") == f"https://{name}:{address.port}/a%20b/?c=d&e=%2F"
+    for unknown in ("evil.example", "evil.example:80", f"{name}.evil.example", f"x.{name}"):
+        plain.request("GET", "/", headers={"Host": unknown})
+        reply = plain.getresponse()
+        assert (reply.status, reply.getheader("Location")) == (404, None), unknown
+        reply.read()
     plain.close()
 
 
@@ -421,17 +489,18 @@ def test_a_name_for_which_nobody_gives_a_certificate_is_no_trouble_for_others(sa
     name = f"{shop.app}.localhost"
     shows(safe, name, internal(safe), OWN)
     began = time.monotonic()
-    safe.run("domains:add", shop.app, f"www.{shop.app}.test", f"*.{shop.app}.test")
+    safe.run("domains:add", shop.app, f"www.{shop.app}.com", f"*.{shop.app}.com", f"www.{shop.app}.test")
     new = f"{shop.app}-new"
     etcd = safe.etcd()
     etcd.put(safe.settings.etcd.access_of(new), {"repository": "", "users": {}})
     etcd.close()
     shows(safe, f"{new}.localhost", internal(safe), OWN)
     assert visit(safe, name, internal(safe)) == OWN
-    assert visit(safe, f"www.{shop.app}.test", internal(safe)) == ""
+    assert visit(safe, f"www.{shop.app}.com", internal(safe)) == ""
+    shows(safe, f"www.{shop.app}.test", internal(safe), OWN)
     print(f"after {time.monotonic() - began:.2f} s")
-    log = safe.state.program_logs / "caddy.log"
-    asked = f'"logger":"tls.obtain","msg":"could not get certificate from issuer","identifier":"www.{shop.app}.test"'
+    log = safe.state.program_logs / "front.log"
+    asked = f'"logger":"tls.obtain","msg":"could not get certificate from issuer","identifier":"www.{shop.app}.com"'
     eventually(lambda: asked in log.read_text(), 60, "Caddy asks a public CA for it")
     assert '"identifier":"*.' not in log.read_text()
-    safe.run("domains:remove", shop.app, f"www.{shop.app}.test", f"*.{shop.app}.test")
+    safe.run("domains:remove", shop.app, f"www.{shop.app}.com", f"*.{shop.app}.com", f"www.{shop.app}.test")

@@ -178,17 +178,18 @@ def test_a_pipe_nobody_reads_holds_up_the_deploy_once(monkeypatch: pytest.Monkey
             channel.result("live")
             told = time.monotonic() - begin
         ended = time.monotonic() - begin
-    assert 0.2 <= told < 2
-    assert ended < told + 1
+    assert 0.2 <= told < 20, "more than an hour if each line waited; on a busy machine the lines alone take seconds"
+    assert ended < told + 5
     lines = logged(log)
     assert len(lines) == 20_001
     assert lines[-1] == "=====> live"
 
 
-def test_one_who_reads_on_is_told_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_who_reads_on_is_told_what_was_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(channel_module, "PATIENCE", 0.1)
     with pipe_nobody_reads() as (reading, writing):
         with Channel(writing) as channel:
+            channel.keep_log(tmp_path / "hello" / "20260131T235959-1a2b3c4.log")
             for i in range(5000):
                 channel.detail(f"line {i} " + "x" * 100)
             os.set_blocking(reading, False)
@@ -199,8 +200,10 @@ def test_one_who_reads_on_is_told_what_was_lost(monkeypatch: pytest.MonkeyPatch)
         received += drained(reading)
     lines = received.decode().splitlines()
     [lost] = [line for line in lines if "were not sent" in line]
-    number = re.search(r"(\d+) lines were not sent while the connection stalled", lost)
+    sentence = r"(\d+) lines were not sent while the connection stalled; all of them: builds:output hello (\S+)"
+    number = re.search(sentence, lost)
     assert number
+    assert number[2] == "20260131T235959-1a2b3c4"
     assert len([line for line in lines if line.startswith("       line ")]) + int(number[1]) == 5000
     assert lines[-2:] == ["-----> reading again", "=====> live"]
 

@@ -35,7 +35,8 @@ def test_pusher_who_disconnects_does_not_block_the_deploy(nap: Nap, pusher: Push
     eventually(pusher.announcements, 60, "deployed all the same")
     (log,) = (nap.state.deploy_logs / pusher.app).iterdir()
     eventually(lambda: f"=====> {pusher.app} v1 is live" in log.read_text(), 10, "the log is whole")
-    assert log.read_text().count("much output from a build") >= 160000
+    said = log.read_text()
+    assert said.count("much output from a build") >= 160000 or "[output clipped, log limit" in said
 
 
 def test_pusher_who_stops_reading_does_not_block_the_deploy(nap: Nap, pusher: Pusher) -> None:

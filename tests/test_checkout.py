@@ -4,12 +4,16 @@ import io
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from nap_receiver.checkout import Checkout, check_out
 from nap_receiver.errors import NapError
+from nap_receiver.settings import CommitSettings
+from tests.machine import eventually
 from tests.repositories import COMMIT_TIME, Content, Repository
 
 DOCKERFILE: dict[str | bytes, Content] = {"Dockerfile": "FROM scratch\n"}
@@ -43,15 +47,27 @@ def names(repository: Repository, commit: str) -> set[str]:
     return {name for name, member in found.items() if not member.isdir()}
 
 
-def checked_out(repository: Repository, commit: str) -> Checkout:
-    return check_out(repository.path, commit, "hello")
+READING = ExitStack()
+
+
+@pytest.fixture(autouse=True)
+def _read_no_more() -> Iterator[None]:
+    with READING:
+        yield
+
+
+def checked_out(repository: Repository, commit: str, **bounds: int) -> Checkout:
+    """The checkout, until the end of the test."""
+    return READING.enter_context(check_out(repository.path, commit, "hello", CommitSettings(**bounds)))
 
 
 def archive_of(checkout: Checkout) -> bytes:
     return b"".join(checkout.tar())
 
 
-def test_the_context_of_a_plain_repository_is_what_git_archives(repository: Repository) -> None:
+@pytest.mark.parametrize("object_format", ["sha1", "sha256"])
+def test_the_context_of_a_plain_repository_is_what_git_archives(tmp_path: Path, object_format: str) -> None:
+    repository = Repository(tmp_path / "hello.git", object_format)
     files: dict[str | bytes, Content] = {
         "empty": "",
         "run": "#!/bin/sh\n",
@@ -106,7 +122,7 @@ def test_a_submodule_is_an_empty_directory_and_named(repository: Repository) -> 
         DOCKERFILE | {"vendor/lib": other, ".gitmodules": "[submodule]\n"}, modes={"vendor/lib": "160000"}
     )
     checkout = checked_out(repository, commit)
-    assert checkout.submodules == ["vendor/lib"]
+    assert checkout.submodules == "vendor/lib"
     found = members(archive_of(checkout))
     assert found["vendor/lib"].isdir()
     assert found["vendor/lib"].mode == 0o755
@@ -125,8 +141,41 @@ def test_lfs_pointers_are_named(repository: Repository) -> None:
     )
     checkout = checked_out(repository, commit)
     archive_of(checkout)
-    assert checkout.lfs_pointers == ["assets/video.mp4", "caf\\xe9"]
-    assert checkout.submodules == []
+    assert checkout.lfs_pointers == "assets/video.mp4, caf\\xe9"
+    assert checkout.submodules == ""
+
+
+def test_scripts_with_windows_line_ends_or_a_byte_order_mark_are_named(repository: Repository) -> None:
+    start_and_fail: dict[str | bytes, Content] = {
+        "bin/serve": "#!/usr/bin/env python3\r\nprint(1)\r\n",
+        "entrypoint": "set -e\r\nexec serve\r\n",
+        "marked": b"\xef\xbb\xbf#!/bin/sh\nexec serve\n",
+        "start.sh": "set -e\r\nexec serve\r\n",
+    }
+    well: dict[str | bytes, Content] = {
+        "a.sh": "#!/bin/sh\nprintf 'a\r\n'\n",
+        "b.bat": "@echo off\r\n",
+        "c.sh": "echo \r",
+        "d": "#" * 300 + "\r\n",
+        "README.md": "# Shop\r\n",
+    }
+    checkout = checked_out(repository, repository.commit(DOCKERFILE | start_and_fail | well))
+    archive_of(checkout)
+    assert checkout.windows_scripts == ", ".join(map(str, start_and_fail))
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "dockerfile", "Containerfile"])
+def test_the_dockerfile_may_have_either_of_its_names(repository: Repository, name: str) -> None:
+    checkout = checked_out(repository, repository.commit({name: "FROM scratch\n", "a": "b"}))
+    assert checkout.manifests["Dockerfile"] == b"FROM scratch\n"
+    assert contents(archive_of(checkout))["Dockerfile"][4] == b"FROM scratch\n"
+
+
+def test_files_that_are_misnamed_are_named(repository: Repository) -> None:
+    commit = repository.commit(DOCKERFILE | {"procfile": "web: x", "APP.json": "{}", "readme": ""})
+    assert checked_out(repository, commit).misnamed == ["APP.json", "procfile"]
+    commit = repository.commit(DOCKERFILE | {"procfile": "web: x", "Procfile": "web: x"})
+    assert checked_out(repository, commit).misnamed == []
 
 
 @pytest.mark.parametrize(
@@ -153,6 +202,15 @@ def test_dockerignore_is_applied(repository: Repository, patterns: str, left: se
     assert names(repository, commit) - {".dockerignore"} == {"Dockerfile"} | (left - {""})
 
 
+@pytest.mark.parametrize("name", ["Dockerfile", "Containerfile"])
+def test_a_dockerfiles_own_dockerignore_comes_first(repository: Repository, name: str) -> None:
+    files: dict[str | bytes, bytes | str] = {name: "FROM a\n", "a": "x", "secret": "x", ".dockerignore": "a"}
+    commit = repository.commit({**files, f"{name}.dockerignore": "secret\n.dockerignore\n"})
+    assert names(repository, commit) - {"Dockerfile", name} == {"a", f"{name}.dockerignore"}
+    commit = repository.commit({**files, "Other.dockerignore": "secret"})
+    assert names(repository, commit) - {"Dockerfile", name} == {"secret", ".dockerignore", "Other.dockerignore"}
+
+
 def test_what_dockerignore_names_is_never_read(repository: Repository) -> None:
     commit = repository.commit(DOCKERFILE | {"node_modules/a": "ignored", ".dockerignore": "node_modules"})
     tree = repository.git("rev-parse", f"{commit}:node_modules").decode()
@@ -166,15 +224,27 @@ def test_a_dockerignore_without_patterns_ignores_nothing(repository: Repository)
 
 
 @pytest.mark.parametrize(
-    "files", [{"README": "x"}, {"Dockerfile/x": "y"}, {"dockerfile": "x"}, {"src/Dockerfile": "x"}]
+    ("files", "told"),
+    [
+        ({"README": "x"}, "    FROM debian:bookworm-slim / "),
+        ({"Dockerfile/x": "y"}, "    FROM debian:bookworm-slim / "),
+        ({"package.json": "{}", "index.html": ""}, "    FROM node:22-slim / "),
+        ({"requirements.txt": ""}, "    FROM python:3.12-slim / "),
+        ({"index.html": ""}, "    FROM nginx:alpine / "),
+        ({"Dockerfile.prod": "x", "package.json": "{}"}, "    git mv Dockerfile.prod Dockerfile && git commit -m "),
+        ({"prod.Dockerfile": "x"}, "    git mv prod.Dockerfile Dockerfile && git commit -m "),
+        ({"api/Dockerfile": "x", "web/Dockerfile": "x"}, "    git subtree push --prefix=api nap master"),
+        ({"compose.yaml": "x", "api/Dockerfile": "x"}, "nap does not read compose.yaml: "),
+        ({"Dockerfile.$(x)": "x"}, "    FROM debian:bookworm-slim / "),
+    ],
 )
-def test_a_commit_without_a_dockerfile_is_refused_with_an_example(
-    repository: Repository, files: dict[str | bytes, Content]
+def test_a_commit_without_a_dockerfile_is_refused_with_what_to_type(
+    repository: Repository, files: dict[str | bytes, Content], told: str
 ) -> None:
     commit = repository.commit(files)
     with pytest.raises(NapError, match=f"hello: commit {commit[:7]} has no Dockerfile at its top") as error:
         checked_out(repository, commit)
-    assert any("FROM" in line for line in error.value.advice)
+    assert any(line.startswith(told) for line in error.value.advice), error.value.advice
 
 
 def test_an_annotated_tag_is_its_commit(repository: Repository) -> None:
@@ -234,15 +304,20 @@ def test_a_tree_that_cannot_be_read_is_told_before_anything_is_sent(repository: 
 
 def test_a_stream_that_is_given_up_leaves_no_process(repository: Repository) -> None:
     commit = repository.commit(DOCKERFILE | {"a": "x" * 3_000_000})
-    stream = checked_out(repository, commit).tar()
-    next(stream)
-    [git] = children()
-    stream.close()  # type: ignore[attr-defined]
-    assert git not in children()
+    with check_out(repository.path, commit, "hello", CommitSettings()) as checkout:
+        next(checkout.tar())
+        [reader] = [child for child in children() if "nap_receiver.tree" in words(child)]
+        [git] = children(reader)
+    assert reader not in children()
+    eventually(lambda: not Path("/proc", git).exists(), 5, "git ends with the process that reads through it")
 
 
-def children() -> set[str]:
-    return set(Path("/proc/thread-self/children").read_text().split())
+def words(process: str) -> list[str]:
+    return Path("/proc", process, "cmdline").read_text().split("\0")
+
+
+def children(process: str = "thread-self") -> set[str]:
+    return {child for each in Path("/proc", process).glob("**/children") for child in each.read_text().split()}
 
 
 def test_a_large_file_is_streamed_in_small_memory(repository: Repository, tmp_path: Path) -> None:
@@ -258,15 +333,18 @@ def test_a_large_file_is_streamed_in_small_memory(repository: Repository, tmp_pa
     program = f"""
 import pathlib, resource
 from nap_receiver.checkout import check_out
-checkout = check_out(pathlib.Path({str(repository.path)!r}), {commit!r}, "hello")
+from nap_receiver.settings import CommitSettings
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-length = sum(map(len, checkout.tar()))
+with check_out(pathlib.Path({str(repository.path)!r}), {commit!r}, "hello", CommitSettings()) as checkout:
+    length = sum(map(len, checkout.tar()))
 print(length, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
-    length, grown = map(int, run.stdout.split())
+    length, grown, reader = map(int, run.stdout.split())
     assert length > size
-    assert grown < 30_000  # KiB (getrusage(2))
+    assert grown < 15_000  # KiB (getrusage(2))
+    assert reader < 60_000
 
 
 @pytest.mark.parametrize("name", ["Procfile", "app.json", ".dockerignore"])
@@ -275,7 +353,7 @@ def test_a_file_that_nap_reads_may_be_a_link_within_the_tree(repository: Reposit
     commit = repository.commit(DOCKERFILE | {name: "./deploy//here", "deploy/here": "secret: x"}, modes=modes)
     checkout = checked_out(repository, commit)
     assert checkout.manifests.get(name, b"secret: x") == b"secret: x"
-    assert set(checkout.manifests) == {name} - {".dockerignore"}
+    assert set(checkout.manifests) == {"Dockerfile", name} - {".dockerignore"}
 
 
 @pytest.mark.parametrize("name", ["Procfile", "app.json", ".dockerignore"])

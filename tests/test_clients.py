@@ -39,7 +39,7 @@ def test_pushes_deploy_and_what_runs_already_is_only_said(nap: Nap, pusher: Push
     assert told[1].startswith(f"-----> Image {nap.settings.registry.address}/{pusher.app}@sha256:")
     assert told[2] == "-----> Starting v1: web.1"
     assert re.fullmatch(rf"=====> {pusher.app} v1 is live \(\d+\.\d s\)", told[3])
-    assert any(re.fullmatch(r"       Step 2/\d : COPY . /www", line) for line in first.lines)
+    assert any(re.fullmatch(r"       \[2/\d\] COPY \. /www( \(CACHED\))?", line) for line in first.lines)
     assert answer(first.url) == "one"
 
     commit = pusher.commit(index_html="two")

@@ -1,29 +1,18 @@
 """Variables of an app: unchanged in its environment, and nowhere where somebody else reads them."""
 
 import json
-import random
 import subprocess
-import urllib.request
+import sys
 
 import pytest
 
+from nap_receiver.env_file import FORMS, read_env_file
 from tests.fleet_apps import pushed
-from tests.machine import HTTPD, ROOT, Nap, Pushed, Pusher, answer, eventually, processes
+from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually, processes
 
 pytestmark = pytest.mark.machine
 
 SECRET = "s3cret-of-the-tests"
-GIVES_BACK = """\
-#!/bin/sh
-printf 'Content-Type: application/octet-stream\\n\\n'
-eval "printf '%s\\n' \\"\\$$QUERY_STRING\\""
-"""
-ODD = HTTPD.replace(
-    "CMD [",
-    """RUN chmod +x /www/cgi-bin/value
-ENTRYPOINT ["env", "WORD=of the image"]
-CMD [""",
-)
 VALUES = {
     "PLAIN": SECRET,
     "LINES": f"one\ntwo {SECRET}\n\nfour\n",
@@ -91,90 +80,17 @@ def test_a_long_value_from_standard_input(nap: Nap, pusher: Pusher, live: Pushed
     assert b" !     LONG: the value has 65537 bytes, and 65536 is the most\n" in longer.stderr
 
 
-def test_values_that_are_no_text_reach_the_app_too(nap: Nap, pusher: Pusher) -> None:
-    (pusher.repository / "cgi-bin").mkdir()
-    (pusher.repository / "cgi-bin" / "value").write_text(GIVES_BACK)
-    pusher.commit(Dockerfile=ODD)
-    pushed(pusher)
-    every = bytes(range(1, 256))
-    long = random.Random(1).randbytes(1 << 16).replace(b"\0", b"\xff")
-    for words, value in ((["EVERY", "A=é"], every), (["LONG", "ENDS=x"], long)):
-        done = subprocess.run(
+def test_a_value_that_is_no_text_is_refused_with_a_hint(nap: Nap, pusher: Pusher, live: Pushed) -> None:
+    for words, value in ((["A=1", "B"], b"\xff\n"), (["TYPED='\udcff'"], b"")):
+        refused = subprocess.run(
             pusher.ssh_words("config:set", pusher.app, *words), input=value, capture_output=True, timeout=60
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert subprocess.run(
-            pusher.ssh_words("config:get", pusher.app, words[0]), capture_output=True, timeout=60, check=True
-        ).stdout == (value + b"\n")
-    typed = pusher.ssh_words("config:set", pusher.app, "TYPED='\udcfft\n'")
-    assert subprocess.run(typed, capture_output=True, timeout=60).returncode == 0
-    values = {"EVERY": every, "LONG": long, "A": "é".encode(), "TYPED": b"\xfft\n", "WORD": b"of the image"}
-
-    def is_told() -> bool:
-        (address,) = nap.keys(f"/services/{pusher.app}/").values()
-        assert isinstance(address, dict)
-        for name, value in values.items():
-            url = f"http://{address['host']}:{address['port']}/cgi-bin/value?{name}"
-            with urllib.request.urlopen(url, timeout=10) as reply:
-                assert reply.read() == value + b"\n", name
-        return True
-
-    assert is_told(), "by the image's own command"
-    pusher.commit(Procfile='web: httpd -f -p 8080 -h /www\nworker: sleep 1000\nrelease: test -n "$TYPED"\n')
-    pushed(pusher)
-    assert is_told(), "by one of its Procfile"
-    names = nap.docker("ps", "--filter", f"label=nap.app={pusher.app}", "--format", "{{.Names}}").split()
-    (worker,) = [each for each in names if ".worker." in each]
-    own = "tr '\\0' '\\n' </proc/$(pidof sleep)/environ | grep -a ^NAP_ | cut -d= -f1 | sort"
-    assert nap.docker("exec", worker, "sh", "-c", own).split() == ["NAP_APP", "NAP_PROCESS", "NAP_RELEASE"]
-    ran = subprocess.run(
-        pusher.ssh_words("run", pusher.app, "sh", "-c", quoted('printf %s "$TYPED"')),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=60,
-    )
-    assert ran.stdout == b"\xfft\n", ran.stderr
-    listed = {
-        row["name"]: row["value"] for row in json.loads(pusher.ssh_command("config", pusher.app, "--json").stdout)
-    }
-    assert (listed["A"], listed["EVERY"]) == ("é", None)
-    told = pusher.ssh_command("config", pusher.app).stdout
-    assert "EVERY   (255 bytes that are not UTF-8: config:get prints them)" in told
-    assert "\\0377" not in "".join(path.read_text() for path in nap.state.units.iterdir())
-
-
-def test_an_image_without_a_shell_gets_no_such_value(nap: Nap, pusher: Pusher) -> None:
-    pusher.commit(Dockerfile=HTTPD.replace("CMD", "RUN rm /bin/sh\nCMD"))
-    pushed(pusher)
-    refused = pusher.ssh_words("config:set", pusher.app, "A=1", "B='\udcff'")
-    done = subprocess.run(refused, capture_output=True, timeout=60)
-    assert done.returncode == 1
-    why = "its image has no /bin/sh, without which no variable can be other than UTF-8, as are: B"
-    assert f" !     {pusher.app} v2 web.1 could not start: {why}\n" in done.stdout.decode()
-    assert nap.docker("ps", "--all", "--quiet", "--filter", "status=created") == ""
-    assert len(pusher.announcements()) == 1
-
-
-@pytest.mark.parametrize("shell", ["dash", "bash", "busybox sh"])
-def test_a_container_restores_values_in_any_shell(shell: str) -> None:
-    script = (ROOT / "unit_templates" / "configure.sh").read_text()
-    restore = script.partition("restore='")[2].partition("\n\n")[0].removesuffix("'")
-    pieces = [bytes(range(1, 256)), b"\n\n", "é".encode()[:1]]  # the last has bash wait for the rest of a letter
-    given = {
-        f"NAP_BYTES_{number}_value": "".join(f"\\0{byte:03o}" for byte in piece)
-        for number, piece in enumerate(pieces, 1)
-    }
-    words = [*shell.split(), "-c", restore, "sh", "env", "-0"]
-    environment = {"PATH": "/bin:/usr/bin", "LANG": "C.UTF-8", "NAP_BYTES": " value", "NAP_APP": "x", **given}
-    found = subprocess.run(words, env=environment, capture_output=True, check=True).stdout.split(b"\0")
-    assert b"value=" + b"".join(pieces) in found
-    assert {each.partition(b"=")[0] for each in found} - {b"PWD", b"SHLVL", b"_", b"OLDPWD"} == {
-        b"PATH",
-        b"LANG",
-        b"NAP_APP",
-        b"value",
-        b"",
-    }
+        assert refused.returncode == 1
+        said = refused.stderr.decode().splitlines()
+        name = words[-1].partition("=")[0]
+        assert said[0] == f" !     {name}: expected UTF-8, got other bytes"
+        assert f"base64 -w0 FILE | … config:set APP {name}" in said[1]
+    assert json.loads(pusher.ssh_command("config", pusher.app, "--json").stdout) == []
 
 
 def test_variables_go_and_come_back_with_a_rollback(nap: Nap, pusher: Pusher, live: Pushed) -> None:
@@ -186,6 +102,9 @@ def test_variables_go_and_come_back_with_a_rollback(nap: Nap, pusher: Pusher, li
     assert whys[:2] == ["Config remove A", "Config add A, B"]
     same = pusher.ssh_command("config:set", pusher.app, quoted("B=it's two"))
     assert same.stdout == f"=====> {pusher.app}: nothing changed\n"
+    skipped = pusher.ssh_command("config:unset", pusher.app, "A", "b")
+    assert (skipped.returncode, skipped.stdout) == (0, f"=====> {pusher.app}: nothing changed\n")
+    assert skipped.stderr.splitlines() == [f" !     {pusher.app} has no variable {name!a}: skipped" for name in "Ab"]
     pusher.ssh_command("rollback", pusher.app, "v2")
     assert environment_of(nap, pusher.app)["A"] == "1"
     pusher.ssh_command("rollback", pusher.app, "v1")
@@ -199,6 +118,56 @@ def test_variables_before_the_first_release(nap: Nap, pusher: Pusher) -> None:
     assert done.stdout == f"=====> {pusher.app} has EARLY, for its first release\n"
     pushed(pusher)
     assert environment_of(nap, pusher.app)["EARLY"] == "yes"
+
+
+def test_values_come_from_files_and_go_to_files_as_they_are(nap: Nap, pusher: Pusher) -> None:
+    assert pusher.ssh_command("apps:create", pusher.app).returncode == 0
+
+    def said(*words: str, stdin: str = "") -> tuple[int, list[str]]:
+        done = subprocess.run(pusher.ssh_words(*words), input=stdin, text=True, capture_output=True, timeout=60)
+        return done.returncode, done.stderr.splitlines()
+
+    left_out = " !     A: the newline at its end is left out; --raw keeps it"
+    for stdin, options, value, told in (
+        ("one\n", [], "one", [left_out]),
+        ("one\n\n", [], "one\n", [left_out]),
+        ("one\r\n", [], "one", [left_out]),
+        ("one", [], "one", []),
+        ("one\n", ["--raw"], "one\n", []),
+        ("\n", ["--raw"], "\n", []),
+    ):
+        assert said("config:set", pusher.app, "A", *options, stdin=stdin) == (0, told)
+        assert pusher.ssh_command("config:get", pusher.app, "A").stdout == f"{value}\n"
+    nothing = [
+        " !     there is no value for A on standard input",
+        f" !     To set it empty: config:set {pusher.app} A=",
+    ]
+    assert said("config:set", pusher.app, "A", stdin="\n") == (1, nothing)
+
+    file = f"# of the tests\nexport B='two\nlines'\nPORT=3000\nC=\"it's ${{HOME}}\"\nSECRET={SECRET}\n"
+    assert said("config:import", pusher.app, stdin=file) == (
+        0,
+        [
+            " !     line 4: PORT is nap's own to set: skipped",
+            " !     line 5: C is taken as it is written, with ${…} in it: nothing is filled in",
+        ],
+    )
+    values = {"A": "\n", "B": "two\nlines", "C": "it's ${HOME}", "SECRET": SECRET}
+    exported = {form: nap.run("config:export", pusher.app, "--format", form).stdout for form in FORMS}
+    assert json.loads(exported["json"]) == values
+    assert read_env_file(pusher.ssh_command("config:export", pusher.app).stdout.encode()).values == values
+    script = exported["shell"] + f"{sys.executable} -c 'import os, json; print(json.dumps(dict(os.environ)))'"
+    shell = json.loads(subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout)
+    assert shell | values == shell
+    assert said("config:import", pusher.app, stdin="X=1\nsecret words\n") == (
+        1,
+        [" !     line 2: expected NAME=VALUE, or a quote that ends; nothing was changed"],
+    )
+    assert said("config:import", pusher.app)[1][0] == " !     there are no variables on standard input"
+    assert nap.run("config:import", pusher.app, stdin=exported["dotenv"]).stdout.endswith("nothing changed\n")
+    logs = [path.read_text() for path in (nap.state.deploy_logs / pusher.app).iterdir()]
+    assert not [log for log in logs if SECRET in log]
+    nap.run("apps:destroy", pusher.app, "--confirm", pusher.app)
 
 
 def test_a_failed_change_changes_nothing(nap: Nap, pusher: Pusher) -> None:
@@ -221,8 +190,6 @@ def test_a_failed_change_changes_nothing(nap: Nap, pusher: Pusher) -> None:
         (("=x",), "'' cannot be the name of a variable"),
         (("PORT=1",), "PORT is nap's own to set"),
         (("NAP_APP=x",), "NAP_APP is nap's own to set"),
-        (("LD_PRELOAD=/x.so",), "LD_PRELOAD would steer the engine's own programs on its machine"),
-        (("DOCKER_HOST=x",), "DOCKER_HOST would steer the engine's own programs on its machine"),
         (("A", "B"), "only one value can come from standard input"),
         (("A=" + "x" * 65537,), "A: the value has 65537 bytes, and 65536 is the most"),
     ],

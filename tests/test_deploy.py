@@ -239,3 +239,16 @@ def test_scaled_up_and_down_without_a_build(nap: Nap, pusher: Pusher) -> None:
         refused = nap.run("ps:scale", pusher.app, counts, ok=False)
         assert refused.returncode == status
         assert why in refused.stdout + refused.stderr
+
+
+def test_no_more_ports_are_published_than_the_settings_let(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD.replace("EXPOSE 8080", "EXPOSE 8080 9001-9200"), index_html="one")
+    done = pusher.push()
+    assert done.status == 0, done.text
+    (told,) = pusher.announcements().values()
+    assert isinstance(told, dict)
+    assert list(told["ports"]) == ["8080/tcp", *(f"{port}/tcp" for port in range(9001, 9008))]
+    (container,) = nap.containers(pusher.app)
+    assert len(nap.docker("port", container).splitlines()) == 8
+    left_out = ", ".join(f"{port}/tcp" for port in range(9008, 9013))
+    assert done.trouble == [f"8 ports are published, as container.ports says, and not these: {left_out} and 188 more"]

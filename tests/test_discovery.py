@@ -60,6 +60,17 @@ def test_healthcheck_decides_where_the_image_has_one(nap: Nap, pusher: Pusher) -
     assert nap.docker("inspect", "--format", "{{.Id}}", name) != before
 
 
+def test_healthcheck_with_a_long_interval_is_asked_when_the_container_is_up(nap: Nap, pusher: Pusher) -> None:
+    check = 'HEALTHCHECK --interval=5m CMD test -e "/health y" && test "$NAP_RELEASE" = v1\n'
+    start = "(sleep 2; touch '/health y') & exec httpd -f -p 8080 -h /etc"
+    pusher.commit(Dockerfile=runs(start).replace("CMD", f"{check}CMD"))
+    pushed = pusher.push()
+    assert pushed.status == 0, pushed.text
+    assert pushed.seconds < 30, "long before the interval is over"
+    told = nap.keys(f"/nap/apps/{pusher.app}/checks/")
+    assert not [key for key in told if key.endswith("-answer")], "what it was answered before it passed is forgotten"
+
+
 def test_keys_that_etcd_lost_are_written_again(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(Dockerfile=HTTPD)
     assert pusher.push().status == 0
@@ -174,7 +185,7 @@ def test_told_to_stop_when_the_engine_has_just_gone(nap: Nap, pusher: Pusher) ->
     environment = {
         "PATH": os.environ["PATH"],
         "DOCKER_HOST": nap.engine_url,
-        "ETCDCTL_ENDPOINTS": f"http://{nap.settings.etcd.address}",
+        "ETCDCTL_ENDPOINTS": nap.settings.etcd.url,
         "NAP_CONTAINER": container(nap, pusher),
         "NAP_KEY": key,
         "NAP_PORT": "8080/tcp",

@@ -11,7 +11,7 @@ from tests.machine import HTTPD, Nap, Pusher
 
 pytestmark = pytest.mark.machine
 
-PAGES = ("releases", "config", "processes", "run", "builds", "router", "apps", "json")
+PAGES = ("releases", "config", "processes", "ports", "run", "builds", "router", "apps", "json")
 """In this order: each finds the app as the one before has left it."""
 
 

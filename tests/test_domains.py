@@ -9,16 +9,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from nap_receiver.domains import add_domains, checked_domain, domains_of, normal
+from nap_receiver.domains import _in_line, add_domains, checked_domain, domains_of, normal, token_of
 from nap_receiver.errors import NapError
-from nap_receiver.etcd import connect
+from nap_receiver.etcd import Entry, connect
 from nap_receiver.router import Known
-from nap_receiver.routes import Site, configuration
+from nap_receiver.routes import Site, behind, route
 from nap_receiver.settings import DomainName, EtcdSettings, RouterSettings
 from nap_receiver.state import State
 from tests.machine import COMMAND, Nap, Pushed, Pusher, eventually
@@ -32,7 +32,7 @@ ROUTER = RouterSettings(domain=DomainName("apps.example.org"))
     [
         ("www.example.org", "www.example.org"),
         ("WWW.Example.ORG.", "www.example.org"),
-        ("*.example.org", "*.example.org"),
+        ("*.example.com", "*.example.com"),
         ("bücher.example", "xn--bcher-kva.example"),
         ("BÜCHER。example", "xn--bcher-kva.example"),
         ("*.bücher.example", "*.xn--bcher-kva.example"),
@@ -98,9 +98,39 @@ def test_names_below_the_routers_are_its_own_to_give(name: str) -> None:
     assert checked_domain(name, RouterSettings()) == name.lower()
 
 
+@pytest.mark.parametrize("name", ["example.org", "*.example.org", "*.EXAMPLE.org"])
+def test_a_name_above_the_routers_is_the_operators_to_add(name: str) -> None:
+    with pytest.raises(NapError, match=r"example\.org is above apps\.example\.org, "):
+        checked_domain(name, ROUTER)
+    assert checked_domain(name, ROUTER, is_operator=True) == name.lower()
+
+
+@pytest.mark.parametrize("name", ["co.uk", "*.co.uk", "github.io", "*.github.io", "*.s3.amazonaws.com", "公司.cn"])
+def test_nobody_gets_a_name_below_which_anybody_can_register(name: str) -> None:
+    for is_operator in (False, True):
+        with pytest.raises(NapError, match=r" is not one owner's: anybody can register names below "):
+            checked_domain(name, ROUTER, is_operator=is_operator)
+    below = f"shop.{name.removeprefix('*.')}"
+    assert checked_domain(below, ROUTER) == normal(below)
+
+
+def test_which_names_are_in_one_line() -> None:
+    others = ["example.com", "*.b.example.com", "c.b.example.com", "d.example.com", "example.net"]
+
+    def in_line(*names: str) -> set[tuple[str, str]]:
+        return set(_in_line(names, others))
+
+    assert in_line("*.d.example.com") == {("*.d.example.com", "example.com"), ("*.d.example.com", "d.example.com")}
+    assert {other for _, other in in_line("b.example.com")} == set(others[:3])
+    assert {other for _, other in in_line("*.example.com")} == set(others[:4])
+    assert {other for _, other in in_line("x.c.b.example.com")} == set(others[:3])
+    assert in_line("com", "example.org", "bexample.net", "*.xexample.com") - in_line("com") == set()
+    assert in_line("notexample.com", "ample.net") == set()
+
+
 def hosts(sites: list[Site]) -> list[tuple[str, str]]:
     """Each name that Caddy asks for, in its order, and where it passes on what is for it."""
-    told = configuration(sites, [], State(Path("/nap")), ROUTER, keeps_streams=True)
+    told = behind(sites, State(Path("/nap")), ROUTER)
     routes = told["apps"]["http"]["servers"]["web"]["routes"]
     found = []
     while routes:
@@ -133,6 +163,28 @@ def test_the_router_knows_no_domains_of_apps_that_are_gone_nor_below_its_own() -
         ("blog", ["blog.apps.example.org"]),
         ("shop", ["shop.apps.example.org", "www.example.org"]),
     ]
+
+
+def test_visitors_are_led_to_instances_of_one_protocol() -> None:
+    known = Known(EtcdSettings(), ROUTER)
+    known.begin({"/nap/access/shop": {}})
+
+    def led(*protocols: str) -> tuple[list[str], str, list[str]]:
+        """Where visitors are led when instances 1, 2, … speak these, what is spoken there, and what Caddy is told."""
+        known.values.pop("/services/", None)
+        for number, protocol in enumerate(protocols, 1):
+            value = {"host": "10.0.0.9", "port": number} | ({"protocol": protocol} if protocol else {})
+            known.change(Entry(f"/services/shop/v1.web.{number}", value, 1))
+        (site,) = known.sites()
+        versions = route(site, True, False)["handle"][0].get("transport", {}).get("versions", [])
+        return [address.rpartition(":")[2] for address in site.instances], site.protocol, versions
+
+    assert led() == ([], "http", [])
+    assert led("", "http") == (["1", "2"], "http", [])
+    assert led("h2c", "h2c") == (["1", "2"], "h2c", ["h2c", "2"])
+    assert led("h2c", "") == (["2"], "http", [])
+    assert led("h2c", "", "h2c") == (["1", "3"], "h2c", ["h2c", "2"])
+    assert led("", "carrier pigeon") == (["1"], "http", []), "of no use"
 
 
 def listed(nap: Nap, app: str) -> list[str]:
@@ -182,9 +234,19 @@ def test_an_app_answers_to_the_domains_that_its_owner_adds(nap: Nap, pusher: Pus
 @pytest.mark.machine
 def test_a_domain_is_one_apps(nap: Nap, pusher: Pusher, live: Pushed, tmp_path: Path) -> None:
     other, www = another(pusher, tmp_path / "other"), f"www.{pusher.app}.test"
-    nap.run("domains:add", pusher.app, f"*.{pusher.app}.test")
+    assert pusher.ssh_command("domains:add", pusher.app, f"'*.{pusher.app}.test'").returncode == 0
     served(nap, www, 200, "one")
-    assert other.ssh_command("domains:add", other.app, www).returncode == 0
+    mine, nothing = f"*.{pusher.app}.test", "Its owner can give it up"
+    for name, where in ((www, "below"), (f"a.{www}", "below"), (f"'*.{www}'", "below"), (mine[2:], "above")):
+        refused = other.ssh_command("domains:add", other.app, name)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        first, second = refused.stderr.splitlines()
+        assert first == f" !     {name.strip(chr(39))} is {where} {mine}, a domain of another app"
+        assert second.startswith(f" !     {nothing}")
+    # Who made the other one an owner does not own the other's.
+    assert other.ssh_command("access:add", other.app, pusher.user, "owner").returncode == 0
+    assert other.ssh_command("domains:add", other.app, www).returncode == 1
+    assert pusher.ssh_command("domains:add", other.app, www).returncode == 0, "the same owner's apps may share a line"
     served(nap, www, 503, f"{other.app}: no instance")
     served(nap, f"other.{pusher.app}.test", 200, "one")
 
@@ -197,10 +259,73 @@ def test_a_domain_is_one_apps(nap: Nap, pusher: Pusher, live: Pushed, tmp_path: 
     assert listed(nap, pusher.app) == [f"*.{pusher.app}.test"], "all or none"
     foreign = pusher.ssh_command("domains:remove", pusher.app, www)
     assert foreign.stderr.splitlines()[0] == f" !     {pusher.app} has no domain {www}"
+    assert nap.run("domains:add", other.app, f"b.{pusher.app}.test").returncode == 0, "the operator may"
+
+
+@pytest.mark.machine
+def test_an_app_has_no_more_domains_than_the_operator_says(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     many = nap.run("domains:add", pusher.app, *(f"n{n}.{pusher.app}.test" for n in range(41)), ok=False)
     assert many.stderr == " !     those are 41 domains, and one command takes 40\n"
     nap.run("domains:add", pusher.app, *(f"n{n}.{pusher.app}.test" for n in range(40)))
-    assert len(listed(nap, pusher.app)) == 41
+    refused = pusher.ssh_command("domains:add", pusher.app, *(f"m{n}.{pusher.app}.test" for n in range(11)))
+    assert refused.stderr.splitlines()[0] == (
+        f" !     {pusher.app} has 40 domains and may have 50 (router.max_domains)"
+    )
+    assert len(listed(nap, pusher.app)) == 40
+    again = (f"n{n}.{pusher.app}.test" for n in range(11))
+    assert pusher.ssh_command("domains:add", pusher.app, *again).returncode == 0, "which it has"
+
+
+@pytest.mark.machine
+def test_a_public_domain_takes_a_proof_that_its_owner_can_give(nap: Nap, pusher: Pusher, live: Pushed) -> None:
+    name = f"www.{pusher.app}.invalid.com"
+    token = re.compile(r'_nap\.\S+ TXT "nap=([0-9a-f]{32})"')
+    with connect(nap.settings.etcd) as etcd:
+        made = token_of(etcd, nap.settings.etcd, pusher.app)
+        assert token_of(etcd, nap.settings.etcd, pusher.app) == made
+    refused = pusher.ssh_command("domains:add", pusher.app, name)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    first, second = refused.stderr.splitlines()
+    found = token.search(second)
+    # On a network without a name server, the DNS does not answer.
+    assert first.startswith(" !     the DNS does not answer for ") or (found and found[1] == made)
+    assert nap.run("domains:add", pusher.app, name).returncode == 0, "the operator may"
+    assert pusher.ssh_command("domains:add", pusher.app, name).returncode == 0, "which it has"
+    new = f"{pusher.app}-new"
+    assert pusher.ssh_command("apps:rename", pusher.app, new).returncode == 0
+    assert nap.keys(nap.settings.etcd.proof_of(new)) == {nap.settings.etcd.proof_of(new): {"token": made}}
+    assert pusher.ssh_command("apps:destroy", new, "--confirm", new).returncode == 0
+    assert not nap.keys(nap.settings.etcd.proof_of(new))
+
+
+@pytest.mark.machine
+def test_two_owners_who_want_names_of_one_line_at_once(nap: Nap, pusher: Pusher) -> None:
+    places, apps = nap.settings.etcd, [f"{pusher.app}-{letter}" for letter in "abcd"]
+    together = threading.Barrier(len(apps))
+    won: list[str] = []
+
+    def add(app: str, name: str) -> None:
+        with connect(places) as etcd:
+            together.wait()
+            with suppress(NapError):
+                add_domains(etcd, places, app, [name], 50, app)
+                won.append(app)
+
+    with connect(places) as etcd:
+        for app in apps:
+            etcd.put(places.access_of(app), {"repository": "", "users": {app: "owner"}})
+        for turn in range(10):
+            base = f"{turn}.{pusher.app}.test"
+            names = [base, f"*.{base}", f"a.{base}", f"b.a.{base}"]
+            threads = [threading.Thread(target=add, args=each) for each in zip(apps, names, strict=True)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(won) == turn + 1, "one of them has its name"
+        for app in apps:
+            etcd.write({places.access_of(app): None})
+            etcd.write({f"{places.domains}/{name}": None for name in domains_of(etcd, places, app)})
 
 
 @pytest.mark.machine
@@ -247,7 +372,7 @@ def test_two_who_want_the_same_domains_at_once(nap: Nap, pusher: Pusher, tmp_pat
         with connect(places) as etcd:
             together.wait()
             try:
-                add_domains(etcd, places, app, names)
+                add_domains(etcd, places, app, names, 50, "someone")
                 won.append(app)
             except NapError as error:
                 assert str(error).endswith("is another app's")
@@ -269,9 +394,9 @@ def test_two_who_want_the_same_domains_at_once(nap: Nap, pusher: Pusher, tmp_pat
             assert len(won) == turn + 1
         etcd.delete(places.access_of(won[0]))
         heir = next(app for app in apps if app != won[0])
-        add_domains(etcd, places, heir, [f"n0.0.{pusher.app}.test"])
+        add_domains(etcd, places, heir, [f"n0.0.{pusher.app}.test"], 50, "someone")
         with pytest.raises(NapError, match=f"^there is no app {won[0]} here$"):
-            add_domains(etcd, places, won[0], [f"new.{pusher.app}.test"])
+            add_domains(etcd, places, won[0], [f"new.{pusher.app}.test"], 50, "someone")
         for app in apps:
             etcd.write({places.access_of(app): None})
             etcd.write({f"{places.domains}/{name}": None for name in domains_of(etcd, places, app)})

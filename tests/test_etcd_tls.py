@@ -11,7 +11,7 @@ import pytest
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import EtcdAway, connect
 from nap_receiver.programs import etcd_answers, path_of
-from nap_receiver.settings import Address, EtcdSettings, FilePath
+from nap_receiver.settings import EtcdAddress, EtcdSettings, FilePath
 from nap_receiver.units import TEMPLATES
 from tests.conftest import free_address
 from tests.machine import eventually
@@ -58,7 +58,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdSettings]
         stderr=subprocess.DEVNULL,
     )
     files = [FilePath(folder / name) for name in ("ca.pem", "client.pem", "client.key")]
-    reached = EtcdSettings(Address(address), timeout=2, ca=files[0], certificate=files[1], key=files[2])
+    reached = EtcdSettings(EtcdAddress(address), timeout=2, ca=files[0], certificate=files[1], key=files[2])
     try:
         eventually(lambda: etcd_answers(reached), 10, "etcd answers")
         yield reached

@@ -1,6 +1,7 @@
 """When it goes wrong: the last lines say what happened and what to do, what ran still runs, nothing is left behind."""
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nap_receiver.programs import serves
+from nap_receiver.state import state_at
 from tests.conftest import free_address
 from tests.machine import HTTPD, ROOT, Nap, Pushed, Pusher, answer, eventually, runs
 
@@ -49,7 +51,7 @@ def refused(pushed: Pushed, what: str, advice: str) -> None:
 def test_build_step_fails(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(Dockerfile="FROM nap/busybox\nRUN echo the build says this; exit 4\n")
     pushed = pusher.push()
-    failed(pushed, "the build failed at step 2/3 : RUN echo the build says this; exit 4: it exited with status 4")
+    failed(pushed, "the build failed at [2/2] RUN echo the build says this; exit 4: it exited with status 4")
     assert "       the build says this" in pushed.lines
     assert nap.docker("ps", "--all", "--quiet", "--filter", "status=exited") == ""
 
@@ -58,6 +60,8 @@ def test_no_dockerfile(pusher: Pusher) -> None:
     (pusher.repository / "Dockerfile").unlink()
     pusher.commit(README_md="nothing else")
     failed(pusher.push(), "has no Dockerfile at its top", "Add a file named Dockerfile")
+    pusher.commit(Dockerfile_prod=HTTPD)
+    failed(pusher.push(), "has no Dockerfile at its top", "git mv Dockerfile.prod Dockerfile")
 
 
 def test_wrong_dockerfile(pusher: Pusher) -> None:
@@ -76,7 +80,7 @@ def test_exit_at_start_is_told_at_once(nap: Nap, pusher: Pusher) -> None:
     failed(pushed, f"{pusher.app} v2 web.1 exited with status 3 before it answered on port 8080")
     at = lines.index("       starting")
     assert lines[at + 1] == "       no database"
-    assert told - float(lines[at + 2]) < 2
+    assert told - float(lines[at + 2]) < 10, "nobody waits for the deadline, which comes after 60 s"
 
 
 def test_instance_that_exits_again_and_again_is_taken_away(nap: Nap, pusher: Pusher) -> None:
@@ -95,6 +99,16 @@ def test_command_that_is_not_there(pusher: Pusher) -> None:
     assert "no-such-program" in pushed.text
 
 
+def test_script_with_windows_line_ends_is_named(pusher: Pusher) -> None:
+    script = 'FROM nap/busybox\nCOPY serve.sh /\nRUN chmod 755 /serve.sh\nEXPOSE 8080\nENTRYPOINT ["/serve.sh"]\n'
+    pusher.commit(Dockerfile=script, serve_sh="#!/bin/sh\r\nexec httpd -f -p 8080\r\n")
+    pushed = pusher.push()
+    failed(pushed, "exited with status 127")
+    assert (
+        "scripts with Windows line ends or a byte order mark, which do not start on Linux: serve.sh" in pushed.trouble
+    )
+
+
 def test_never_listens(pusher: Pusher) -> None:
     pusher.commit(Dockerfile=runs("echo I am up but deaf; exec sleep 1000"))
     pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "2")
@@ -103,22 +117,42 @@ def test_never_listens(pusher: Pusher) -> None:
     assert "       I am up but deaf" in pushed.lines
 
 
+def test_starved_app_is_told_apart_from_a_silent_one(pusher: Pusher) -> None:
+    # All on one processor: what tells that they wait has another one, and so has whatever runs beside this test.
+    one = "$(sed -n 's/^Cpus_allowed_list:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/self/status)"
+    pusher.commit(
+        Dockerfile=runs(f"taskset -cp {one} $$; for each in 1 2 3 4 5 6; do while :; do :; done & done; wait")
+    )
+    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "10")
+    pushed = pusher.push()
+    failed(pushed, ", of which it got no processor for ", f"resource:limit {pusher.app} shows it")
+    assert "       the machine is busy: the app got no processor for " in pushed.text
+
+
 def test_listens_on_its_own_loopback_only(pusher: Pusher) -> None:
     pusher.commit(Dockerfile=runs("exec httpd -f -p 127.0.0.1:8080 -h /etc"))
-    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "2")
-    failed(pusher.push(), "did not answer on port 8080 within 2 s")
+    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "10")
+    where = "did not answer on port 8080 within 10 s: it listens on 127.0.0.1:8080 only"
+    failed(pusher.push(), where, "Have it listen on 0.0.0.0")
 
 
 def test_healthcheck_never_passes(pusher: Pusher) -> None:
-    pusher.commit(Dockerfile=HTTPD.replace("CMD", "HEALTHCHECK --interval=3s CMD false\nCMD"))
-    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "2")
-    failed(pusher.push(), "its HEALTHCHECK did not pass within 2 s")
+    check = 'HEALTHCHECK --interval=5m CMD ["sh", "-c", "echo no database yet; echo at all >&2; exit 1"]'
+    pusher.commit(Dockerfile=HTTPD.replace("CMD", f"{check}\nCMD"))
+    pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "3")
+    pushed = pusher.push()
+    failed(pushed, "its HEALTHCHECK did not pass within 3 s")
+    first = pushed.lines.index("       its HEALTHCHECK ended with status 1, and printed:")
+    assert sorted(pushed.lines[first + 1 : first + 3]) == ["       at all", "       no database yet"]
 
 
 def test_healthcheck_fails(pusher: Pusher) -> None:
-    check = "HEALTHCHECK --interval=1s --retries=1 CMD false"
+    check = "HEALTHCHECK --interval=1s --retries=1 CMD echo 'no \"database\" yet'; exit 3"
     pusher.commit(Dockerfile=HTTPD.replace("CMD", f"{check}\nCMD"))
-    failed(pusher.push(), f"{pusher.app} v2 web.1: its HEALTHCHECK fails")
+    pushed = pusher.push()
+    failed(pushed, f"{pusher.app} v2 web.1: its HEALTHCHECK fails")
+    first = pushed.lines.index("       its HEALTHCHECK ended with status 3, and printed:")
+    assert pushed.lines[first + 1] == '       no "database" yet'
 
 
 def test_timeout_that_is_no_number(pusher: Pusher) -> None:
@@ -173,6 +207,7 @@ def test_scheduler_is_away(nap: Nap, pusher: Pusher) -> None:
     known = {"NAP_STATE": str(nowhere), "NAP_ETCD_ADDRESS": nap.settings.etcd.address}
     known |= {"NAP_REGISTRY_ADDRESS": nap.settings.registry.address, "NAP_ENGINE_URL": nap.engine_url}
     (nowhere / "units").mkdir(parents=True)
+    shutil.copytree(nap.state.registry_login, state_at(nowhere).registry_login)
     pushed = push_to_hook(nap, pusher, nowhere / "repositories" / f"{pusher.app}.git", known)
     assert "the local scheduler does not answer" in "\n".join(pushed.trouble), pushed.text
     assert not list((nowhere / "units").iterdir())
@@ -251,7 +286,7 @@ def test_damaged_repository_yields_no_image(nap: Nap, pusher: Pusher) -> None:
     (bare / "objects" / blob[:2] / blob[2:]).unlink()
     hook = nap.run_hook(bare, commit)
     assert hook.returncode == 1
-    assert f"object {blob[:12]} cannot be read" in hook.stdout
+    assert f"zzz (object {blob[:12]}) cannot be read" in hook.stdout
     assert commit not in nap.docker("images", "--format", "{{.Repository}}:{{.Tag}}")
 
 

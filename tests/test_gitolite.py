@@ -18,7 +18,7 @@ pytestmark = pytest.mark.machine
 
 CONF = """
 @devs = alice bob
-repo team/shop slow displaced
+repo team/shop team/early slow displaced
     RW+ = @devs
     option nap = deploy
     config receive.advertisePushOptions = true
@@ -114,6 +114,20 @@ def test_a_push_deploys_and_another_prints_the_address(gitolite: Gitolite, nap: 
     assert there.status == 0, there.text
     assert answer(there.url) == "two"
     assert [each["by"] for each in releases(alice)] == ["alice", "bob"]
+
+
+def test_an_app_is_configured_before_its_first_push(gitolite: Gitolite, nap: Nap, tmp_path: Path) -> None:
+    alice = a_developer(gitolite, "alice", "team/early", nap, tmp_path)
+    created = gitolite.nap("apps:create", str(alice.bare), nap=nap)
+    assert created.stdout == "=====> team-early is created\n"
+    gitolite.nap("config:set", "team-early", "EARLY=yes", nap=nap)
+    again = gitolite.nap("apps:create", str(alice.bare), nap=nap, ok=False)
+    assert (again.returncode, again.stderr.splitlines()[0]) == (1, " !     there is an app team-early here already")
+    absent = gitolite.nap("apps:create", str(alice.bare.with_name("nosuch.git")), nap=nap, ok=False)
+    assert absent.stderr.startswith(" !     there is no bare git repository at ")
+    assert alice.push().status == 0
+    assert gitolite.nap("config:get", "team-early", "EARLY", nap=nap).stdout == "yes\n"
+    assert releases(alice)[0]["config"] == 1
 
 
 def test_a_failed_deploy_fails_the_push_until_it_works(gitolite: Gitolite, nap: Nap, tmp_path: Path) -> None:

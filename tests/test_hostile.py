@@ -29,7 +29,7 @@ import pytest
 from nap_receiver.errors import NapError
 from nap_receiver.repository import repository_at
 from tests.conftest import free_address
-from tests.machine import COMMAND, HTTPD, Nap, Pushed, answer, eventually
+from tests.machine import COMMAND, HTTPD, QUICK_SSH, Nap, Pushed, answer, eventually
 
 pytestmark = pytest.mark.machine
 
@@ -255,6 +255,16 @@ NAP_COMMANDS: list[tuple[str | bytes, str]] = [
     ("builds:cancel '*'", _CHARACTERS),
     (b"access \xff\xfe", _CHARACTERS),
     (f"access {'x' * 300}", f"{_NO_NAME}: it has 300 characters, and 40 is the most"),
+    ("apps:create", "Missing argument 'APP'"),
+    (f"apps:create {THEIRS}", f"there is an app {THEIRS} here already, and hostile-owner owns it"),
+    (f"apps:create {MINE}", f"there is an app {MINE} here already"),
+    ("apps:create ../../x", "'../../x' is no name of an app"),
+    ("apps:create .git", "'.git' is no name of an app"),
+    ("apps:create 'a\nb'", "'a\\nb' is no name of an app"),
+    ("apps:create 'a b'", _CHARACTERS),
+    ("apps:create \x1b[31m", "is no name of an app"),
+    (f"apps:create {'x' * 300}", f"{_NO_NAME}: it has 300 characters, and 40 is the most"),
+    (f"apps:create {FRESH} --state /tmp", "No such option '--state'"),
     # Options and words that are not there.
     (f"builds {MINE} --state /tmp", "No such option '--state'"),
     (f"builds --state=/tmp {MINE}", "No such option '--state'"),
@@ -514,6 +524,7 @@ class Guest:
         )
         nap.run("keys:add", user, stdin=self.public)
         self.words = ["ssh", "-F", "none", "-i", str(self.key), "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"]
+        self.words += shlex.split(QUICK_SSH)
         self.words += ["-o", f"UserKnownHostsFile={folder}/known", "-o", "StrictHostKeyChecking=accept-new"]
         self.words += ["-o", "IdentitiesOnly=yes"]
         self.kept = ["-o", f"ControlPath={folder}/{user}.sock"]
@@ -847,7 +858,10 @@ def environments(place: Place, words: str) -> list[dict[str, str]]:
 @contextmanager
 def held(place: Place, *options: str) -> Iterator[tuple[list[dict[str, str]], list[dict[str, str]]]]:
     """A push that waits for its client, with these options of ssh's: the environments of the gate's and of git's."""
-    gate, git = f"nap_receiver.gate {place.nap.state.root} {place.intruder.user} ", "git receive-pack "
+    gate, git = (
+        f"nap_receiver.gate {place.nap.state.root} {place.intruder.user} ",
+        "git --no-replace-objects receive-pack ",
+    )
     client = Wire([*place.intruder.alone(*options), f"git-receive-pack '{MINE}'"])
     try:
         eventually(lambda: environments(place, git), 10, "git waits")
@@ -914,9 +928,9 @@ def test_neither_agent_nor_display_is_given(untouched: Place, tmp_path: Path) ->
 
 
 FORWARDINGS: list[tuple[str, ...]] = [
-    ("-W", "{etcd}"),
-    ("-N", "-R", "127.0.0.1:0:{etcd}"),
-    ("-N", "-R", "{folder}/remote.sock:{etcd}"),
+    ("-W", "{registry}"),
+    ("-N", "-R", "127.0.0.1:0:{registry}"),
+    ("-N", "-R", "{folder}/remote.sock:{registry}"),
     ("-N", "-R", "127.0.0.1:0"),
     ("-s", "sftp"),
     ("-s", "git-receive-pack"),
@@ -926,8 +940,8 @@ FORWARDINGS: list[tuple[str, ...]] = [
 
 @pytest.mark.parametrize("options", FORWARDINGS, ids=" ".join)
 def test_forwarding_is_refused(untouched: Place, options: tuple[str, ...], tmp_path: Path) -> None:
-    etcd = str(untouched.nap.settings.etcd.address)
-    asked = [option.format(etcd=etcd, folder=tmp_path) for option in options]
+    registry = str(untouched.nap.settings.registry.address)
+    asked = [option.format(registry=registry, folder=tmp_path) for option in options]
     command = [asked.pop()] if asked[0] == "-s" else []
     words = [*untouched.intruder.alone("-o", "ExitOnForwardFailure=yes", *asked), *command]
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=10, text=True)
@@ -939,10 +953,10 @@ def test_forwarding_is_refused(untouched: Place, options: tuple[str, ...], tmp_p
 
 @pytest.mark.parametrize("how", ["-L", "-D"])
 def test_connections_through_the_gate_reach_nothing(untouched: Place, how: str) -> None:
-    here, etcd = free_address(), untouched.nap.settings.etcd.address
+    here, registry = free_address(), untouched.nap.settings.registry.address
     host, port = here.split(":")
     client = subprocess.Popen(
-        untouched.intruder.alone("-N", how, here if how == "-D" else f"{here}:{etcd}"),
+        untouched.intruder.alone("-N", how, here if how == "-D" else f"{here}:{registry}"),
         stdin=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -959,9 +973,9 @@ def test_connections_through_the_gate_reach_nothing(untouched: Place, how: str) 
             if how == "-D":
                 there.sendall(b"\5\1\0")
                 assert there.recv(2) == b"\5\0"
-                there.sendall(b"\5\1\0\1" + socket.inet_aton(etcd.host) + struct.pack(">H", etcd.port))
+                there.sendall(b"\5\1\0\1" + socket.inet_aton(registry.host) + struct.pack(">H", registry.port))
             with suppress(ConnectionResetError):
-                there.sendall(b"GET /health HTTP/1.0\r\n\r\n")
+                there.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 assert b"HTTP" not in there.recv(1000)
     finally:
         client.kill()
@@ -1045,7 +1059,7 @@ WIRE: list[tuple[str, bytes, str]] = [
             "master": "funny refname",
             "/etc/passwd": "funny refname",
             "../x": "funny refname",
-            "refs/../x": "funny refname",
+            "refs/../x": "deny updating a hidden ref",
             "refs/heads/../../x": "funny refname",
             "refs/heads/../../hooks/post-receive": "funny refname",
             "refs/heads/a b": "funny refname",
@@ -1055,7 +1069,10 @@ WIRE: list[tuple[str, bytes, str]] = [
             "refs/heads/x~1": "funny refname",
             "refs/heads/x:y": "funny refname",
             "refs/heads/*": "funny refname",
-            "refs/heads/" + "x" * 5000: f"ng refs/heads/{'x' * 5000} ",
+            "refs/heads/"
+            + "x" * 5000: "the name of a ref has 5011 bytes, and ssh.max_ref_bytes is 255; nothing was kept",
+            "refs/custom/x": "deny updating a hidden ref",
+            f"refs/replace/{HEAD}": "deny updating a hidden ref",
             "refs/nap/v1": "deny updating a hidden ref",
             "refs/nap/x/y": "deny updating a hidden ref",
         }.items()

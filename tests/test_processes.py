@@ -81,14 +81,21 @@ def test_a_worker_that_ends_fails_the_whole_release(nap: Nap, pusher: Pusher, li
 
 
 def test_an_app_of_workers_alone(nap: Nap, pusher: Pusher) -> None:
-    commit(pusher, "worker: exec sleep 1000\n")
+    commit(pusher, "Web: exec sleep 1000\n")
     done = pushed(pusher)
     assert f"=====> {pusher.app} v1 is live" in done.text
+    assert any("Web is another process type than web" in line for line in done.trouble)
+    assert "       It has no process type web, so it has no address." in done.lines
+    assert "http://" not in done.text
     assert "already runs" in pusher.push().text
     name = nap.containers(pusher.app)[0]
     nap.docker("kill", name)
-    eventually(lambda: processes(pusher) == {"worker.1": "not up"}, 5, "it is missed")
-    eventually(lambda: processes(pusher) == {"worker.1": "up"}, 20, "it is back")
+    eventually(lambda: processes(pusher) == {"Web.1": "not up"}, 5, "it is missed")
+    eventually(lambda: processes(pusher) == {"Web.1": "up"}, 20, "it is back")
+    assert "is reached at" not in pusher.ssh_command("ps", pusher.app).stdout
+    opened = pusher.ssh_command("open", pusher.app)
+    assert (opened.returncode, opened.stdout) == (1, "")
+    assert f"{pusher.app} has no process type web" in opened.stderr
 
 
 def test_the_release_command_runs_first_and_can_fail_the_deploy(nap: Nap, pusher: Pusher) -> None:
@@ -115,7 +122,7 @@ def test_postdeploy_runs_once_after_the_first_release(pusher: Pusher) -> None:
     commit(pusher, WEB, app_json=scripts, index_html="one")
     first = pushed(pusher)
     assert first.lines.index("       seeded by postdeploy.1") > first.lines.index(f"       {first.url}")
-    assert " !     app.json: addons: not nap's, and without effect here" in first.lines
+    assert " !     app.json: nap ignores addons" in first.lines
     commit(pusher, WEB, app_json=scripts, index_html="two")
     assert "seeded" not in pushed(pusher).text
 
@@ -150,16 +157,20 @@ def test_limits_are_docker_s(nap: Nap, pusher: Pusher) -> None:
     assert listed == [
         {"process": "web", "memory": 64 << 20, "cpu": 0.5},
         {"process": "worker", "memory": 128 << 20, "cpu": 0.5},
+        {"process": "run", "memory": 64 << 20, "cpu": 0.5},
     ]
-    shape = "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"
+    shape = "{{.HostConfig.Memory}} {{.HostConfig.CpuQuota}} {{.HostConfig.CpuPeriod}}"
     found = [nap.docker("inspect", "-f", shape, name) for name in nap.containers(pusher.app) if ".v3." in name]
-    assert found == [f"{64 << 20} 500000000", f"{128 << 20} 500000000"]
+    assert found == [f"{64 << 20} 50000 100000", f"{128 << 20} 50000 100000"]
     assert pusher.ssh_command("resource:limit", pusher.app, "-p", "run", "--memory=96m").returncode == 0
     listed = json.loads(pusher.ssh_command("resource:limit", pusher.app, "--json").stdout)
     assert listed[2:] == [{"process": "run", "memory": 96 << 20, "cpu": 0.5}]
     limit = "'cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null'"
     assert pusher.ssh_command("run", pusher.app, "sh", "-c", limit).stdout.strip() == str(96 << 20)
     before = pusher.ssh_command("releases", pusher.app, "--json").stdout
+    large = pusher.ssh_command("resource:limit", pusher.app, "--memory=5g")
+    assert large.returncode == 1
+    assert f" !     --memory: expected {4 << 30}b or less, got {5 << 30}b; nothing was changed" in large.stdout
     many = pusher.ssh_command("resource:limit", pusher.app, "--cpu=1024")
     assert many.returncode == 1
     assert f" !     --cpu: expected {os.cpu_count()} or less, which is what this machine has, got 1024" in many.stdout

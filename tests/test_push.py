@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from nap_receiver.answer import usual_branch
 from nap_receiver.app import app_name
 from nap_receiver.errors import NapError
 from nap_receiver.push import (
@@ -241,6 +242,29 @@ def test_deploy_branch_of_a_deleted_master(repository: Repository) -> None:
         "of the one that is deleted now"
     )
     assert branch_of(repository) == "main"
+
+
+def test_head_follows_the_deploy_branch_in_naps_own_repositories(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    own, other = (Repository(folder / "hello.git") for folder in (state.repositories, tmp_path / "gitolite"))
+
+    def after_commit(repository: Repository, branch: str) -> bytes:
+        repository.commit(DOCKERFILE, branch=branch)
+        usual_branch(repository.path, state, [RefUpdate(NONE, NEW, f"refs/heads/{branch}")])
+        return repository.git("symbolic-ref", "HEAD")
+
+    branches = ("topic", "later", "main", "master", "last")
+    expected = {"topic": "topic", "later": "topic", "main": "main", "master": "master", "last": "master"}
+    assert {branch: after_commit(own, branch) for branch in branches} == {
+        branch: f"refs/heads/{head}".encode() for branch, head in expected.items()
+    }
+    assert {after_commit(other, branch) for branch in branches} == {b"refs/heads/topic"}
+    own.git("config", "nap.branch", "nosuch")
+    assert usual_branch(own.path, state) == "nosuch"
+    assert own.git("symbolic-ref", "HEAD") == b"refs/heads/master", "it never leads nowhere"
+    own.git("config", "nap.branch", "topic")
+    assert usual_branch(own.path, state) == "topic"
+    assert own.git("symbolic-ref", "HEAD") == b"refs/heads/topic"
 
 
 def test_deletion_of_the_deploy_branch_is_told_among_many_others(repository: Repository) -> None:

@@ -117,7 +117,7 @@ def test_rollback_undoes_a_change_of_variables_and_then_goes_further_back(pusher
 def test_rollback_with_nothing_to_go_back_to(pusher: Pusher, live: Pushed) -> None:
     refused = pusher.ssh_command("rollback", pusher.app)
     assert refused.returncode == 1
-    why = "no release before v1 was live with other code, commands, checks or variables"
+    why = "no release before v1 was live with other code, commands, checks, variables, port or protocol"
     assert f" !     {pusher.app} has nothing to go back to: {why}" in refused.stdout.splitlines()
     assert answer(live.url) == "one"
 

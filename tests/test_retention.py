@@ -4,8 +4,6 @@ import fcntl
 import os
 import re
 import subprocess
-import urllib.error
-import urllib.request
 from collections import namedtuple
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -220,22 +218,16 @@ class Watched(Pusher):
 
     def in_the_registry(self) -> set[str]:
         """The commits that it has tags of."""
-        with urllib.request.urlopen(self.url("tags/list"), timeout=5) as response:
-            return set(msgspec.json.decode(response.read())["tags"] or [])
+        return set(self.nap.asked_registry(f"{self.app}/tags/list").json()["tags"] or [])
 
     def has(self, image: str) -> bool:
         """Whether the registry has this image, by its digest."""
-        accept = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
-        request = urllib.request.Request(self.url(f"manifests/{image.partition('@')[2]}"), headers=accept)
-        try:
-            with urllib.request.urlopen(request, timeout=5):
-                return True
-        except urllib.error.HTTPError as error:
-            assert error.code == 404
-            return False
-
-    def url(self, path: str) -> str:
-        return f"http://{self.nap.settings.registry.address}/v2/{self.app}/{path}"
+        path = f"{self.app}/manifests/{image.partition('@')[2]}"
+        status = self.nap.asked_registry(
+            path, Accept="application/vnd.docker.distribution.manifest.v2+json"
+        ).status_code
+        assert status in {200, 404}
+        return status == 200
 
 
 @pytest.fixture
@@ -303,6 +295,29 @@ def test_the_image_of_a_first_push_that_failed_goes_with_the_first_that_is_live(
     commit, _ = watched.deployed(Dockerfile=HTTPD)
     assert watched.in_the_registry() == {commit}
     eventually(lambda: watched.on_the_engine() == {commit}, 10, "the engine has no other")
+
+
+@pytest.mark.machine
+def test_the_oldest_records_go_with_all_that_only_they_name(forgetful: Nap, watched: Watched) -> None:
+    few = Nap(forgetful.folder, forgetful.variables | {"NAP_LIMITS_RELEASES": "2"})
+    root = f"/nap/apps/{watched.app}"
+    watched.deployed(Dockerfile=HTTPD)
+    watched.commit(Dockerfile=runs("exit 3"))
+    assert watched.push().status == 1
+    record: Any = few.keys(f"{root}/releases/")[f"{root}/releases/{2:08}"]
+    assert watched.has(record["image"])
+    few.run("ps:stop", watched.app)
+    for number in range(3):
+        few.run("config:set", watched.app, f"A={number}")
+    few.run("rollback", watched.app)
+    assert few.run("config:get", watched.app, "A").stdout == "1\n"
+    kept = (1, 5, 6, 7)  # what v1 printed is kept until something starts
+    assert list(few.keys(f"{root}/releases/")) == [f"{root}/releases/{number:08}" for number in kept]
+    assert list(few.keys(f"{root}/outcomes/")) == [f"{root}/outcomes/{number:08}" for number in kept]
+    assert list(few.keys(f"{root}/configs/")) == [f"{root}/configs/{number:08}" for number in (2, 3)]
+    assert watched.git("ls-remote", "nap", "refs/nap/*").split()[1::2] == [f"refs/nap/v{number}" for number in kept]
+    assert not watched.has(record["image"])
+    assert watched.has(watched.image())
 
 
 @pytest.mark.machine

@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from nap_receiver.routes import _FAREWELL_MS
+from nap_receiver.routes import FAREWELL_MS
 from tests.fleet_apps import pushed
 from tests.machine import Nap, Pushed, Pusher, lastingly
 
 pytestmark = pytest.mark.machine
 
-SETTLED_SECONDS = 2 * _FAREWELL_MS / 1000
+SETTLED_SECONDS = 2 * FAREWELL_MS / 1000
 """What is so for longer than the routes before a change are used on too is so for every connection."""
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from nap_receiver.etcd import EtcdAway
-from nap_receiver.routes import _FAREWELL_MS, leads_to, told_last
+from nap_receiver.routes import inner_socket, leads_to, told_last
 from tests.conftest import free_address, fresh_nap
 from tests.fleet_apps import named_after, pushed
 from tests.machine import HTTPD, ROOT, Nap, Pusher, eventually, runs, throughout
@@ -99,20 +99,6 @@ def kill(nap: Nap, program: str) -> None:
     eventually(lambda: nap.answers(program), 10, f"{program} answers")
 
 
-def test_connections_that_are_kept_survive_changes(nap: Nap, app: str) -> None:
-    with instance() as one, instance() as two:
-        announced(nap, app, [one.server_port, two.server_port])
-        served(nap, f"{app}.localhost", 200)
-        with regulars(nap, f"{app}.localhost") as gets, regulars(nap, f"{app}.localhost", 50, "POST") as posts:
-            for number in range(30):
-                announced(nap, f"{app}-other", [1024 + number])
-                announced(nap, app, [one.server_port] if number % 2 else [two.server_port, one.server_port])
-        announced(nap, f"{app}-other", [])
-    assert gets.answered > 50
-    assert posts.answered > 10
-    assert gets.excuse and posts.excuse, gets.failed + posts.failed
-
-
 def says(nap: Nap, name: str, text: str) -> bool:
     try:
         return ask(nap, name)[1] == text
@@ -126,7 +112,7 @@ def test_who_connects_when_routes_change_is_not_cut_off(nap: Nap, app: str) -> N
         announced(nap, app, [one.server_port])
         served(nap, name, 200, "one")
         announced(nap, app, [two.server_port])
-        eventually(partial(says, nap, name, "two"), 5, "the change is in force")
+        eventually(partial(says, nap, name, "two"), 5, "the routes before the change go at this moment")
         caddy = nap.process("caddy")
         os.kill(caddy, signal.SIGSTOP)
         try:
@@ -134,47 +120,25 @@ def test_who_connects_when_routes_change_is_not_cut_off(nap: Nap, app: str) -> N
             for visitor in visitors:
                 stack.enter_context(visitor)
                 visitor.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
-            # By then the routes before go, and with them who waits to be accepted by them.
-            assert select.select(visitors, [], [], 2 * _FAREWELL_MS / 1000)[0] == []
+            assert select.select(visitors, [], [], 0.2)[0] == []
         finally:
             os.kill(caddy, signal.SIGCONT)
-        assert {visitor.makefile("rb").read()[-3:] for visitor in visitors} == {b"two"}
+        assert {visitor.makefile("rb").read()[-3:] for visitor in visitors} <= {b"one", b"two"}
+
+
+def is_led_to(nap: Nap, app: str, port: int) -> bool:
+    """Whether the router has said that the app's visitors are led to this port, and no other."""
+    return leads_to(nap.state, app) == {f"127.0.0.1:{port}"}
 
 
 def test_change_is_in_force_for_everybody_at_once(nap: Nap, app: str) -> None:
     name = f"{app}.localhost"
     with instance("one") as one, instance("two") as two:
         for number in range(10):
-            announced(nap, app, [(one, two)[number % 2].server_port])
-            answers = ["one", "two"][number % 2]
-            eventually(partial(says, nap, name, answers), 5, "it is in force")
-            # The routes before it are used for a while yet, but for connections that were there before.
+            port, answers = (one, two)[number % 2].server_port, ["one", "two"][number % 2]
+            announced(nap, app, [port])
+            eventually(partial(is_led_to, nap, app, port), 5, "it is in force")
             assert {ask(nap, name)[1] for _ in range(30)} == {answers}
-
-
-def test_connections_are_told_before_they_are_closed(nap: Nap, app: str) -> None:
-    told, router = 0, nap.settings.router.http
-    with instance() as one:
-        announced(nap, app, [one.server_port])
-        served(nap, f"{app}.localhost", 200)
-        for number in range(10):
-            connection = http.client.HTTPConnection(router.host, router.port, timeout=10)
-            change = threading.Thread(target=announced, args=(nap, f"{app}-other", [1024 + number]))
-            says, until = "", time.monotonic() + 10
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                while says != "close" and time.monotonic() < until:
-                    connection.request("GET", "/", headers={"Host": f"{app}.localhost"})
-                    reply = connection.getresponse()
-                    reply.read()
-                    says = reply.headers["Connection"]
-                    if change.ident is None:  # the connection is there before the change, or it need not be told
-                        change.start()
-                told += says == "close"
-            if change.ident:
-                change.join()
-            connection.close()
-        announced(nap, f"{app}-other", [])
-    assert told >= 8
 
 
 def test_redeploys_and_scalings_fail_no_request(nap: Nap, pusher: Pusher) -> None:
@@ -189,7 +153,7 @@ def test_redeploys_and_scalings_fail_no_request(nap: Nap, pusher: Pusher) -> Non
         for count in (2, 4):
             assert pusher.ssh_command("ps:scale", pusher.app, f"web={count}").returncode == 0
     assert asked.answered > 200
-    assert asked.excuse, asked.failed
+    assert not asked.failed
     served(nap, own(pusher), 200, "again 1")
 
 
@@ -292,7 +256,7 @@ def test_request_goes_to_an_instance_that_takes_it(nap: Nap, app: str) -> None:
         served(nap, f"{app}.localhost", 200)
         with regulars(nap, f"{app}.localhost") as gets:
             eventually(lambda: gets.answered > 200, 10, "many have asked")
-        assert gets.excuse, gets.failed
+        assert not gets.failed
         one.requests.clear()
         two.requests.clear()
         router = nap.settings.router.http
@@ -315,7 +279,7 @@ def test_instance_on_a_machine_that_is_gone_is_passed_over(nap: Nap, app: str) -
         assert [ask(nap, f"{app}.localhost")[0] for _ in range(20)] == [200] * 20, "one visitor alone"
         with regulars(nap, f"{app}.localhost", 20) as gets:
             eventually(lambda: gets.answered > 60, 20, "many have asked")
-        assert gets.excuse, gets.failed
+        assert not gets.failed
         assert gets.longest < 2
 
 
@@ -361,7 +325,7 @@ def test_paused_instance_is_asked_no_more_until_it_goes_on(nap: Nap, pusher: Pus
         assert key not in pusher.announcements()
         with regulars(nap, own(pusher)) as asked:
             eventually(lambda: asked.answered > 100, 10, "the others are asked")
-        assert asked.excuse, asked.failed
+        assert not asked.failed
         assert asked.longest < 1
     finally:
         nap.docker("unpause", paused)
@@ -414,17 +378,35 @@ def test_router_away_leaves_the_routes_and_takes_up_what_it_missed(nap: Nap, app
         assert ask(nap, name)[1] == "two"
 
 
-@pytest.mark.parametrize("garbage", ["half of it", "an address that is not here"])
-def test_caddy_starts_whatever_it_has_kept(nap: Nap, app: str, garbage: str) -> None:
-    name, kept = f"{app}.localhost", told_last(nap.state)
+def test_request_waits_while_the_caddy_with_the_routes_starts_again(nap: Nap, app: str) -> None:
+    name = f"{app}.localhost"
     with instance("one") as one:
         announced(nap, app, [one.server_port])
         served(nap, name, 200, "one")
-        text, address = kept.read_text(), f'"{nap.settings.router.http}"'
+        answers: list[tuple[int, str]] = []
+        with stopped(nap, "caddy"):
+            visitor = threading.Thread(target=lambda: answers.append(ask(nap, name)[:2]))
+            visitor.start()
+            throughout(lambda: not answers, 0.5, "ten times it was tried by then, and nobody is there")
+        visitor.join()
+        assert answers == [(200, "one")]
+
+
+@pytest.mark.parametrize("program", ["caddy", "front"])
+@pytest.mark.parametrize("garbage", ["half of it", "an address that is not here"])
+def test_caddy_starts_whatever_it_has_kept(nap: Nap, app: str, program: str, garbage: str) -> None:
+    name, kept = f"{app}.localhost", told_last(nap.state, program)
+    with instance("one") as one:
+        announced(nap, app, [one.server_port])
+        served(nap, name, 200, "one")
+        address = {"caddy": f'"unix/{inner_socket(nap.state, "web")}"', "front": f'"{nap.settings.router.http}"'}[
+            program
+        ]
+        text = kept.read_text()
         assert address in text
         half = garbage == "half of it"
         kept.write_text(text[: len(text) // 2] if half else text.replace(address, '"192.0.2.1:80"'))
-        kill(nap, "caddy")
+        kill(nap, program)
         served(nap, name, 200, "one")
         eventually(lambda: kept.exists() and kept.read_text() == text, 5, "and it is kept again")
 

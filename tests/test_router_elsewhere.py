@@ -47,16 +47,17 @@ def test_a_router_on_a_machine_of_its_own(nap: Nap, pusher: Pusher, live: Pushed
         f'[router]\ndomain = "apps.example.test"\nhttp = "{free_address()}"\n'
     )
     elsewhere = Nap(folder)
-    caddy, follower = unit("nap-caddy"), unit("nap-router")
+    caddies, follower = [unit("nap-caddy"), unit("nap-front")], unit("nap-router")
 
     def words(line: str) -> list[str]:
         return shlex.split(line.replace("/opt/nap", str(CHECKOUT)).replace("/var/lib/nap", str(folder)))
 
     variables = {"PATH": os.environ["PATH"], "NAP_STATE": str(folder)}
-    (setting,) = words(caddy["Environment"])
-    variables |= dict([setting.split("=", 1)])
-    prepared = subprocess.run(words(caddy["ExecStartPre"]), env=variables, capture_output=True, text=True, timeout=60)
-    assert prepared.stdout == f"{folder}/run/caddy.json\n"
+    for caddy in caddies:
+        prepared = subprocess.run(
+            words(caddy["ExecStartPre"]), env=variables, capture_output=True, text=True, timeout=60
+        )
+        assert prepared.stdout == f"{folder}/run/caddy.json\n{folder}/run/front.json\n"
     refused = elsewhere.run("logs", pusher.app, "-p", "router", ok=False)
     assert (refused.returncode, refused.stdout, refused.stderr.splitlines()) == (
         1,
@@ -69,7 +70,10 @@ def test_a_router_on_a_machine_of_its_own(nap: Nap, pusher: Pusher, live: Pushed
 
     name, log = f"{pusher.app}.apps.example.test", folder / "said"
     with ExitStack() as stack:
-        stack.enter_context(running(words(caddy["ExecStart"]), variables, log))
+        for caddy in caddies:
+            (setting,) = words(caddy["Environment"])
+            own_place = dict([setting.split("=", 1)])
+            stack.enter_context(running(words(caddy["ExecStart"]), variables | own_place, log))
         first = stack.enter_context(running(words(follower["ExecStart"]), variables, log))
         eventually(lambda: answers(elsewhere, name), 10, "it serves the app")
         served(elsewhere, name, 200, "one")

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from nap_receiver.keys import add_key, keys, renew
+from nap_receiver.settings import LimitSettings
 from nap_receiver.state import state_at
 from tests.fleet_apps import pushed
 from tests.machine import COMMAND, Nap, Pushed, Pusher, answer, eventually, processes
@@ -227,6 +228,20 @@ def test_without_a_terminal_at_both_ends_there_is_none(hello: Pusher) -> None:
     assert terminal.shown == "no terminal\r\n"
 
 
+def test_who_may_wait_for_a_prompt_is_told_how_to_get_a_terminal(hello: Pusher) -> None:
+    words = [*hello.ssh_words(), f"run {hello.app} cat"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
+        assert client.stdin and client.stdout and client.stderr
+        hint = f" !     There is no terminal; for a shell or a prompt: ssh -t HOST run {hello.app} …\n"
+        assert client.stderr.readline().decode() == hint
+        client.stdin.write(b"typed\n")
+        client.stdin.close()
+        assert (client.stdout.read(), client.stderr.read()) == (b"typed\n", b"")
+    assert done(hello, words, b"piped\n") == (0, b"piped\n", b"")
+    terminal = Terminal(hello, [*hello.ssh_words("-tt"), f"run {hello.app} tty"])
+    assert (terminal.end(), terminal.shown.strip()) == (0, "/dev/pts/0")
+
+
 @pytest.mark.parametrize("options", [(), ("-tt",)], ids=["pipes", "terminal"])
 def test_it_goes_with_the_client(hello: Pusher, options: tuple[str, ...]) -> None:
     words = [*hello.ssh_words(*options), f"run {hello.app} {DEAF}"]
@@ -273,7 +288,7 @@ def test_it_goes_with_the_gate(hello: Pusher, how: signal.Signals) -> None:
     eventually(lambda: not one_offs(hello), GONE_SECONDS, "the container is gone")
     _, said = client.communicate(timeout=10)
     assert client.returncode == 1
-    assert said.decode() == f" !     the command was stopped from outside ({how.name})\n"
+    assert said.decode().splitlines()[-1] == f" !     the command was stopped from outside ({how.name})"
 
 
 def test_what_is_wrong_is_told(hello: Pusher, tmp_path: Path) -> None:
@@ -358,12 +373,12 @@ def test_other_commands_read_what_is_typed(nap: Nap, live: Pushed, pusher: Pushe
     eventually(lambda: reads_what_is_typed(pusher), 20, "it waits for the value")
     terminal.type("hello\r\x04")
     assert terminal.end() == 0, terminal.shown
-    assert nap.run("config:get", pusher.app, "GREETING").stdout == "hello\n\n"
+    assert nap.run("config:get", pusher.app, "GREETING").stdout == "hello\n"
 
 
 def test_keys_of_before_are_given_a_terminal(tmp_path: Path, hello: Pusher) -> None:
     state = state_at(tmp_path)
-    first = add_key(state, "first", (hello.folder / "key.pub").read_text())
+    first = add_key(state, "first", (hello.folder / "key.pub").read_text(), LimitSettings())
     file = state.ssh / "authorized_keys"
     file.write_text(file.read_text().replace("restrict,pty,", "restrict,"))
     assert keys(state) == [first]
@@ -371,7 +386,7 @@ def test_keys_of_before_are_given_a_terminal(tmp_path: Path, hello: Pusher) -> N
     assert file.read_text().startswith("restrict,pty,command=")
     file.write_text(file.read_text().replace("restrict,pty,", "restrict,"))
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
-    second = add_key(state, "second", (tmp_path / "key.pub").read_text())
+    second = add_key(state, "second", (tmp_path / "key.pub").read_text(), LimitSettings())
     assert keys(state) == [first, second]
     assert [line.partition(",command=")[0] for line in file.read_text().splitlines()] == ["restrict,pty"] * 2
 

@@ -8,6 +8,7 @@ import pytest
 from nap_receiver.errors import NapError, UnknownSetting
 from nap_receiver.settings import (
     Address,
+    EtcdAddress,
     Loaded,
     Settings,
     fields,
@@ -72,6 +73,32 @@ def test_what_nap_up_kept_is_in_force(state: State) -> None:
     assert found.settings.ssh.address == "127.0.0.1:2022"
     assert found.sources["ssh.address"] == "environment of nap up: NAP_SSH_ADDRESS"
     assert load(state, {}, started={}).sources["ssh.address"] == "default"
+
+
+def test_on_one_machine_the_etcd_of_nap_s_own_is_in_force(state: State) -> None:
+    write_environment(state, {"NAP_ETCD_ADDRESS": state.etcd_url})
+    state.settings_file.write_text('etcd.address = "127.0.0.1:1"', encoding="utf-8")
+    found = load(state, {"NAP_ETCD_ADDRESS": "127.0.0.1:2"})
+    assert found.settings.etcd.url == state.etcd_url
+    assert found.settings.etcd.address.socket == str(state.run / "etcd.sock:0")
+    assert found.sources["etcd.address"] == "environment of nap up: NAP_ETCD_ADDRESS"
+
+    cluster = load(state, {"NAP_ETCD_ADDRESS": "127.0.0.1:2", "NAP_SCHEDULER": "fleet"})
+    assert cluster.settings.etcd.url == "http://127.0.0.1:2"
+    elsewhere = load(state, {"NAP_ETCD_ADDRESS": "127.0.0.1:2"}, started={})  # as by `nap router`
+    assert elsewhere.settings.etcd.url == "http://127.0.0.1:2"
+
+
+def test_the_socket_of_etcd_is_found_below_any_state_directory(tmp_path: Path) -> None:
+    for name in ("plain", "with space", "100%", "é", "a#b?c", "\udce9"):
+        url = State(tmp_path / name).etcd_url
+        assert url.isascii()
+        assert EtcdAddress.parse(url).socket == str(tmp_path / name / "run" / "etcd.sock:0")
+
+
+def test_a_state_directory_below_which_grpc_finds_no_socket_is_refused() -> None:
+    with pytest.raises(NapError, match=r"^/srv/a,b: a state directory's path can have no comma$"):
+        State(Path("/srv/a,b")).require_room_for_sockets()
 
 
 def test_values_are_of_their_kinds(state: State) -> None:
@@ -154,8 +181,8 @@ def test_a_wrong_value_that_nap_up_kept_is_told_as_such(state: State) -> None:
     ("toml", "said"),
     [
         ("[deploy]\ndrian = 1", "settings.toml: deploy.drian: no such setting; there are deploy.build_timeout, "),
-        ("[sssh]\naddress = 1", "settings.toml: sssh: no such setting; there are deploy, engine, etcd, "),
-        ("drain = 1", "settings.toml: drain: no such setting; there are deploy, "),
+        ("[sssh]\naddress = 1", "settings.toml: sssh: no such setting; there are build, commit, container, deploy, "),
+        ("drain = 1", "settings.toml: drain: no such setting; there are build, commit, container, deploy, "),
         ("deploy = 1", "settings.toml: deploy: no such setting; there are deploy.build_timeout, "),
         ("[[deploy]]\ndrain = 1", "settings.toml: deploy: no such setting"),
         ("[etcd.tls]\ncert = 1", "settings.toml: etcd.tls: no such setting; there are etcd.address, "),

@@ -5,13 +5,18 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from nap_receiver.lock import Lock, turn
+from nap_receiver.channel import Channel
+from nap_receiver.etcd import Etcd
+from nap_receiver.lock import Lock, Turn, _wait, turn, why_over
 from nap_receiver.release import Ledger
 from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually, read_until, rest
 
@@ -48,7 +53,7 @@ def queued(nap: Nap, pusher: Pusher, what: str) -> None:
 
 
 def test_a_second_push_waits_and_a_third_takes_its_place(nap: Nap, pusher: Pusher) -> None:
-    first = slow_push(pusher, "one", 4)
+    first = slow_push(pusher, "one", 10)
     one, two, three = pusher.git("rev-parse", "HEAD")[:7], "", ""
     two = pusher.commit(Dockerfile=HTTPD, index_html="two")[:7]
     second = pusher.start_push()
@@ -70,6 +75,8 @@ def test_a_second_push_waits_and_a_third_takes_its_place(nap: Nap, pusher: Pushe
     assert f"       | =====> {pusher.app} v1 is live" in said, "to its end"
     assert said.index("v1 is live") < said.index(f"building {three}") < said.index("v2 is live")
     assert answer(re.findall(r"http://\S+", said)[-1]) == "three"
+    rows = json.loads(pusher.ssh_command("builds", pusher.app, "--json").stdout)
+    assert [row["result"] for row in rows] == ["succeeded", "superseded", "succeeded"]
     assert not nap.keys(f"/nap/apps/{pusher.app}/lock") | nap.keys(f"/nap/apps/{pusher.app}/next")
 
 
@@ -89,7 +96,7 @@ def test_other_apps_do_not_wait(nap: Nap, pusher: Pusher, tmp_path: Path) -> Non
 def test_scaling_waits_for_a_deploy_and_is_not_superseded(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(Dockerfile=HTTPD, index_html="one")
     assert pusher.push().status == 0
-    deploy = slow_push(pusher, "two", 4)
+    deploy = slow_push(pusher, "two", 10)
     scaling = subprocess.Popen(
         pusher.ssh_words("ps:scale", pusher.app, "web=2"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -126,6 +133,8 @@ def test_cancelled_deploy_leaves_nothing_and_says_by_whom(nap: Nap, pusher: Push
     assert f" !     no longer deploying {commit}: {pusher.user} cancelled it; what ran before still runs" in said
     assert answer(before.url) == "one"
     assert nap.leftovers(pusher.app, 2) == []
+    rows = json.loads(pusher.ssh_command("builds", pusher.app, "--json").stdout)
+    assert [row["result"] for row in rows] == ["succeeded", "cancelled"]
     again = pusher.start_push()  # of what is there: it failed, so it is tried again
     read_until(again, "       begin")
     nap.run("builds:cancel", pusher.app)
@@ -158,7 +167,7 @@ def test_killed_deploy_holds_up_the_next_one_for_ten_seconds_at_most(nap: Nap, p
     pusher.commit(Dockerfile=HTTPD, index_html="two")
     following = pusher.start_push()
     lines = read_until(following, f"-----> {pusher.app}: building")
-    assert time.monotonic() - killed < 10
+    assert time.monotonic() - killed < 20, "the lock goes after 10 s; on a busy machine a push comes to it late"
     said = rest(following)
     assert following.returncode == 0, said
     if stage == "start":
@@ -320,3 +329,37 @@ def test_a_release_goes_live_only_while_its_lock_is_held(nap: Nap, pusher: Pushe
         etcd.delete(f"{ledger.root}/lock")
     finally:
         etcd.close()
+
+
+@contextmanager
+def meanwhile(etcd: Etcd, values: dict[str, object]) -> Iterator[None]:
+    """For the block; shortly after it began, these values are written."""
+    later = threading.Timer(0.2, etcd.write, [values])
+    later.start()
+    yield
+    later.join()
+
+
+def test_a_lock_of_which_etcd_has_forgotten_the_beginning_is_waited_for(etcd: Etcd) -> None:
+    """etcd compacts what is older than five minutes; a deploy may last longer."""
+    mine, root = msgspec.convert(SOMEONE, Turn), "/turns/forgotten"
+    etcd.put(f"{root}/lock", SOMEONE)
+    etcd._client.compact(etcd.put("/turns/other", 1))
+    with (
+        Path(os.devnull).open("w") as nobody,
+        Channel(nobody.fileno()) as channel,
+        etcd.lease(8) as lease,
+        meanwhile(etcd, {f"{root}/lock": None}),
+    ):
+        assert _wait(etcd, root, mine, 5, channel, lease, supersedes=False)
+
+
+def test_a_deploy_of_which_etcd_has_forgotten_the_beginning_is_cancelled(etcd: Etcd) -> None:
+    key = "/turns/cancelled/lock"
+    revision = etcd.put(key, SOMEONE)
+    etcd._client.compact(etcd.put("/turns/other", 1))
+    with meanwhile(etcd, {key: SOMEONE | {"cancelled_by": "bob"}}):
+        assert "bob cancelled it" in str(why_over(etcd, Lock(key, revision, msgspec.convert(SOMEONE, Turn))))
+    with meanwhile(etcd, {key: None}):
+        etcd.put(key, SOMEONE)
+        assert "its turn is lost" in str(why_over(etcd, Lock(key, revision, msgspec.convert(SOMEONE, Turn))))

@@ -20,8 +20,8 @@ from nap_receiver.escape import FLEET_LINE_BYTES
 from nap_receiver.placement import Placement
 from nap_receiver.release import Instance, Release
 from nap_receiver.settings import (
-    Address,
     DeploySettings,
+    EtcdAddress,
     EtcdSettings,
     FilePath,
     HostAddress,
@@ -45,6 +45,7 @@ RELEASE = Release(
     why="push",
 )
 WEB = Instance(RELEASE, "web", 1)
+BODY = "0123456789abcdef"
 LOCAL = Settings()
 FLEET = msgspec.structs.replace(LOCAL, scheduler="fleet")
 STUBS = {
@@ -59,12 +60,12 @@ SHARED_ENGINE = "0a1b2c3d"
 
 
 def fleet_files(instance: Instance = WEB, settings: Settings = FLEET) -> dict[str, str]:
-    both = units.render(instance, settings, "", "")
+    both = units.render(instance, BODY, settings, "", "")
     return {f"{unit.name}.service": unit.text for unit in (both.app, both.discovery)}
 
 
 def local_units(instance: Instance = WEB, settings: Settings = LOCAL, engine: str = "") -> InstanceUnits:
-    return units.render(instance, settings, SHARED_ENGINE, engine)
+    return units.render(instance, BODY, settings, SHARED_ENGINE, engine)
 
 
 @cache
@@ -109,32 +110,17 @@ def test_systemd_has_nothing_to_say_against_the_fleet_units(tmp_path: Path) -> N
 
 def test_fleet_takes_every_line_of_its_units() -> None:
     longest = Release(**(msgspec.structs.asdict(RELEASE) | {"app": "a" * 40, "number": 99_999_999}))
-    settings = msgspec.structs.replace(FLEET, etcd=EtcdSettings(Address("host.example" * 9 + ":2379")))
+    settings = msgspec.structs.replace(FLEET, etcd=EtcdSettings(EtcdAddress("host.example" * 9 + ":2379")))
     for text in fleet_files(Instance(longest, "release-phase", 100), settings).values():
         assert max(len(line.encode()) for line in text.splitlines()) < FLEET_LINE_BYTES
 
 
-def test_the_fleet_app_unit_runs_the_image_by_digest_with_an_init_and_nothing_left_over() -> None:
+def test_the_fleet_app_unit_starts_the_container_that_its_body_asks_for() -> None:
     app = fleet_app()
     assert "docker rm --force" in app.commands["ExecStartPre"][0][2]
     assert app.environment["NAP_IMAGE"] == RELEASE.image
-    [run] = app.commands["ExecStart"]
-    assert run[:6] == ["/usr/bin/docker", "run", "--rm", "--init", "--name", "team-shop.v3.web.1"]
-    assert run[-1] == RELEASE.image
-    assert all(word.startswith("--") for word in run[6:-1])
-    assert "--publish-all" in run
-    assert {
-        "--label=nap.app=team-shop",
-        "--label=nap.release=3",
-        f"--label=nap.commit={RELEASE.commit}",
-        "--label=nap.instance=web.1",
-        "--expose=8080/tcp",
-        "--env=PORT=8080",
-        f"--env=GIT_REV={RELEASE.commit}",
-        "--env=NAP_APP=team-shop",
-        "--env=NAP_RELEASE=v3",
-        "--env=NAP_PROCESS=web.1",
-    } <= set(run)
+    assert app.environment["NAP_BODY_KEY"] == "/nap/apps/team-shop/containers/v3.web.1"
+    assert app.commands["ExecStart"] == [["/usr/bin/docker", "start", "--attach", "team-shop.v3.web.1"]]
     assert (app.environment["NAP_DRAIN"], app.environment["NAP_GRACE"]) == ("2", "30")
 
 
@@ -168,7 +154,7 @@ def test_the_fleet_app_unit_gives_the_instance_its_grace_and_the_report_some_tim
 
 
 def x_fleet(placement: Placement, process: str = "web") -> str:
-    both = units.render(Instance(RELEASE, process, 1), FLEET, "", "", placement)
+    both = units.render(Instance(RELEASE, process, 1), BODY, FLEET, "", "", placement)
     assert both.discovery.text.endswith(f"\n[X-Fleet]\nMachineOf={both.app.name}.service\n")
     return both.app.text.partition("\n[X-Fleet]\n")[2]
 
@@ -186,7 +172,7 @@ def test_the_fleet_app_unit_says_where_it_may_run() -> None:
 
 def test_the_fleet_units_speak_tls_with_etcd_where_they_are_told() -> None:
     etcd = EtcdSettings(
-        Address("10.0.0.2:2379"), ca=FilePath("/tls/ca"), certificate=FilePath("/c"), key=FilePath("/k")
+        EtcdAddress("10.0.0.2:2379"), ca=FilePath("/tls/ca"), certificate=FilePath("/c"), key=FilePath("/k")
     )
     files = fleet_files(settings=msgspec.structs.replace(FLEET, etcd=etcd))
     for name in files:
@@ -226,14 +212,14 @@ def inlined_programs() -> dict[str, str]:
     commands = [command for kind in ("ExecStartPre", "ExecStop", "ExecStopPost") for command in app[kind]]
     commands += fleet_discovery().commands["ExecStart"]
     assert fleet_app().commands["ExecStopPost"][-1] == fleet_discovery().commands["ExecStopPost"][-1] == ["/bin/false"]
-    names = ["hold_back.sh", "pull.sh", "drain.sh", "ended.sh", "tidy.sh", "announce.sh"]
+    names = ["hold_back.sh", "created.sh", "drain.sh", "ended.sh", "tidy.sh", "announce.sh"]
     return dict(zip(names, [words[2] for words in commands if words[:2] == ["/bin/sh", "-c"]], strict=True))
 
 
 def test_the_inlined_programs_reach_sh_whole() -> None:
     programs = inlined_programs()
     programs["report_exit.sh"] = programs.pop("ended.sh")
-    programs["pull.sh"] = programs["pull.sh"].rpartition("\n set -u\n")[0]
+    programs["created.sh"] = programs["created.sh"].rpartition("\n set -u\n")[0]
     for name, inlined in programs.items():
         subprocess.run(["sh", "-n", "-c", inlined], check=True)
         lines = [line.strip() for line in inlined.splitlines()]
@@ -250,13 +236,13 @@ def test_the_programs_are_shell(program: Path) -> None:
 
 @pytest.mark.parametrize(("status", "told"), [("0", "0"), ("3", "3"), ("KILL", "137"), ("", "0")])
 def test_the_fleet_app_unit_tells_a_signal_as_a_status(tmp_path: Path, status: str, told: str) -> None:
-    (tmp_path / "pulled").touch()
+    (tmp_path / "created").touch()
     assert ended(tmp_path, status) == f"{told}\n"
 
 
 def test_the_fleet_app_unit_tells_no_end_that_was_asked_for(tmp_path: Path) -> None:
-    assert ended(tmp_path, "1") == "", "pull.sh has told already"
-    (tmp_path / "pulled").touch()
+    assert ended(tmp_path, "1") == "", "created.sh has told already"
+    (tmp_path / "created").touch()
     (tmp_path / "answered").touch()
     assert ended(tmp_path, "143") == "143\n"
     (tmp_path / "asked").touch()
@@ -284,25 +270,12 @@ def test_what_never_answers_is_held_back_longer_each_time(tmp_path: Path) -> Non
     assert [delay().strip() for _ in range(2)] == ["0", "1"]
 
 
-def test_the_local_app_unit_publishes_on_loopback_only(tmp_path: Path) -> None:
-    app, _ = local_commands(local_units(), tmp_path)
-    assert [word for word in app if word.startswith("--publish")] == [
-        "--publish=127.0.0.1::8080/tcp",
-        "--publish=127.0.0.1::9090/tcp",
-    ]
-    settings = msgspec.structs.replace(LOCAL, local=LocalSettings(HostAddress("10.0.0.9")))
-    app, discovery = local_commands(local_units(settings=settings), tmp_path)
-    assert "--publish=10.0.0.9::8080/tcp" in app
-    assert environment_of(discovery)["NAP_HOST"] == "10.0.0.9"
-
-
-def test_the_local_app_unit_runs_the_image_by_digest_with_an_init(tmp_path: Path) -> None:
+def test_the_local_app_unit_runs_the_container_that_its_body_asks_for(tmp_path: Path) -> None:
     app, discovery = local_commands(local_units(), tmp_path)
-    run = app[app.index("/bin/sh") + 1 :]
-    assert Path(run[0]).is_file()
-    assert run[1] == "--init"
-    assert run[-1] == RELEASE.image
-    assert {"--env=PORT=8080", "--expose=8080/tcp", "--label=nap.app=team-shop", "--env=NAP_RELEASE=v3"} <= set(run)
+    assert Path(app[-1]).is_file()
+    known = environment_of(app)
+    assert (known["NAP_BODY_KEY"], known["NAP_BODY"]) == ("/nap/apps/team-shop/containers/v3.web.1", BODY)
+    assert (known["NAP_IMAGE"], known["NAP_NETWORK"]) == (RELEASE.image, "nap")
     assert app[:3] == ["/usr/bin/setpriv", "--pdeathsig", "KILL"]  # nothing outlives a supervisor that was killed
     assert discovery[:3] == [*app[:2], "USR2"]  # which ends it too, but not the announcement
     assert Path(discovery[-1]).is_file()
@@ -336,20 +309,18 @@ hostile = st.lists(
 
 # Without shrinking: an example takes four processes.
 @hypothesis_settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
-@given(hostile, hostile, hostile, hostile, hostile)
+@given(hostile, hostile, hostile, hostile)
 def test_hostile_values_stay_inside_their_words(
-    tmp_path_factory: pytest.TempPathFactory, commit: str, image: str, prefix: str, host: str, engine: str
+    tmp_path_factory: pytest.TempPathFactory, image: str, prefix: str, host: str, engine: str
 ) -> None:
-    release = msgspec.structs.replace(RELEASE, commit=commit, image=image)
-    etcd = EtcdSettings(Address(host), announcements=KeyPrefix(f"/a{prefix}"), prefix=KeyPrefix(f"/b{prefix}"))
+    release = msgspec.structs.replace(RELEASE, image=image)
+    etcd = EtcdSettings(EtcdAddress(host), announcements=KeyPrefix(f"/a{prefix}"), prefix=KeyPrefix(f"/b{prefix}"))
     instance = Instance(release, "web", 1)
     files = fleet_files(instance, msgspec.structs.replace(FLEET, etcd=etcd))
     app = systemd_reads(STUBS | files, "team-shop.v3.web.1.service")
     discovery = systemd_reads(STUBS | files, "team-shop.v3.web.1-discovery.service")
     assert app.complaints == discovery.complaints == ""
     assert [command[0] for command in app.commands["ExecStart"]] == ["/usr/bin/docker"]
-    assert app.commands["ExecStart"][0][-1] == image
-    assert f"--env=GIT_REV={commit}" in app.commands["ExecStart"][0]
     assert app.environment["NAP_IMAGE"] == image
     assert discovery.environment["NAP_KEY"] == f"/a{prefix}/team-shop/v3.web.1"
     assert app.environment["NAP_EXIT_KEY"] == f"/b{prefix}/apps/team-shop/exits/v3.web.1"
@@ -359,8 +330,8 @@ def test_hostile_values_stay_inside_their_words(
     runs, announces = local_commands(
         local_units(instance, settings, f"e{engine}"), tmp_path_factory.mktemp("supervisor")
     )
-    assert runs[-1] == image
-    assert f"--publish={host}::8080/tcp" in runs
+    assert environment_of(runs)["NAP_IMAGE"] == image
+    assert environment_of(announces)["NAP_HOST"] == host
     assert environment_of(runs)["DOCKER_HOST"] == f"e{engine}"
     assert environment_of(announces)["NAP_KEY"] == f"/a{prefix}/team-shop/v3.web.1"
 
@@ -382,11 +353,11 @@ def test_hostile_values_stay_inside_their_words(
 def test_a_name_that_is_no_units_is_refused(app: str, process: str, settings: Settings) -> None:
     instance = Instance(msgspec.structs.replace(RELEASE, app=app), process, 1)
     with pytest.raises(NapError, match="cannot be the name of a unit"):
-        units.render(instance, settings, "", "")
+        units.render(instance, BODY, settings, "", "")
 
 
 def test_names_carry_app_release_process_and_index() -> None:
-    both = units.render(Instance(RELEASE, "worker", 2), LOCAL, SHARED_ENGINE, "")
+    both = units.render(Instance(RELEASE, "worker", 2), BODY, LOCAL, SHARED_ENGINE, "")
     assert (both.app.name, both.discovery.name) == ("team-shop.v3.worker.2", "team-shop.v3.worker.2-discovery")
 
 

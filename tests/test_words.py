@@ -28,11 +28,11 @@ NOT_UNDERSTOOD = [
     (["releases:info", "hello", "vX"], "expected a release such as v3, got 'vX'"),
     (
         ["resource:limit", "hello", "--memory", "1x"],
-        "--memory: expected a size of 6m or more, such as 512m or 2g, or 0 for none, got '1x'",
+        "--memory: expected a size of 6m or more, such as 512m or 2g, or 0 for the default, got '1x'",
     ),
     (
         ["resource:limit", "hello", "--cpu", "-1"],
-        "--cpu: expected a number of 0.01 or more, such as 0.5 or 2, or 0 for none, got '-1'",
+        "--cpu: expected a number of 0.01 or more, such as 0.5 or 2, or 0 for the default, got '-1'",
     ),
     (["ps:scale"], "Missing argument 'APP'."),
 ]

@@ -1,11 +1,13 @@
 #!/bin/sh
 # Starts Caddy with what it was told last, so that it serves before anybody tells it again.
 #
-# usage: caddy.sh FILE CADDY, where FILE is a configuration for when it was never told any
+# usage: caddy.sh FILE CADDY, where FILE is a configuration for when it was never told any, and has the name of the socket
+# that it is told at
 # Caddy keeps what it was told below XDG_CONFIG_HOME, and writes it there anew when it has started. Until then it has
 # another name: what it cannot start with, such as half a file, or an address that is another's by now, is tried once.
 set -u
 told=$XDG_CONFIG_HOME/caddy/autosave.json
+name=${1##*/}
 
 # Else it takes the account's home, or what directory it happens to start in, for what it counts its installations by.
 export XDG_DATA_HOME="$XDG_CONFIG_HOME"
@@ -13,7 +15,7 @@ export XDG_DATA_HOME="$XDG_CONFIG_HOME"
 # With some more memory it answers more requests, and takes up changes sooner.
 export GOGC="${GOGC:-400}"
 
-if grep -qs '/caddy\.sock"' "$told" && mv "$told" "$told.tried"; then
+if grep -qsF "/${name%.json}.sock\"" "$told" && mv "$told" "$told.tried"; then
     exec "$2" run --config "$told.tried"
 fi
 exec "$2" run --config "$1"

@@ -4,6 +4,7 @@
 # The person whose push waits for the instance reads it there, without ssh to the machine. From its environment:
 #   NAP_CONTAINER  the container, stopped but not yet removed; or, where it is gone, the next two
 #   NAP_ERROR      why it did not start, or was ended; empty when neither
+#   NAP_CHECK      the number of the check that it failed; 0 or unset when none
 #   NAP_OUTPUT     the last lines it printed
 #   NAP_EXIT_KEY   the etcd key to write; it goes by itself after ten minutes
 #   NAP_STATUS     the exit status of docker run
@@ -42,5 +43,5 @@ error=$(echo "${NAP_ERROR-$(failure)}" | base64_line)
 output=$(echo "${NAP_OUTPUT-$(logs)}" | tail -c 8000 | base64_line)
 lease=$(etcd lease grant 600) || exit
 lease=${lease#lease }
-printf '{"status": %d, "error": "%s", "output": "%s"}' "$NAP_STATUS" "$error" "$output" |
+printf '{"status": %d, "check": %d, "error": "%s", "output": "%s"}' "$NAP_STATUS" "${NAP_CHECK:-0}" "$error" "$output" |
     etcd put --lease="${lease%% *}" "$NAP_EXIT_KEY" >/dev/null

@@ -14,8 +14,7 @@ from nap_receiver.image import engine_at
 from nap_receiver.kept import Entry
 from nap_receiver.push import some
 from nap_receiver.release import UNIT, Instance, Release
-from nap_receiver.rollout import WITHDRAW_SECONDS, Deploy, take_away_leftovers
-from nap_receiver.units import render
+from nap_receiver.rollout import WITHDRAW_SECONDS, Deploy, take_away_leftovers, units_of
 
 
 def announcements(there: Inventory) -> Iterator[Finding]:
@@ -85,6 +84,9 @@ def releases(there: Inventory) -> Iterator[Finding]:
     number = 0
     for app in there.idle:
         number += len(there.history(app)) - len(there.unfinished(app))
+        for key in there.records(app).unreadable():
+            about = f"{app}: {key} is no record of a release; somebody else wrote it"
+            yield problem(key, about, f"The app does without it. To see it: etcdctl get {key}")
         for release in there.unfinished(app):
             yield problem(
                 f"{app}.{release.name}",
@@ -139,10 +141,11 @@ def _starting(lacking: Sequence[Instance]) -> Callable[[Deploy], str]:
 
 
 def _start(lacking: Sequence[Instance], deploy: Deploy) -> None:
-    settings, scheduler, app = deploy.settings, deploy.scheduler, deploy.app
-    placement = scheduler.place(app.name, app.repository, lacking[0].release.formation)
-    units = [render(each, settings, scheduler.machine, settings.engine.url, placement) for each in lacking]
-    scheduler.start(units)
+    app, release = deploy.app, lacking[0].release
+    placement = deploy.scheduler.place(app.name, app.repository, release.formation)
+    wanted = {each.key for each in lacking}
+    units = units_of(release, deploy.ledger, deploy.scheduler, deploy.settings, placement)
+    deploy.scheduler.start([each for each in units if each.instance.key in wanted])
 
 
 def _await_good(release: Release, seconds: float, deploy: Deploy) -> None:
@@ -249,7 +252,7 @@ def _removing(container: Container) -> Callable[[Deploy], str]:
         try:
             with engine_at(deploy.settings.engine.url) as engine, contextlib.suppress(NotFound):
                 engine.api.stop(container.id, timeout=deploy.settings.deploy.grace)
-                engine.api.remove_container(container.id, force=True)
+                engine.api.remove_container(container.id, force=True, v=True)
         except APIError as error:
             if error.status_code != HTTPStatus.CONFLICT:  # the engine does it, for it was begun with --rm
                 raise NapError(f"the engine does not remove it: {error}") from error

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,19 +15,24 @@ from nap_receiver.access import Access, everybodys
 from nap_receiver.discovery import good
 from nap_receiver.errors import NapError
 from nap_receiver.image import engine_at
-from nap_receiver.kept import Kept
+from nap_receiver.kept import Kept, keys_below
 from nap_receiver.lock import Turn, whose_turn
 from nap_receiver.programs import etcd_answers
 from nap_receiver.release import UNIT, Outcome, Records, Release
 from nap_receiver.repository import repository_called, repository_of
-from nap_receiver.rollout import RELEASE_COMMAND, scheduler_of
+from nap_receiver.rollout import POSTDEPLOY, PREDEPLOY, RELEASE_COMMAND, scheduler_of
 from nap_receiver.scheduler import Scheduler, Units
-from nap_receiver.settings import Settings
+from nap_receiver.settings import EtcdSettings, Settings
 from nap_receiver.state import State
 from nap_receiver.supervision import Supervisor
 
 _LIST_SECONDS = 30.0  # of etcd, however many releases there are
-_UNDER_LOCK = {RELEASE_COMMAND, "postdeploy.1"}  # they run only while their app's lock is held
+_UNDER_LOCK = {PREDEPLOY, RELEASE_COMMAND, POSTDEPLOY}  # they run only while their app's lock is held
+
+_LOOKED_AT = ("current", "releases/", "outcomes/", "removed", "up/", "lock")
+"""Of an app's keys, those whose values tell whether all is well with it."""
+
+_ANONYMOUS = re.compile("[0-9a-f]{64}")
 
 T = TypeVar("T")
 
@@ -99,18 +105,32 @@ class Inventory:
 
     @once
     def etcd(self) -> Kept:
-        """What etcd has of apps and announcements."""
-        places, app = self.settings.etcd, self.app
+        """What etcd has of apps and announcements, as far as it tells whether all is well."""
+        places, app = self._reached, self.app
+        wanted = [f"{places.access}/", places.announcements_of(app) if app else f"{places.announcements}/"]
+        wanted += [f"{places.root_of(each)}/{what}" for each in self._kept_of for what in _LOOKED_AT]
+        return Kept(places, wanted, _LIST_SECONDS)
+
+    @once
+    def _kept_of(self) -> dict[str, set[str]]:
+        """What kinds of keys etcd has of each app, or of this one. Their values may be too much to read."""
+        places, found = self._reached, defaultdict[str, set[str]](set)
+        below = f"{places.prefix}/apps/"
+        for key in keys_below(places, f"{places.root_of(self.app)}/" if self.app else below, _LIST_SECONDS):
+            app, _, what = key.removeprefix(below).partition("/")
+            found[app].add(what.partition("/")[0])
+        return found
+
+    @once
+    def _reached(self) -> EtcdSettings:
+        """Where etcd is. Raises `NapError` where it does not answer."""
+        places = self.settings.etcd
         if self.settings.scheduler == "local":
             self._require_own_etcd()
         if not etcd_answers(places):  # etcdctl takes its time over one that is away
             advice = "`nap status` tells what is down, and on a single machine `nap up` starts it."
             raise NapError(f"etcd at {places.address} does not answer", advice=advice)
-        if app:
-            wanted = [f"{places.root_of(app)}/", f"{places.access}/", places.announcements_of(app)]
-        else:
-            wanted = [f"{places.prefix}/apps/", f"{places.access}/", f"{places.announcements}/"]
-        return Kept(places, wanted, _LIST_SECONDS)
+        return places
 
     def _require_own_etcd(self) -> None:
         """Raise `NapError` where nap's own etcd does not run: what answers at its address may be another nap's."""
@@ -129,13 +149,8 @@ class Inventory:
     @once
     def apps(self) -> list[str]:
         """The apps that etcd knows of; what only their units have written there does not count."""
-        below = f"{self.settings.etcd.prefix}/apps/"
-        found = set(self.accesses)
-        for key in self.etcd.keys:
-            app, _, what = key.removeprefix(below).partition("/")
-            if key.startswith(below) and what.partition("/")[0] not in {"lock", "next", "up", "exits"}:
-                found.add(app)
-        return sorted(found)
+        found = {app for app, kept in self._kept_of.items() if kept - {"lock", "next", "up", "exits"}}
+        return sorted(found | set(self.accesses))
 
     @once
     def idle(self) -> list[str]:
@@ -194,6 +209,16 @@ class Inventory:
                 if self.app in {"", repository}:
                     found.append(EngineImage(each["Id"], repository, these, built_for))
         return found
+
+    @once
+    def unused_volumes(self) -> list[str]:
+        """The engine's anonymous volumes that no container has: those of containers that went without them.
+
+        An anonymous volume's name is 64 hexadecimal digits (docker-volume-create(1)); nothing tells whose it was.
+        """
+        listed = self._listed("volumes", filters={"dangling": True})
+        names = [each["Name"] for each in listed["Volumes"] or []]
+        return sorted(name for name in names if _ANONYMOUS.fullmatch(name))
 
     @once
     def units(self) -> Units:
@@ -259,13 +284,9 @@ class Inventory:
 
     @once
     def _clients(self) -> dict[str, int]:
-        """The parent of the `docker run` of each container that has one."""
-        return {
-            word.removeprefix("--name="): each.parent
-            for each in self.processes.values()
-            for word in each.words
-            if word.startswith("--name=")
-        }
+        """The parent of the `docker start --attach` of each one-off container that has one (`one_off`)."""
+        clients = [each for each in self.processes.values() if each.words[1:3] == ["start", "--attach"]]
+        return {each.words[-1]: each.parent for each in clients}
 
     def is_at_work(self, module: str, words: Sequence[str]) -> bool:
         """Whether one of nap's own processes, of this module and for this nap, goes on about one of these words."""
@@ -301,11 +322,10 @@ class Inventory:
     def _filters(self) -> dict[str, str]:
         return {"label": f"nap.app={self.app}" if self.app else "nap.app"}
 
-    def _listed(self, what: str, **options: Any) -> list[dict[str, Any]]:
+    def _listed(self, what: str, **options: Any) -> Any:
         try:
             with engine_at(self.settings.engine.url) as engine:
-                found: list[dict[str, Any]] = getattr(engine.api, what)(**options)
-                return found
+                return getattr(engine.api, what)(**options)
         except (DockerException, OSError) as error:
             raise NapError(f"the engine does not list its {what}: {error}") from error
 

@@ -4,15 +4,19 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from docker.errors import DockerException, NotFound
 
 from nap_receiver.build_log import old_logs, remove_old_logs
 from nap_receiver.checkup.finding import Finding, ok, problem
 from nap_receiver.checkup.inventory import EngineImage, Inventory
+from nap_receiver.engine import own_url
 from nap_receiver.errors import NapError
+from nap_receiver.image import engine_at
 from nap_receiver.keeping import sort_out
 from nap_receiver.release import UNIT
 from nap_receiver.retention import forget_all, remove_all_old
@@ -125,6 +129,36 @@ def _app_of(digest: str, blobs: Path) -> str:
 def _where(on_engine: int, in_registry: int) -> str:
     told = [f"{on_engine} on the engine"] if on_engine else []
     return " and ".join([*told, *([f"{in_registry} in the registry"] if in_registry else [])])
+
+
+def volumes(there: Inventory) -> Iterator[Finding]:
+    """An engine of nap's own has no anonymous volumes that no container uses; on another they may be anybody's."""
+    if there.settings.scheduler != "local":
+        yield ok("not looked at: they are on the cluster's machines, and go with their containers")
+        return
+    unused = there.unused_volumes
+    if there.settings.engine.url != own_url(there.state):
+        told = f"{len(unused)} anonymous that no container uses" if unused else "no anonymous one without a container"
+        yield ok(f"{told}; the engine is not nap's own, so they stay (docker volume prune)" if unused else told)
+        return
+    if unused:
+        about = f"anonymous volumes that no container uses: {len(unused)}"
+        yield problem("volumes", about, "nap doctor --fix removes them.", mend=_removing_volumes(there, unused))
+    yield ok("no anonymous one without a container" if not unused else "the others have their containers")
+
+
+def _removing_volumes(there: Inventory, names: Sequence[str]) -> Callable[[], str]:
+    def remove() -> str:
+        try:
+            with engine_at(there.settings.engine.url) as engine:
+                for name in names:
+                    with suppress(NotFound):
+                        engine.api.remove_volume(name)
+        except (DockerException, OSError) as error:
+            raise NapError(f"the engine does not remove a volume: {error}") from error
+        return "They are removed."
+
+    return remove
 
 
 def logs(there: Inventory) -> Iterator[Finding]:

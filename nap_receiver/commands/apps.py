@@ -1,10 +1,11 @@
-"""The apps there are, and doing away with one."""
+"""The apps there are: creating one, another name for one, and removing one."""
 
 import sys
+from pathlib import Path
 
 import click
 
-from nap_receiver.app import checked_app_name
+from nap_receiver.app import app_name, checked_app_name
 from nap_receiver.commands.table import (
     ANYBODY,
     Caller,
@@ -16,6 +17,7 @@ from nap_receiver.commands.table import (
     show_listing,
 )
 from nap_receiver.errors import NapError
+from nap_receiver.repository import OBJECT_FORMATS, name_of, repository_at
 
 
 @command("apps", right=ANYBODY)
@@ -36,6 +38,61 @@ def list_apps(caller: Caller, as_json: bool) -> None:
         if caller.is_operator or access.allows(caller.user, "read")
     ]
     show_listing(rows, "app", "repository", "owners", "url", as_json=as_json)
+
+
+@command("apps:create", right=ANYBODY)
+@click.argument("app")
+@click.option(
+    "--object-format",
+    type=click.Choice(OBJECT_FORMATS),
+    default=OBJECT_FORMATS[0],
+    help="sha256 for a repository that was made with git init --object-format=sha256.",
+)
+def create_app(caller: Caller, app: str, object_format: str) -> None:
+    """Create APP before anything is pushed to it. What is set then applies to its first release.
+
+    On nap's machine, the whole path of a repository that is not nap's own, such as one of gitolite's, stands for its
+    app.
+    """
+    from nap_receiver import creation
+    from nap_receiver.access import Access
+    from nap_receiver.domains import url_of
+    from nap_receiver.gitolite import named_by_gitolite
+    from nap_receiver.keys import keys
+    from nap_receiver.machine import remote_url
+    from nap_receiver.settings import load
+
+    if caller.is_operator and app.startswith("/"):
+        repository = _repository_of_others(app)
+        name = app_name(repository, caller.state, named_by_gitolite(repository))
+        creation.adopt(name, repository, caller.state, caller.user)
+        click.echo(f"=====> {name} is created")
+        return
+    repository = repository_at(app, caller.state)
+    name, path = app_name(repository, caller.state, {}), name_of(repository, caller.state)
+    owners = {} if caller.is_operator else {caller.user: "owner"}
+    creation.create_app(name, Access(path, owners), repository, object_format, caller.state, caller.user)
+    settings = load(caller.state).settings
+    click.echo(f"=====> {name} is created")
+    if url := url_of(name, settings):
+        click.echo(f"       Once it is deployed, it is reached at {url}")
+    place = remote_url(settings, path) if caller.is_operator else f"HOST:{path} (HOST as you give it to ssh)"
+    click.echo(f"       To deploy it, in your repository: git remote add nap {place}")
+    click.echo("       git push nap master")
+    if caller.is_operator:
+        users = {key.user for key in keys(caller.state)}
+        user = users.pop() if len(users) == 1 else "USER"
+        click.echo(f" !     Nobody may push to it yet: nap access:add {name} {user} owner{caller.again}", err=True)
+
+
+def _repository_of_others(path: str) -> Path:
+    """The repository at this path, as the hook in it names it. Raises `NapError` where there is none."""
+    repository = Path(path).resolve()
+    if not ((repository / "HEAD").is_file() and (repository / "objects").is_dir()):
+        raise NapError(
+            f"there is no bare git repository at {path[:80]!a}", advice="For one of nap's own: apps:create APP"
+        )
+    return repository
 
 
 @command("apps:rename", right="owner")

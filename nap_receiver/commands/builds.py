@@ -17,7 +17,7 @@ _CANCEL_SECONDS = 60.0
 def list_builds(caller: Caller, app: str, as_json: bool) -> None:
     """List the builds of APP whose log is on this host, the oldest first."""
     there = logs(caller.state, app)
-    rows = [(log.stem, "over" if is_over(log) else "goes on", result(log)) for log in there]
+    rows = [(log.stem, "over" if is_over(log) else "goes on", result(log) or "") for log in there]
     show_listing(rows, "build", "state", "result", as_json=as_json)
 
 

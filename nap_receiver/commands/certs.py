@@ -36,7 +36,7 @@ def show_certificate(caller: Caller, app: str, as_json: bool) -> None:
 def add_certificate(caller: Caller, app: str) -> None:
     """Serve names of APP with a certificate: in PEM on standard input, with its chain and its key."""
     from nap_receiver.access import no_such
-    from nap_receiver.certificates import LONGEST_BYTES, about, checked, require_own
+    from nap_receiver.certificates import about, checked, require_own
     from nap_receiver.domains import covers, names_of
     from nap_receiver.etcd import connect
     from nap_receiver.settings import load
@@ -45,7 +45,8 @@ def add_certificate(caller: Caller, app: str) -> None:
     settings = load(caller.state).settings
     if not settings.router.https:
         raise NapError("the router serves no HTTPS here", advice="Ask the operator of this nap to set router.https.")
-    brought = checked(sys.stdin.buffer.read(LONGEST_BYTES + 1))
+    most = settings.router.max_certificate
+    brought = checked(sys.stdin.buffer.read(most + 1), most)
     places = settings.etcd
     with connect(places) as etcd:
         names = names_of(etcd, settings, app)

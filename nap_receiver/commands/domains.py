@@ -5,8 +5,17 @@ import sys
 
 import click
 
-from nap_receiver.commands.table import Caller, app_argument, command, json_option, require_app, show_listing
+from nap_receiver.commands.table import (
+    Caller,
+    app_argument,
+    command,
+    json_option,
+    records_of,
+    require_app,
+    show_listing,
+)
 from nap_receiver.errors import NapError
+from nap_receiver.release import WEB
 
 
 @command("domains", right="read")
@@ -29,8 +38,11 @@ def list_domains(caller: Caller, app: str, as_json: bool) -> None:
 @app_argument
 @click.argument("names", nargs=-1, required=True, metavar="DOMAIN...")
 def add_domains(caller: Caller, app: str, names: tuple[str, ...]) -> None:
-    """Have APP answer to each DOMAIN too, such as www.example.org or *.example.org."""
-    from nap_receiver import domains
+    """Have APP answer to each DOMAIN too, such as www.example.org or *.example.org.
+
+    Over ssh, a record in the DNS must prove that the domain is yours; the command says which one is missing.
+    """
+    from nap_receiver import domains, ownership
     from nap_receiver.etcd import connect
     from nap_receiver.settings import load
 
@@ -38,9 +50,14 @@ def add_domains(caller: Caller, app: str, names: tuple[str, ...]) -> None:
     settings = load(caller.state).settings
     if not domains.has_router(settings):
         raise NapError("there is no router here", advice="Ask the operator of this nap to set router.domain.")
-    checked = [domains.checked_domain(name, settings.router) for name in names]
-    with connect(settings.etcd) as etcd:
-        domains.add_domains(etcd, settings.etcd, app, checked)
+    router, places, user = settings.router, settings.etcd, None if caller.is_operator else caller.user
+    checked = [domains.checked_domain(name, router, is_operator=caller.is_operator) for name in names]
+    with connect(places) as etcd:
+        if router.verify_domains == "yes" and not caller.is_operator:
+            new = set(checked) - set(domains.domains_of(etcd, places, app))
+            if unproved := sorted(name for name in new if not ownership.is_reserved(name)):
+                ownership.require_proof(app, unproved, domains.token_of(etcd, places, app), router.dns_timeout)
+        domains.add_domains(etcd, places, app, checked, router.max_domains, user)
     click.echo(f"{app} answers to {', '.join(checked)}")
 
 
@@ -73,10 +90,18 @@ def open_app(caller: Caller, app: str) -> None:
     from nap_receiver.settings import load
 
     require_app(caller, app)
+    current = records_of(caller, app).current()
+    if current and WEB not in current.formation:
+        raise NapError(
+            f"{app} has no process type {WEB}, so nothing answers at a web address",
+            advice=f"Add a line to its Procfile, {WEB}: COMMAND, commit, and push. What runs: ps {app}",
+        )
     url = url_of(app, load(caller.state).settings)
     if not url:
         raise NapError("there is no router here, and so no web address", advice=f"Where it answers: ps {app}")
     click.echo(url)
+    if current is None:
+        click.echo(f" !     {app} was never deployed, and nothing answers there yet: git push nap master", err=True)
     on_a_desktop = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if caller.is_operator and on_a_desktop and sys.stdout.isatty():
         click.launch(url)

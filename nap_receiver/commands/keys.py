@@ -22,9 +22,10 @@ def list_keys(caller: Caller, as_json: bool) -> None:
 def add_key(caller: Caller, user: str) -> None:
     """Let USER in with the public key on standard input."""
     from nap_receiver import keys
+    from nap_receiver.settings import load
 
     text = sys.stdin.buffer.read(keys.LONGEST_BYTES + 1).decode("utf-8", "replace")
-    key = keys.add_key(caller.state, user, text)
+    key = keys.add_key(caller.state, user, text, load(caller.state).settings.limits)
     click.echo(f"{user} may come in with {key.fingerprint}")
 
 

@@ -8,7 +8,7 @@ import click
 
 from nap_receiver.commands.table import Caller, app_argument, at_rest, command, records_of, release_number
 from nap_receiver.errors import NapError
-from nap_receiver.release import ROUTER, Release
+from nap_receiver.release import ROUTER, Release, never_deployed
 
 if TYPE_CHECKING:
     from nap_receiver.logs import Wanted
@@ -73,6 +73,8 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
     elif current and (rest := at_rest(current, process.partition(".")[0])):
         release = _last_that_ran(records, wanted)
     if release is None and not (tail or rest):
+        if not records.history():
+            raise never_deployed(app)
         raise NapError(f"{app} has no release that serves", advice=f"What its deploys said: builds:output {app}")
     instances = [each for each in release.instances if wanted.includes(each.label)] if release else []
     if release and not instances:

@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 @command("up")
 def up(caller: Caller) -> None:
     """Start the single-machine nap and wait until all of it answers."""
-    from nap_receiver import keys, machine
+    from nap_receiver import firewall, keys, machine
 
     settings = machine.up(caller.state)
+    try:
+        firewall.guard(caller.state, settings)
+    except NapError as error:
+        click.echo("\n".join([f" !     {error}", *(f"       {line}" for line in error.advice)]), err=True)
     _show(machine.status(caller.state))
     click.echo(f"\nnap is up. Its state is in {caller.state.root}")
     if not keys.keys(caller.state):

@@ -41,14 +41,14 @@ def list_processes(caller: Caller, app: str, as_json: bool) -> None:
         else:
             state = "up" if key in there else "not up"
         rows.append((process, release, state, urls.get(key, "")))
-    rest = at_rest(current) if current else None
+    rest = at_rest(current) if current else (f"{app} was never deployed", "To deploy it: git push nap master")
     if rows or as_json or not rest:
         show_listing(rows, "process", "release", "state", "address", as_json=as_json)
     if as_json:
         return
     if rest:
         click.echo(". ".join(rest))
-    elif url := url_of(app, load(caller.state).settings):
+    elif any(each.is_web for each in wanted.values()) and (url := url_of(app, load(caller.state).settings)):
         click.echo(f"\n{app} is reached at {url}")
 
 
@@ -103,8 +103,8 @@ def scale_processes(caller: Caller, app: str, formation: dict[str, int], as_json
     if not formation:
         records = records_of(caller, app)
         current = records.current()
-        rows = current.formation.items() if current else ()
-        show_listing(rows, "process", "count", as_json=as_json)
+        counts = current.formation if current else records.first_formation()
+        show_listing(counts.items(), "process", "count", as_json=as_json)
         return
     from nap_receiver import changes
 

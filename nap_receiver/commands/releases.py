@@ -63,6 +63,7 @@ def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -
         "image": each.image,
         "processes": " ".join(f"{process}={n}" for process, n in each.formation.items()),
         "stopped": "yes" if each.stopped else "",
+        "protocol": each.protocol,
         "limits": ", ".join(_limits(each)),
         "variables": ", ".join(records.configuration(each.config)),
     }

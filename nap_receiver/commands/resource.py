@@ -5,7 +5,7 @@ import re
 import click
 
 from nap_receiver.commands.table import Caller, app_argument, change_app, command, json_option, records_of, show_listing
-from nap_receiver.release import EVERY, PROCESS_TYPE, RUN, Limits
+from nap_receiver.release import EVERY, PROCESS_TYPE, RUN, Limits, limits_among
 
 _UNITS = {"": 1 << 20, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}  # a bare number is one of MiB, as Dokku's
 _LEAST_MEMORY = 6 << 20  # docker run refuses less
@@ -20,7 +20,7 @@ def _memory(context: click.Context, parameter: click.Parameter, value: str | Non
     size = int(match[1]) * _UNITS[match[2]] if match else -1
     if size != 0 and not _LEAST_MEMORY <= size <= _MOST_MEMORY:
         raise click.UsageError(
-            f"--memory: expected a size of 6m or more, such as 512m or 2g, or 0 for none, got {value[:40]!a}"
+            f"--memory: expected a size of 6m or more, such as 512m or 2g, or 0 for the default, got {value[:40]!a}"
         )
     return size
 
@@ -31,7 +31,7 @@ def _cpus(context: click.Context, parameter: click.Parameter, value: str | None)
     number = float(value) if re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", value) else -1
     if number != 0 and not 0.01 <= number <= _MOST_CPUS:
         raise click.UsageError(
-            f"--cpu: expected a number of 0.01 or more, such as 0.5 or 2, or 0 for none, got {value[:40]!a}"
+            f"--cpu: expected a number of 0.01 or more, such as 0.5 or 2, or 0 for the default, got {value[:40]!a}"
         )
     return number
 
@@ -45,13 +45,13 @@ def _process(context: click.Context, parameter: click.Parameter, value: str | No
 @command("resource:limit", right="push")
 @app_argument
 @click.option("--process-type", "-p", "process", callback=_process, help="Only for instances of this type.")
-@click.option("--memory", callback=_memory, metavar="SIZE", help="512m, 2g; of MiB without a letter; 0 for no limit.")
-@click.option("--cpu", "cpus", callback=_cpus, metavar="NUMBER", help="Processors, such as 0.5; 0 for no limit.")
+@click.option("--memory", callback=_memory, metavar="SIZE", help="512m, 2g; of MiB without a letter; 0: the default.")
+@click.option("--cpu", "cpus", callback=_cpus, metavar="NUMBER", help="Processors, such as 0.5; 0: the default.")
 @json_option
 def limit_resources(
     caller: Caller, app: str, process: str, memory: int | None, cpus: float | None, as_json: bool
 ) -> None:
-    """Limit what each instance of APP may use, in a new release. Without a limit, list those there are."""
+    """Limit what each instance of APP may use, in a new release. Without a limit, list those in force."""
     given = {name: value for name, value in {"memory": memory, "cpus": cpus}.items() if value is not None}
     if not given:
         _list(caller, app, as_json)
@@ -64,14 +64,17 @@ def limit_resources(
 
 
 def _list(caller: Caller, app: str, as_json: bool) -> None:
+    from nap_receiver.container import in_force
+    from nap_receiver.settings import load
+
     records = records_of(caller, app)
     current = records.current()
-    found = {process: current.limits_of(process) for process in current.formation} if current else {}
-    if current and RUN in current.limits:
-        found[RUN] = current.limits_of(RUN)
-    rows = [
-        (process, *((limits.memory, limits.cpus) if as_json else shown(limits))) for process, limits in found.items()
-    ]
+    defaults = load(caller.state).settings.container
+    limits = current.limits if current else records.first_limits()
+    known = current.formation if current else sorted((records.first_formation().keys() | limits.keys()) - {EVERY, RUN})
+    processes = [*known, RUN]
+    found = {process: in_force(limits_among(limits, process), defaults) for process in processes}
+    rows = [(process, *((each.memory, each.cpus) if as_json else shown(each))) for process, each in found.items()]
     show_listing(rows, "process", "memory", "cpu", as_json=as_json)
 
 

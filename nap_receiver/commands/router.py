@@ -8,20 +8,20 @@ from nap_receiver.commands.table import Caller, command
 
 
 @command("router")
-@click.option("--prepare", "only_prepare", is_flag=True, help="Only write the file that Caddy is to start with.")
+@click.option("--prepare", "only_prepare", is_flag=True, help="Only write the files that both Caddies start with.")
 def run_router(caller: Caller, only_prepare: bool) -> None:
-    """Tell the Caddy of this machine where apps answer, until it is ended; on a single machine, `nap up` runs it."""
+    """Tell the Caddies of this machine where apps answer, until it is ended; on a single machine, `nap up` runs it."""
     from nap_receiver.kept import write_etcdctl
     from nap_receiver.router import route_for_ever
     from nap_receiver.routes import is_routing, prepare
     from nap_receiver.settings import load
 
     settings = load(caller.state).settings
-    path = prepare(caller.state)
+    paths = prepare(caller.state)
     # For commands that look into etcd, such as `logs`, where no `nap up` has written it.
     write_etcdctl(caller.state, settings.etcd)
     if only_prepare:
-        click.echo(path)
+        click.echo("\n".join(map(str, paths)))
         return
     if is_routing(caller.state):
         click.echo("There is a router already; this one takes its place when it ends.", err=True)

@@ -6,7 +6,6 @@ import sys
 import click
 
 from nap_receiver.commands.table import Caller, app_argument, command, guests, nap, records_of
-from nap_receiver.errors import NapError
 
 
 @command("run", right="push")
@@ -17,20 +16,24 @@ def run_once(caller: Caller, app: str, words: tuple[str, ...]) -> None:
 
     Instead of COMMAND, a process type of the Procfile stands for what it says there. The exit status is the command's.
     """
+    from nap_receiver.command import in_shell
     from nap_receiver.one_off import OneOff, run_attended
-    from nap_receiver.release import in_shell
+    from nap_receiver.release import never_deployed
     from nap_receiver.settings import load
 
     if words[:1] == ("--",):
         words = words[1:]
     if not words:
         raise click.UsageError(f"What is to run is missing, such as: run {app} ls -la")
-    current = records_of(caller, app).current()
+    records = records_of(caller, app)
+    current = records.current()
     if current is None:
-        raise NapError(f"{app} was never deployed", advice="Push it first: git push nap master")
+        raise never_deployed(app)
     named = in_shell(current.commands.get(words[0], "")) if len(words) == 1 else []
-    one_off = OneOff(current, f"run.{os.getpid()}", named or words, caller.state, load(caller.state).settings)
-    sys.exit(run_attended(one_off))
+    variables, settings = records.configuration(current.config), load(caller.state).settings
+    one_off = OneOff(current, f"run.{os.getpid()}", named or words, variables, caller.state, settings)
+    hint = "" if caller.is_operator else f"There is no terminal; for a shell or a prompt: ssh -t HOST run {app} …"
+    sys.exit(run_attended(one_off, hint))
 
 
 for group in (nap, guests):

@@ -130,7 +130,8 @@ def records_of(caller: Caller, app: str) -> "Records":
 
     places = load(caller.state).settings.etcd
     root = places.root_of(app)
-    ledger = (f"{root}/current", f"{root}/config", f"{root}/releases/", f"{root}/outcomes/")
+    first = tuple(f"{root}/{what}" for what in ("config", "formation", "limits", "port", "protocol"))
+    ledger = (f"{root}/current", *first, f"{root}/releases/", f"{root}/outcomes/")
     return Records(Kept(caller.state, [*ledger, places.announcements_of(app), places.up_of(app)]), places, app)
 
 

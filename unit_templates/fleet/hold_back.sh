@@ -4,7 +4,7 @@
 # mended elsewhere.
 set -u
 cd "$RUNTIME_DIRECTORY" || exit
-docker rm --force "$NAP_CONTAINER" >/dev/null 2>&1
+docker rm --force --volumes "$NAP_CONTAINER" >/dev/null 2>&1
 
 if [ -e answered ] || [ ! -e delay ]; then
     delay=0
@@ -14,5 +14,5 @@ else
     [ "$delay" -le 30 ] || delay=30
 fi
 echo "$delay" >delay
-rm -f answered asked pulled
+rm -f answered asked created
 sleep "$delay"

@@ -2,13 +2,14 @@
 # Runs one instance in the foreground, for a supervisor that knows one command and one signal: what systemd does with
 # ExecStartPre=, ExecStart=, ExecStop= and ExecStopPost=.
 #
-# usage: instance.sh <arguments of docker create, without --name>
-# A container of that name, made with the same arguments, that runs already is taken over: apps outlive a crash of the
-# engine or of the supervisor. On SIGTERM NAP_DRAIN seconds pass, in which requests already on their way arrive, and then
-# the container has NAP_GRACE seconds to end; after SIGUSR1, no time at all, and what it said last is reported. Once there,
-# the container goes by its id, never by its name: a successor of this program may already own the name.
+# A container of that name and of the same body (NAP_BODY, its digest) that runs already is taken over: apps outlive a
+# crash of the engine or of the supervisor. On SIGTERM NAP_DRAIN seconds pass, in which requests already on their way
+# arrive, and then the container has NAP_GRACE seconds to end; after SIGUSR1, no time at all, and what it said last is
+# reported. Once there, the container goes by its id, never by its name: a successor of this program may already own it.
 set -u
 programs=$(dirname "$0")/..
+. "$programs/engine.sh"
+. "$programs/create.sh"
 stopping= discarded= id=
 
 # In a process of its own, which goes on when the supervisor dies and this shell with it: nobody else would do it then.
@@ -20,7 +21,7 @@ stop() {
         sleep "$NAP_DRAIN"
         docker stop --time "$NAP_GRACE" "$id"
         [ -n "$discarded" ] && report "$(state '{{.State.ExitCode}}')"
-        docker rm --force "$id"
+        docker rm --force --volumes "$id"
     } >/dev/null 2>&1 &
     stopper=$!
     while kill -0 "$stopper" 2>/dev/null; do wait "$stopper"; done
@@ -53,28 +54,20 @@ follow() {
 # Nothing runs, and $1 says why.
 fail() {
     echo "$1"
-    export NAP_ERROR="$1" NAP_OUTPUT=
+    NAP_ERROR=$1 NAP_OUTPUT=
     report 125
     exit 125
 }
 
-report() {
-    NAP_CONTAINER=${id:-$NAP_CONTAINER} NAP_STATUS=$1 /bin/sh "$programs/report_exit.sh"
-}
-
-# What it prints, on both outputs: the id, or what is wrong.
-create() (
-    set -- create --name "$NAP_CONTAINER" --label "nap.arguments=$arguments" "$@"
-    if [ -n "${NAP_CONFIG_KEY:-}" ]; then
-        . "$programs/configure.sh" 2>&1
-    else
-        docker "$@" 2>&1
-    fi
+# What it tells is not exported: a tenant may have chosen it.
+report() (
+    NAP_CONTAINER=${id:-$NAP_CONTAINER} NAP_STATUS=$1
+    . "$programs/report_exit.sh"
 )
 
 start() {
-    said=$(create "$@") || fail "$said"
-    id=$(echo "$said" | tail -n 1)
+    said=$(create) || fail "$said"
+    id=$said
     tries=0
     while [ "$tries" -lt 30 ] && [ -z "$stopping" ]; do
         follow docker start --attach "$id"
@@ -84,18 +77,17 @@ start() {
 }
 
 main() {
-    arguments=$(echo "$*" | cksum)
     status=1
-    said=$(docker inspect --format '{{.State.Running}} {{index .Config.Labels "nap.arguments"}}' "$NAP_CONTAINER" 2>&1)
+    said=$(docker inspect --format '{{.State.Running}} {{index .Config.Labels "nap.body"}}' "$NAP_CONTAINER" 2>&1)
     case $said in
-        "true $arguments")
+        "true $NAP_BODY")
             id=$(state '{{.Id}}')
             follow docker attach --no-stdin --sig-proxy=false "$id"
             ;;
-        *'No such '*) start "$@" ;;
+        *'No such '*) start ;;
         true* | false*)
-            docker rm --force "$NAP_CONTAINER" >/dev/null 2>&1
-            start "$@"
+            docker rm --force --volumes "$NAP_CONTAINER" >/dev/null 2>&1
+            start
             ;;
         *) fail "$said" ;; # the engine is away
     esac
@@ -105,8 +97,8 @@ main() {
             *) exit "$status" ;; # it is lost from sight, or the engine is away; this program's next run takes it over
         esac
     fi
-    docker rm --force "$id" >/dev/null 2>&1
+    docker rm --force --volumes "$id" >/dev/null 2>&1
     exit "$status"
 }
 
-main "$@"; exit # on one line: a shell reads on in its script while it runs, and this file may be replaced meanwhile
+main; exit # on one line: a shell reads on in its script while it runs, and this file may be replaced meanwhile

