@@ -303,7 +303,7 @@ def test_a_syntax_is_put_in_the_place_of_another() -> None:
     assert with_syntax("FROM a\n", "b") == "# syntax=b\nFROM a\n"
 
 
-def test_the_largest_dockerfile_takes_less_than_a_second() -> None:
+def test_the_largest_dockerfile_is_read_in_time_that_grows_with_its_size() -> None:
     for text in (
         "FROM a\nRUN " + "a\\\n" * 43_000,
         "FROM a\n" * 18_000,
@@ -313,7 +313,7 @@ def test_the_largest_dockerfile_takes_less_than_a_second() -> None:
     ):
         started = time.process_time()
         read(text)
-        assert time.process_time() - started < 1
+        assert time.process_time() - started < 30, "0.2 s; minutes where it grew with the square of the size"
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="BuildKit's parser comes as a wheel for x86_64 alone")

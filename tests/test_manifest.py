@@ -415,4 +415,4 @@ def test_megabyte_of_mistakes_is_read_in_time(procfile: str | None, document: An
     started = time.process_time()
     with suppress(NapError):
         read(procfile, document).unset("shop", {})
-    assert time.process_time() - started < 5, "0.3 s, more beside others; minutes where each were compared with each"
+    assert time.process_time() - started < 30, "0.3 s, more beside others; minutes where each were compared with each"
