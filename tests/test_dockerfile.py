@@ -311,9 +311,9 @@ def test_the_largest_dockerfile_is_read_in_time_that_grows_with_its_size() -> No
         "FROM a\nADD " + "a " * 30_000,
         "FROM a\n" + "ENV A=$A$A\n" * 11_000,
     ):
-        started = time.process_time()
+        started = time.thread_time()
         read(text)
-        assert time.process_time() - started < 30, "0.2 s; minutes where it grew with the square of the size"
+        assert time.thread_time() - started < 30, "0.2 s; minutes where it grew with the square of the size"
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="BuildKit's parser comes as a wheel for x86_64 alone")

@@ -155,10 +155,10 @@ def test_long_list_of_patterns_ends_the_reader_alone(repository: Repository) -> 
 
 def test_pattern_of_many_stars_is_matched_at_once() -> None:
     patterns = patterns_of(b"*a" * 40 + b"*b\n" + b"**/a*" * 200 + b"z")
-    started = time.process_time()
+    started = time.thread_time()
     assert patterns.matching(b"a" * 200) == 0
     assert patterns.matching(b"a/" * 500 + b"a") == 0
-    assert time.process_time() - started < 30, "milliseconds; for ever where each star tried each place"
+    assert time.thread_time() - started < 30, "milliseconds; for ever where each star tried each place"
 
 
 DOCKERS = json.loads(Path(__file__).with_name("dockerignore.json").read_text(encoding="utf-8"))

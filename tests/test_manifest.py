@@ -412,7 +412,7 @@ LONG = "k" * 400_000
     ids=range(12),
 )
 def test_megabyte_of_mistakes_is_read_in_time(procfile: str | None, document: Any) -> None:
-    started = time.process_time()
+    started = time.thread_time()
     with suppress(NapError):
         read(procfile, document).unset("shop", {})
-    assert time.process_time() - started < 30, "0.3 s, more beside others; minutes where each were compared with each"
+    assert time.thread_time() - started < 30, "0.3 s, more beside others; minutes where each were compared with each"
