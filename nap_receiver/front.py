@@ -1,7 +1,8 @@
 """The front: the Caddy that holds visitors' connections, and passes each request on to the Caddy that has the routes.
 
-Caddy closes idle connections at each change of its configuration. The front's says nothing of instances, so no deploy,
-restart or scaling changes it: without HTTPS nothing does, and with it a name or a certificate that comes or goes.
+Caddy closes idle connections at each change of its configuration. The front's says nothing of apps, their names and
+their instances, so that no app that comes, goes or changes touches it; only the certificates that owners bring are in
+it. Those of all other names it gets when a visitor comes, and asks the Caddy behind first whether it may (`permitted`).
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from nap_receiver.domains import covers
-from nap_receiver.ownership import is_reserved
+from nap_receiver.ownership import RESERVED, is_reserved
 from nap_receiver.routes import (
     FAREWELL_MS,
     FRONT,
     FRONTS_WORD,
     NEVER,
     NOT_CADDYS,
+    PERMISSION,
     PLAIN,
     PROTOCOLS,
     Site,
-    any_of,
     base,
     inner_socket,
     passing_on,
@@ -28,11 +29,23 @@ from nap_receiver.routes import (
     request_log,
     servers_of,
 )
-from nap_receiver.settings import RouterSettings
+from nap_receiver.settings import Address, RouterSettings
 from nap_receiver.state import State
 
 _WAIT, _LOOK_AGAIN = "5s", "50ms"
 """How long a request waits for the Caddy behind, where that starts again, and how often it is tried."""
+
+
+_PERMISSION = "/certificate"
+"""The path at which the front asks, with `?domain=NAME` after it, whether it may get a certificate of that name."""
+
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+
+_OWN = [{"module": "internal"}]
+"""The authority that is this Caddy's own, for names that no public one knows."""
+
+_RESERVED_NAMES = [f"{'*.' * stars}{name}" for name in RESERVED for stars in range(5)]
+"""Those names and all below, as Caddy writes them: each star is for one label."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +71,25 @@ def front(
     A Caddy before 2.9 refuses it, and names one of `RECENT`.
     """
     servers: dict[str, dict[str, Any]] = {"web": {"routes": [_to(inner_socket(state, "web"))]}}
+    tls: dict[str, Any] = {}
     if router.https:
-        names = [name for site in sites for name in site.names]
-        # The first takes each request. From the second Caddy knows the names that need certificates.
-        servers["web"]["routes"] += [{"match": any_of(names), "handle": []}] if names else []
-        servers["redirect"] = {"routes": [_to(inner_socket(state, "redirect"))]}
-    told = _listening(servers, sites, certificates, router, waiting)
+        given = _fitting(sites, certificates)
+        contested = _contested(sites, given)
+        servers["web"] |= {"tls_connection_policies": _shown(given, contested), "automatic_https": {"disable": True}}
+        servers["redirect"] = {"routes": [_permission(state, router), _to(inner_socket(state, "redirect"))]}
+        at_once = [name for name in contested if name not in waiting]
+        tls = {
+            "certificates": {"automate": at_once, **_loaded(given)},
+            "automation": {
+                "policies": [
+                    *_policies(at_once),
+                    {"subjects": _RESERVED_NAMES, "issuers": _OWN, "on_demand": True},
+                    {"on_demand": True},
+                ],
+                "on_demand": {"permission": {"module": "http", "endpoint": _endpoint(router)}},
+            },
+        }
+    told = _listening(servers, tls, router)
     _say_farewell(told, state)
     return {**base(state, FRONT), "logging": {"logs": program_log()}, "apps": told}
 
@@ -75,40 +101,37 @@ def whole(
     router: RouterSettings,
     waiting: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The same of a front that has the routes itself, for a Caddy that knows nothing of `RECENT`."""
+    """The same of a front that has the routes itself, for a Caddy that knows nothing of `RECENT`.
+
+    It gets the certificates of all names but those that are `waiting` (`issuing`), before a visitor comes.
+    """
     servers = servers_of(sites, router, is_behind=False)
-    told = _listening(servers, sites, certificates, router, waiting)
+    tls: dict[str, Any] = {}
+    if router.https:
+        given = _fitting(sites, certificates)
+        servers["web"] |= {"tls_connection_policies": [{}], "automatic_https": _at_once(sites, given, waiting)}
+        own = [name for site in sites for name in site.names if is_reserved(name)]
+        tls = {"certificates": _loaded(given), "automation": {"policies": _policies(own)}}
     return {
         **base(state, FRONT),
         "logging": {"logs": {**program_log(), **request_log(state.router_log)}},
-        "apps": told,
+        "apps": _listening(servers, tls, router),
     }
 
 
-def _listening(
-    servers: Mapping[str, dict[str, Any]],
-    sites: Sequence[Site],
-    certificates: Iterable[Certificate],
-    router: RouterSettings,
-    waiting: Collection[str],
-) -> dict[str, Any]:
-    """Caddy's apps, in which these servers have the addresses and the certificates for visitors."""
+def _listening(servers: Mapping[str, dict[str, Any]], tls: dict[str, Any], router: RouterSettings) -> dict[str, Any]:
+    """Caddy's apps, in which these servers have the addresses for visitors."""
     http: dict[str, Any] = {"http_port": router.http.port, "shutdown_delay": f"{FAREWELL_MS}ms"}
     if not router.https:
         return {"http": {**http, "servers": {"web": {"listen": [router.http], **servers["web"], **PLAIN}}}}
-    given = _fitting(sites, certificates)
     http["https_port"] = router.https.port
     http["servers"] = {
-        "web": {"listen": [router.https], **servers["web"], **_secure(sites, given, waiting)},
+        # A change of the front is handed over for TCP alone (`handover`), not for HTTP/3.
+        "web": {"listen": [router.https], **servers["web"], "protocols": ["h1", "h2"]},
         "redirect": {"listen": [router.http], **servers["redirect"], **PLAIN},
     }
-    tls: dict[str, Any] = {}
-    if given:
-        tls["certificates"] = {"load_pem": [{"certificate": each.chain, "key": each.key} for each in given]}
-    if own := sorted(name for site in sites for name in site.names if is_reserved(name)):
-        tls["automation"] = {"policies": [{"subjects": own, "issuers": [{"module": "internal"}]}]}
     pki = {"certificate_authorities": {"local": {"install_trust": False}}}
-    return {"http": http, "pki": pki, **({"tls": tls} if tls else {})}
+    return {"http": http, "pki": pki, "tls": tls}
 
 
 def _to(socket: Path) -> dict[str, Any]:
@@ -138,27 +161,77 @@ def _fitting(sites: Sequence[Site], certificates: Iterable[Certificate]) -> list
 
 def asked_for(sites: Iterable[Site], certificates: Iterable[Certificate]) -> list[tuple[str, str]]:
     """The names for which a public authority is asked, each with its app."""
-    found = list(sites)
-    of = {each.app: each.names for each in _fitting(found, certificates)}
+    return [(name, app) for name, app in _lacking(list(sites), certificates) if not is_reserved(name)]
+
+
+def permitted(sites: Iterable[Site], certificates: Iterable[Certificate], waiting: Collection[str]) -> list[str]:
+    """The names of which the front may get a certificate when a visitor comes: all but those that are `waiting`
+    (`issuing`), and those for which owners brought one."""
+    return [name for name, _ in _lacking(list(sites), certificates) if name not in waiting]
+
+
+def _lacking(sites: Sequence[Site], certificates: Iterable[Certificate]) -> list[tuple[str, str]]:
+    """The names but wildcards that no brought certificate is for, each with its app."""
+    of = {each.app: each.names for each in _fitting(sites, certificates)}
     return [
         (name, site.app)
-        for site in found
+        for site in sites
         for name in site.names
-        if not (name.startswith("*") or is_reserved(name) or covers(of.get(site.app, ()), name))
+        if not (name.startswith("*") or covers(of.get(site.app, ()), name))
     ]
 
 
-def _secure(sites: Sequence[Site], given: Sequence[Certificate], waiting: Collection[str]) -> dict[str, Any]:
-    """Where certificates come from: those that were brought, and for all other names but wildcards Caddy gets them."""
+def _contested(sites: Sequence[Site], given: Sequence[Certificate]) -> list[str]:
+    """The names for which another app's owner brought a certificate, by a wildcard. Their own are got before a visitor
+    comes, who would be shown that one."""
+    return [name for name in permitted(sites, given, ()) if any(covers(each.names, name) for each in given)]
+
+
+def _loaded(given: Sequence[Certificate]) -> dict[str, Any]:
+    """The certificates that were brought, each marked with its app's name."""
+    pems = [{"certificate": each.chain, "key": each.key, "tags": [each.app]} for each in given]
+    return {"load_pem": pems} if pems else {}
+
+
+def _policies(names: Iterable[str]) -> list[dict[str, Any]]:
+    """Which authority certificates of these names come from, before a visitor comes."""
+    own = sorted(name for name in names if is_reserved(name))
+    public = sorted(name for name in names if not is_reserved(name))
+    return [
+        *([{"subjects": own, "issuers": _OWN}] if own else []),
+        *([{"subjects": public}] if public else []),
+    ]
+
+
+def _shown(given: Sequence[Certificate], contested: Sequence[str]) -> list[dict[str, Any]]:
+    """Which certificate is shown to whom: one that was brought, for all its names, though Caddy may have another."""
+    brought = [{"match": {"sni": list(each.names)}, "certificate_selection": {"any_tag": [each.app]}} for each in given]
+    return [*([{"match": {"sni": list(contested)}}] if contested else []), *brought, {}]
+
+
+def _endpoint(router: RouterSettings) -> str:
+    """Where the front asks whether it may get a certificate: its own address for plain HTTP."""
+    return f"http://{_loopback(router.http)}{_PERMISSION}"
+
+
+def _permission(state: State, router: RouterSettings) -> dict[str, Any]:
+    """Leads the front's own question to the Caddy behind."""
+    asked = {"host": [_loopback(router.http).host.strip("[]")], "path": [_PERMISSION]}
+    return {"match": [asked], **_to(inner_socket(state, PERMISSION)), "terminal": True}
+
+
+def _loopback(address: Address) -> Address:
+    """Where this machine reaches what listens at `address`."""
+    return Address(f"{_LOOPBACK.get(address.host, address.host)}:{address.port}")
+
+
+def _at_once(sites: Sequence[Site], given: Sequence[Certificate], waiting: Collection[str]) -> dict[str, Any]:
+    """For which names Caddy gets a certificate by itself: all but wildcards, and those for which one was brought."""
     of = {each.app: each.names for each in given}
     brought = [name for site in sites for name in site.names if covers(of.get(site.app, ()), name)]
     wild = [name for site in sites for name in site.names if name.startswith("*")]
     return {
-        "protocols": ["h1", "h2"],  # a change of routes is handed over for TCP alone (`handover`), not for HTTP/3
-        "tls_connection_policies": [{}],
-        "automatic_https": {
-            "disable_redirects": True,
-            "ignore_loaded_certificates": True,  # a wildcard of another app's
-            "skip_certificates": sorted({*brought, *wild, *waiting}),
-        },
+        "disable_redirects": True,
+        "ignore_loaded_certificates": True,  # a wildcard of another app's
+        "skip_certificates": sorted({*brought, *wild, *waiting}),
     }

@@ -5,11 +5,15 @@ name in an hour (letsencrypt.org/docs/rate-limits). So names take turns, and one
 share of others.
 """
 
+import socket
+import ssl
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from nap_receiver.ownership import registered_of
+from nap_receiver.settings import Address
 
 _AT_ONCE, _OF_ONE_OWNER = 10, 3
 """Names that are asked for at the same moment; nobody waits long for those of one owner, even if none leads here."""
@@ -38,9 +42,9 @@ class Turns:
         self._last: dict[str, float] = {}  # of each owner
 
     @property
-    def are_taken(self) -> bool:
-        """Whether a name is being asked for, as far as is known."""
-        return bool(self._asked)
+    def asked(self) -> set[str]:
+        """The names that are being asked for, as far as is known."""
+        return set(self._asked)
 
     def waiting(self, names: Mapping[str, str], certified: Collection[str], now: float) -> set[str]:
         """Those of `names` that are not to be asked for at this time, in seconds, because others are or they failed.
@@ -86,6 +90,22 @@ def owners_of(names: Iterable[tuple[str, str]], domain: str) -> dict[str, str]:
     """Who takes turns for each name, of which the app is told: the app for names below `domain`, else the domain that
     was registered, of which one owner cannot have many for nothing."""
     return {name: app if name.endswith(f".{domain}") else registered_of(name) for name, app in names}
+
+
+def visit(name: str, address: Address) -> None:
+    """Have Caddy, at `address`, get a certificate of `name`, as for any visitor. Returns when it has, or has none.
+
+    What went wrong is in Caddy's own log.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with (
+        suppress(OSError),
+        socket.create_connection((address.host.strip("[]"), address.port), timeout=_TURN_SECONDS) as plain,
+        context.wrap_socket(plain, server_hostname=name),
+    ):
+        pass
 
 
 def certified(storage: Path) -> set[str]:

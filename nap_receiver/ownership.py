@@ -11,10 +11,11 @@ if TYPE_CHECKING:  # a twentieth of a second, for those few who add domains
     from dns.resolver import Resolver
     from publicsuffixlist import PublicSuffixList
 
-_RESERVED = (
+RESERVED = (
     *("example", "example.com", "example.net", "example.org", "invalid", "localhost", "test"),  # RFC 2606, RFC 6761
     *("alt", "home.arpa", "internal", "local", "onion"),  # RFC 9476, RFC 8375, ICANN 2024-07-29, RFC 6762, RFC 7686
 )
+"""The public DNS will never have these, nor what is below them."""
 
 LONGEST = 253
 """Characters of a domain (RFC 1035, section 2.3.4), without the root."""
@@ -30,7 +31,7 @@ def base_of(domain: str) -> str:
 
 def is_reserved(domain: str) -> bool:
     """Whether the public DNS will never have this domain, so that nobody can own it."""
-    return any(f".{base_of(domain)}".endswith(f".{each}") for each in _RESERVED)
+    return any(f".{base_of(domain)}".endswith(f".{each}") for each in RESERVED)
 
 
 def is_public_suffix(domain: str) -> bool:

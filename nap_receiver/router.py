@@ -21,9 +21,9 @@ from nap_receiver.caddy import CaddyAway, load, process
 from nap_receiver.domains import is_own, own_name
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry, Etcd, EtcdAway, connect
-from nap_receiver.front import Certificate, asked_for, front, whole
+from nap_receiver.front import Certificate, asked_for, front, permitted, whole
 from nap_receiver.handover import prefer_newest
-from nap_receiver.issuing import Turns, certified, owners_of
+from nap_receiver.issuing import Turns, certified, owners_of, visit
 from nap_receiver.privacy import keep_private
 from nap_receiver.release import INSTANCE, Protocol
 from nap_receiver.routes import (
@@ -95,6 +95,8 @@ class Known:
     turns: Turns = field(init=False)
     waiting: set[str] = field(default_factory=set)
     """The names for which no authority is asked yet."""
+    visited: set[str] = field(default_factory=set)
+    """The names for whose certificates the front was visited, in this turn of theirs."""
 
     def __post_init__(self) -> None:
         self.turns = Turns(self.router.certificates_per_hour)
@@ -198,7 +200,7 @@ def _take_in(known: Known, changed: News, state: State) -> None:
     """Wait for news, and take in all there is; or until it is another name's turn to get a certificate."""
     while True:
         try:
-            takes_turns = known.waiting or known.turns.are_taken
+            takes_turns = known.waiting or known.turns.asked
             news = changed.get(timeout=_LOOK_FOR_CERTIFICATES_SECONDS if takes_turns else None)
             break
         except queue.Empty:
@@ -251,6 +253,7 @@ def _others(state: State, known: Known) -> dict[str, int]:
         known.has_two = True
     if FRONT in others:
         known.fronts = {}
+        known.visited = set()
     return others
 
 
@@ -280,8 +283,10 @@ def _load(state: State, known: Known) -> list[Site]:
     known.take_turns(state, sites, certificates)
     if known.has_two:
         try:
-            load(admin_socket(state, CADDY), behind(sites, state, known.router))
+            names = permitted(sites, certificates, known.waiting)
+            load(admin_socket(state, CADDY), behind(sites, state, known.router, names))
             _load_front(state, known, sites, certificates)
+            _visit(known)
             return sites
         except NapError as error:
             if not any(word in str(error) for word in RECENT):
@@ -298,7 +303,10 @@ def _load_front(state: State, known: Known, sites: Sequence[Site], certificates:
     """
 
     def tell(chosen: Sequence[Certificate]) -> None:
-        told = (front if known.has_two else whole)(sites, chosen, state, known.router, known.waiting)
+        if known.has_two:
+            told = front(sites, chosen, state, known.router)
+        else:
+            told = whole(sites, chosen, state, known.router, known.waiting)
         if told != known.fronts:
             load(admin_socket(state, FRONT), told)
             known.fronts = told
@@ -327,6 +335,13 @@ def _load_front(state: State, known: Known, sites: Sequence[Site], certificates:
                 continue
             known.unfit.add(some[0].chain)
             _say(f"{some[0].app}: its certificate is not used: {error}")
+
+
+def _visit(known: Known) -> None:
+    """Have the front get the certificates of the names whose turn it is now: it does when a visitor comes."""
+    for name in known.turns.asked - known.visited:
+        threading.Thread(target=visit, args=(name, known.router.https), daemon=True).start()
+    known.visited = known.turns.asked
 
 
 def _listen(places: EtcdSettings, prefixes: list[str], changed: News) -> None:

@@ -49,6 +49,9 @@ _MOST_KEPT = 10_000
 _GROUP = 32
 """Caddy asks one route after the other whether it is for a request; so many share one question before that."""
 
+PERMISSION = "permission"
+"""The server of the Caddy behind that the front asks before it gets a certificate."""
+
 CADDY, FRONT = "caddy", "front"
 """The Caddy that has the routes, and the one before it that has visitors' connections."""
 
@@ -142,13 +145,21 @@ class Site:
     """Since when no instance answers, in seconds since the epoch, as far as the router has seen it; else 0."""
 
 
-def behind(sites: Iterable[Site], state: State, router: RouterSettings) -> dict[str, Any]:
-    """All that the Caddy behind the front needs to know. One before 2.7 refuses it, and names one of `RECENT`."""
+def behind(
+    sites: Iterable[Site], state: State, router: RouterSettings, permitted: Sequence[str] = ()
+) -> dict[str, Any]:
+    """All that the Caddy behind the front needs to know. One before 2.7 refuses it, and names one of `RECENT`.
+
+    The front gets certificates of the names that are `permitted`.
+    """
     # From the front comes whose request it is, and nobody else may write to these sockets.
     wrappers = [{"wrapper": _PROXY_PROTOCOL}]
+    served = servers_of(list(sites), router, is_behind=True)
+    if router.https:
+        served[PERMISSION] = _permission(permitted)
     servers = {
         name: {"listen": [f"unix/{inner_socket(state, name)}"], "listener_wrappers": wrappers, **server, **PLAIN}
-        for name, server in servers_of(list(sites), router, is_behind=True).items()
+        for name, server in served.items()
     }
     logs = {**program_log(), **request_log(state.router_log)}
     return {**base(state, CADDY), "logging": {"logs": logs}, "apps": {"http": {"servers": servers}}}
@@ -362,6 +373,17 @@ def _to_https(sites: Sequence[Site], router: RouterSettings) -> list[dict[str, A
     redirect = {"handler": "static_response", "status_code": 308, "headers": {"Location": [where]}}
     names = [name for site in sites for name in site.names]
     return [*([{"match": any_of(names), "handle": [redirect]}] if names else []), _nobody()]
+
+
+def _permission(names: Sequence[str]) -> dict[str, Any]:
+    """Answers the front whether it may get a certificate of a name."""
+    answers = {200: [{"query": {"domain": list(names)}}] if names else NEVER, 403: []}
+    return {
+        "routes": [
+            {"match": match, "handle": [{"handler": "static_response", "status_code": status}]}
+            for status, match in answers.items()
+        ]
+    }
 
 
 def _page(status: int, text: str, headers: Mapping[str, list[str]]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -23,7 +24,7 @@ from nap_receiver.caddy import CaddyAway
 from nap_receiver.certificates import Brought, about, require_own
 from nap_receiver.errors import NapError
 from nap_receiver.etcd import Entry
-from nap_receiver.front import Certificate, front
+from nap_receiver.front import Certificate, front, permitted, whole
 from nap_receiver.logs import Requests
 from nap_receiver.router import Known, _load
 from nap_receiver.routes import Site
@@ -220,27 +221,67 @@ def test_a_certificate_is_for_names_of_the_app_alone() -> None:
     assert told("*.*.com", "www.example.org").startswith("the certificate is for *.*.com, ")
 
 
-def secure(sites: list[Site], *certificates: Certificate) -> tuple[list[str], list[str]]:
-    """The certificates that Caddy is told, and the names for which it gets none itself."""
-    told = front(sites, certificates, State(Path("/nap")), SECURE)["apps"]
-    automatic = told["http"]["servers"]["web"]["automatic_https"]
-    assert automatic["ignore_loaded_certificates"]
-    assert told["http"]["servers"]["web"]["tls_connection_policies"] == [{}], "it never speaks plain HTTP there"
-    assert told["http"]["servers"]["web"]["listen_protocols"][0] == ["h1", "h2"], "it offers no HTTP/3"
-    given = told.get("tls", {}).get("certificates", {}).get("load_pem", [])
-    return [each["certificate"] for each in given], automatic["skip_certificates"]
+SHOP = Site("shop", ("shop.localhost", "www.example.org", "*.example.org"), ())
+BLOG = Site("blog", ("blog.localhost", "api.example.org", "*.example.net"), ())
+WILD = Certificate("shop", ["*.example.org"], "wild", "")
+UNFIT = [
+    Certificate("shop", ["www.example.org", "gone.example.org"], "lost", ""),
+    Certificate("shop", ["www.example.org", "api.example.org"], "theirs", ""),
+    Certificate("nobody", ["www.example.org"], "nobodys", ""),
+]
 
 
-def test_what_caddy_is_told_of_certificates() -> None:
-    shop = Site("shop", ("shop.localhost", "www.example.org", "*.example.org"), ())
-    blog = Site("blog", ("blog.localhost", "api.example.org", "*.example.net"), ())
-    assert secure([shop, blog]) == ([], ["*.example.net", "*.example.org"]), "no CA gives one for these unasked"
-    wild = Certificate("shop", ["*.example.org"], "wild", "")
-    assert secure([shop, blog], wild) == (["wild"], ["*.example.net", "*.example.org", "www.example.org"])
-    lost = Certificate("shop", ["www.example.org", "gone.example.org"], "lost", "")
-    theirs = Certificate("shop", ["www.example.org", "api.example.org"], "theirs", "")
-    nobodys = Certificate("nobody", ["www.example.org"], "nobodys", "")
-    assert secure([shop, blog], lost, theirs, nobodys) == secure([shop, blog])
+def loaded(told: dict[str, Any]) -> list[str]:
+    """The certificates that Caddy is told, each of which it can tell from others by its app."""
+    server = told["http"]["servers"]["web"]
+    assert server["tls_connection_policies"][-1] == {}, "it never speaks plain HTTP there"
+    offered = server["listen_protocols"][0] if "listen_protocols" in server else server["protocols"]
+    assert offered == ["h1", "h2"], "no HTTP/3"
+    return [each["certificate"] for each in told["tls"]["certificates"].get("load_pem", [])]
+
+
+def test_what_a_caddy_that_has_the_routes_is_told_of_certificates() -> None:
+    def secure(*certificates: Certificate) -> tuple[list[str], list[str]]:
+        told = whole([SHOP, BLOG], certificates, State(Path("/nap")), SECURE)["apps"]
+        automatic = told["http"]["servers"]["web"]["automatic_https"]
+        assert automatic["ignore_loaded_certificates"]
+        return loaded(told), automatic["skip_certificates"]
+
+    assert secure() == ([], ["*.example.net", "*.example.org"]), "no CA gives one for these unasked"
+    assert secure(WILD) == (["wild"], ["*.example.net", "*.example.org", "www.example.org"])
+    assert secure(*UNFIT) == secure()
+
+
+def test_what_the_front_is_told_of_certificates() -> None:
+    def secure(*certificates: Certificate, waiting: Collection[str] = ()) -> tuple[list[str], list[str], list[str]]:
+        told = front([SHOP, BLOG], certificates, State(Path("/nap")), SECURE, waiting)["apps"]
+        assert told["http"]["servers"]["web"]["automatic_https"] == {"disable": True}
+        return loaded(told), told["tls"]["certificates"]["automate"], permitted([SHOP, BLOG], certificates, waiting)
+
+    names = ["shop.localhost", "www.example.org", "blog.localhost", "api.example.org"]
+    assert secure() == ([], [], names)
+    assert secure(waiting={"www.example.org"}) == ([], [], [names[0], *names[2:]])
+    without_www = ["shop.localhost", "blog.localhost", "api.example.org"]
+    assert secure(WILD) == (["wild"], ["api.example.org"], without_www), "a visitor of api would be shown the wildcard"
+    assert secure(WILD, waiting={"api.example.org"}) == (["wild"], [], without_www[:2])
+    assert secure(*UNFIT) == secure()
+
+
+def test_the_front_is_told_nothing_of_apps_and_their_names() -> None:
+    state = State(Path("/nap"))
+    assert front([SHOP, BLOG], [], state, SECURE) == front([], [], state, SECURE)
+    assert front([SHOP, BLOG], [], state, SECURE, {"api.example.org"}) == front([], [], state, SECURE)
+    assert front([SHOP, BLOG], [WILD], state, SECURE) != front([SHOP], [WILD], state, SECURE)
+    www = Site("www", ("www.localhost", "www.example.com"), ())
+    assert front([SHOP, BLOG], [WILD], state, SECURE) == front([SHOP, BLOG, www], [WILD], state, SECURE)
+
+
+def test_reserved_names_come_from_caddys_own_authority() -> None:
+    told = front([], [], State(Path("/nap")), SECURE)["apps"]["tls"]["automation"]["policies"]
+    own, public = told
+    assert own["issuers"] == [{"module": "internal"}]
+    assert {"localhost", "*.localhost", "*.*.*.test", "*.example.com"} < set(own["subjects"])
+    assert public == {"on_demand": True}
 
 
 def test_one_certificate_that_caddy_does_not_take_does_not_keep_it_from_the_rest(

@@ -3,7 +3,7 @@
 import itertools
 from pathlib import Path
 
-from nap_receiver.front import Certificate, asked_for, front
+from nap_receiver.front import Certificate, asked_for, whole
 from nap_receiver.issuing import Turns, certified, owners_of
 from nap_receiver.routes import Site
 from nap_receiver.settings import Address, OptionalAddress, RouterSettings
@@ -46,7 +46,7 @@ def test_a_name_that_has_its_certificate_makes_room_at_once() -> None:
     second = HOSTILE.keys() - turns.waiting(HOSTILE, first, 1) - first
     assert (len(first), len(second)) == (3, 3)
     assert not turns.waiting(HOSTILE, HOSTILE.keys(), 2)
-    assert not turns.are_taken
+    assert not turns.asked
 
 
 def test_a_name_that_gets_none_rests_longer_each_time() -> None:
@@ -89,7 +89,7 @@ def test_for_which_names_an_authority_is_asked(tmp_path: Path) -> None:
     names = asked_for(sites, brought)
     assert names == [("shop.apps.com", "shop"), ("www.shop.com", "shop")]
     assert owners_of(names, "apps.com") == {"shop.apps.com": "shop", "www.shop.com": "shop.com"}
-    told = front(sites, brought, State(tmp_path), router, {"www.shop.com"})["apps"]
+    told = whole(sites, brought, State(tmp_path), router, {"www.shop.com"})["apps"]
     assert told["http"]["servers"]["web"]["automatic_https"]["skip_certificates"] == [
         *("*.shop.com", "brought.com", "www.shop.com")
     ]
