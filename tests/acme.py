@@ -18,8 +18,9 @@ from pathlib import Path
 from cryptography import x509
 
 from nap_receiver.etcd import connect
+from nap_receiver.issuing import certified
 from nap_receiver.programs import etcd_answers
-from nap_receiver.routes import CADDY, FRONT
+from nap_receiver.routes import CADDY, FRONT, storage_of
 from tests.machine import ROOT, Nap, eventually
 from tests.regulars import announced, instance
 from tests.test_router_elsewhere import running
@@ -84,6 +85,8 @@ def main() -> None:
             for name in (NAMES[1], ASTRAY):
                 etcd.put(f"/nap/domains/{name}", {"app": "hello"})
         announced(nap, "hello", [app.server_port])
+        storage = storage_of(nap.state)
+        eventually(lambda: certified(storage) >= set(NAMES), _PATIENCE_SECONDS, "both have one before a visitor comes")
         print(json.dumps({name: eventually_visited(name, root) for name in NAMES}))
 
 

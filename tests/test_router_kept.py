@@ -3,6 +3,7 @@
 import http.client
 import resource
 import select
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,10 +15,11 @@ import pytest
 from tests.fleet_apps import pushed
 from tests.machine import HTTPD, Nap, Pusher, eventually
 from tests.regulars import CONNECTIONS, announced, instance, regulars
-from tests.test_router import own, served
+from tests.test_certs import internal, safe
+from tests.test_router import ask, own, served
 from tests.test_router_change import app, is_led_to
 
-__all__ = ["app"]
+__all__ = ["app", "safe"]
 
 pytestmark = pytest.mark.machine
 
@@ -26,12 +28,16 @@ IDLE, CHANGES = 1000, 100
 
 @contextmanager
 def kept(nap: Nap, name: str, number: int) -> Iterator[list[http.client.HTTPConnection]]:
-    """So many connections to the router, each of which was used once for `name`."""
-    router = nap.settings.router.http
+    """So many connections to the router, over HTTPS where it has that, each of which was used once for `name`."""
+    router = nap.settings.router.https or nap.settings.router.http
+    trust = ssl.create_default_context(cadata=internal(nap).decode()) if nap.settings.router.https else None
     with ExitStack() as stack:
         found = [http.client.HTTPConnection(router.host, router.port, timeout=20) for _ in range(number)]
         for connection in found:
             stack.callback(connection.close)
+            connection.connect()
+            if trust:
+                connection.sock = trust.wrap_socket(connection.sock, server_hostname=name)
             assert status(connection, name) == http.client.OK
         yield found
 
@@ -88,6 +94,34 @@ def test_changes_of_other_apps_close_no_idle_connection(nap: Nap, app: str, othe
             change_often(nap, others, CHANGES)  # the first three are new apps
             assert closed(connections) == 0
             assert {status(connection, name) for connection in connections} == {200}
+
+
+def change_names_often(nap: Nap, names: list[str], times: int) -> None:
+    """Create and destroy these apps, and give each a domain, so often in turn; each is in force before the next."""
+    etcd = nap.etcd()
+    for number in range(times):
+        app, is_there = names[number % len(names)], number // len(names) % 2 == 0
+        access = {"repository": app, "users": {}} if is_there else None
+        etcd.write({f"/nap/access/{app}": access, f"/nap/domains/www.{app}.test": {"app": app} if is_there else None})
+        for name in (f"{app}.localhost", f"www.{app}.test"):
+            eventually(partial(is_redirected, nap, name, is_there), 10, f"{name} is in force")
+    etcd.close()
+
+
+def is_redirected(nap: Nap, name: str, wanted: bool) -> bool:
+    """Whether a visitor of `name` is sent to HTTPS, as the names of apps are, or not, as `wanted`."""
+    return (ask(nap, name)[0] == http.client.PERMANENT_REDIRECT) is wanted
+
+
+@pytest.mark.usefixtures("_many_files")
+def test_apps_and_names_that_come_and_go_close_no_idle_connection_over_https(safe: Nap) -> None:
+    with instance() as one:
+        announced(safe, "kept", [one.server_port])
+        eventually(partial(is_led_to, safe, "kept", one.server_port), 10, "it is in force")
+        with kept(safe, "kept.localhost", IDLE) as connections:
+            change_names_often(safe, [f"comes-and-goes-{number}" for number in range(3)], CHANGES)
+            assert closed(connections) == 0
+            assert {status(connection, "kept.localhost") for connection in connections} == {200}
 
 
 def test_client_that_never_retries_misses_no_answer_while_routes_change(nap: Nap, app: str, others: list[str]) -> None:
