@@ -1,5 +1,6 @@
 """What the router leaves as it is: the app's answer, and what the app is asked."""
 
+import itertools
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -34,7 +35,7 @@ def answering(head: list[bytes], body: bytes) -> Iterator[tuple[int, list[bytes]
 
     def answer(connection: socket.socket) -> None:
         with connection, connection.makefile("rwb") as stream:
-            while asked := b"".join(iter(stream.readline, b"\r\n")):
+            while asked := b"".join(itertools.takewhile(b"\r\n".__ne__, stream)):
                 requests.append(asked)
                 with suppress(BrokenPipeError):
                     stream.write(b"HTTP/1.1 200 OK\r\n" + b"".join(line + b"\r\n" for line in head) + b"\r\n" + body)

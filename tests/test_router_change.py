@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import http.client
 import ipaddress
+import itertools
 import json
 import os
 import select
@@ -510,7 +511,7 @@ def echo() -> Iterator[int]:
 
     def answer(connection: socket.socket) -> None:
         with connection, connection.makefile("rwb") as stream:
-            lines = list(iter(stream.readline, b"\r\n"))
+            lines = list(itertools.takewhile(b"\r\n".__ne__, stream))
             keys = [line.split(b": ")[1].strip() for line in lines if line.lower().startswith(b"sec-websocket-key")]
             if not keys:
                 stream.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
@@ -550,7 +551,7 @@ def websocket(nap: Nap, name: str):  # type: ignore[no-untyped-def]  # noqa: ANN
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
         )
         stream.flush()
-        lines = list(iter(stream.readline, b"\r\n"))
+        lines = list(itertools.takewhile(b"\r\n".__ne__, stream))
         assert b" 101 " in lines[0]
 
         def say(text: bytes) -> None:
