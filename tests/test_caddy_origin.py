@@ -1,13 +1,15 @@
 """nap's own copy of Caddy is the program that its package brings, or nap does not start it."""
 
+import hashlib
 import platform
 import sysconfig
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from nap_receiver import caddy_origin
-from nap_receiver.caddy_origin import require_known
+from nap_receiver.caddy_origin import require_known, require_released
 from nap_receiver.errors import NapError
 
 OWN = Path(sysconfig.get_path("scripts"), "caddy")
@@ -49,3 +51,33 @@ def test_an_operators_own_caddy_is_taken(scripts: Path, tmp_path: Path, monkeypa
     own = tmp_path / "own"
     own.write_text("#!/bin/sh\n")
     require_known(own)
+
+
+@pytest.fixture
+def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A release archive of Caddy's, with a program in it."""
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    (tmp_path / "caddy").write_text("released")
+    (tmp_path / "LICENSE").write_text("Apache")
+    packed = tmp_path / "caddy_2.9.1_linux_amd64.tar.gz"
+    with tarfile.open(packed, "w:gz") as files:
+        for name in ("LICENSE", "caddy"):
+            files.add(tmp_path / name, name)
+    published = hashlib.sha512(packed.read_bytes()).hexdigest()
+    monkeypatch.setattr(caddy_origin, "_RELEASED", {("2.9.1", "x86_64"): published})
+    return packed
+
+
+def test_the_program_is_compared_with_the_one_that_was_released(archive: Path) -> None:
+    assert require_released(archive.parent / "caddy", archive) == "2.9.1"
+    other = archive.parent / "other"
+    other.write_text("another")
+    with pytest.raises(NapError, match=f"^{other} is not the program of Caddy's release 2[.]9[.]1$"):
+        require_released(other, archive)
+
+
+def test_an_archive_that_caddy_did_not_publish_proves_nothing(archive: Path) -> None:
+    with archive.open("ab") as changed:
+        changed.write(b"\0")
+    with pytest.raises(NapError, match=r"is none of Caddy's release archives for x86_64 whose sums nap has: 2\.9\.1"):
+        require_released(archive.parent / "caddy", archive)
