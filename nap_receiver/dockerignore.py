@@ -9,10 +9,12 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import re2
+from typing import TYPE_CHECKING
 
 from nap_receiver.errors import NapError
+
+if TYPE_CHECKING:  # most contexts have no pattern that needs it
+    import re2
 
 NAME = ".dockerignore"
 
@@ -48,6 +50,8 @@ class Patterns:
 
     def matching(self, path: bytes, above: int = 0) -> int:
         """The patterns that match `path`, a bit each; `above` is the same of the directory that it is in."""
+        if not self.patterns:
+            return above
         shown = _text(path).encode()
         found = above
         for number, pattern in enumerate(self.patterns):
@@ -87,6 +91,8 @@ def _pattern(text: str, place: str) -> _Pattern:
         raise NapError(f"{place}: expected a pattern after the exclamation mark")
     expression = None
     if _WILDCARDS.search(cleaned):
+        import re2
+
         options = re2.Options()
         options.log_errors, options.never_capture, options.dot_nl, options.max_mem = False, True, True, _RE2_BYTES
         try:

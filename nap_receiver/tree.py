@@ -17,11 +17,10 @@ import sys
 import tarfile
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from types import SimpleNamespace
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
-import msgspec
 from dulwich.errors import FileFormatException
 from dulwich.objects import parse_tree
 
@@ -33,7 +32,9 @@ from nap_receiver.errors import NapError
 from nap_receiver.git import git
 from nap_receiver.no_dockerfile import DOCKERFILES, what_to_do
 from nap_receiver.push import some
-from nap_receiver.settings import CommitSettings
+
+if TYPE_CHECKING:  # its libraries would be a third of the time in which this process starts
+    from nap_receiver.settings import CommitSettings
 
 _PIECE_BYTES = 1 << 20
 _ASKED_AT_ONCE = 512  # questions (50 to 74 bytes each) that fit into a pipe (64 KB) before the first answer is read
@@ -43,9 +44,9 @@ _BLOCK = tarfile.BLOCKSIZE
 _NAME_BYTES = 255  # NAME_MAX (limits.h): no file system of Linux has longer names
 _PATH_BYTES = 4095  # PATH_MAX without its NUL: nor can longer paths be opened
 _ENTRY_BYTES = 300  # of a tree object: mode, name and object name of one entry, at most
-_LATEST = 8**11 - 1  # seconds that a tar's octal field holds: the year 2242
+_LARGEST = 8**11 - 1  # number that an octal field of a tar holds: 8 GiB, or in seconds the year 2242
 _SHOWN_CHARACTERS = 200
-_FIRST_LINE_BYTES = 256  # BINPRM_BUF_SIZE (linux/binfmts.h): so much of a script's first line counts
+_FIRST_BYTES = 256  # BINPRM_BUF_SIZE (linux/binfmts.h): so much of a script's first line counts
 _FOLDERS_LOOKED_INTO = 50  # for a Dockerfile, where the top has none
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SHELL_SCRIPT = re.compile(rb"(?:.*\.(?:sh|bash|ksh)|(?:.*[/_-])?entrypoint)", re.DOTALL)
@@ -54,15 +55,14 @@ _COMMIT = re.compile(rb"tree ([0-9a-f]{40,64})\n(?:.+\n)*?committer [^\n]*> (\d{
 _TREE = re.compile(rb"tree ([0-9a-f]{40,64})\n")
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """A file, symbolic link, directory or submodule of the tree; `path` is bytes because git's names are."""
 
     path: bytes
     mode: int
     object_name: bytes
     size: int = 0
-    """In bytes; -1 where the object is missing, or is no file's."""
+    """Of the object, in bytes; -1 where it is missing, or of another kind. A submodule has none."""
 
     @property
     def has_content(self) -> bool:
@@ -72,7 +72,7 @@ class Leaf:
 class _Objects:
     """A repository's objects, through one `git cat-file`, which says an object's size before its content."""
 
-    def __init__(self, repository: Path, app: str, bounds: CommitSettings) -> None:
+    def __init__(self, repository: Path, app: str, bounds: "CommitSettings") -> None:
         self._repository, self._app, self._bounds = repository, app, bounds
         # Large files are passed on in pieces where git has them whole, and packs are mapped in small parts.
         options = {"core.bigFileThreshold": "1m", "core.packedGitWindowSize": "16m", "core.packedGitLimit": "128m"}
@@ -107,8 +107,9 @@ class _Objects:
 
     def next_content(self, name: bytes, size: int, kind: bytes = b"blob") -> Iterator[bytes]:
         """The content that comes next, in pieces; it must be that of the object named."""
-        if self._answer(name) != (name, kind, size):
-            raise self.unreadable(f"object {_shown(name[:12])}")
+        line = self._answers.readline()
+        if line != b"%b %b %d\n" % (name, kind, size):
+            raise self.unreadable(f"object {_shown(name[:12])}") if line.endswith(b"\n") else self._stopped()
         left = size
         while left:
             piece = self._answers.read(min(left, _PIECE_BYTES))
@@ -164,7 +165,7 @@ class _Objects:
 class Tree:
     """The files of one commit that are in the build context."""
 
-    def __init__(self, objects: _Objects, app: str, bounds: CommitSettings) -> None:
+    def __init__(self, objects: _Objects, app: str, bounds: "CommitSettings") -> None:
         self._objects, self._app, self._bounds = objects, app, bounds
         self._entries_read = self._bytes = 0
 
@@ -174,7 +175,8 @@ class Tree:
     def of(self, commit: str) -> tuple[bytes, int, dict[str, bytes], list[Leaf]]:
         """The commit's name, time, manifests and leaves. Raises `NapError` before anything is read that is too much."""
         name, tree, time = self._commit(commit)
-        top = self._entries(tree, b"")
+        kind, size = next(self._objects.kinds([tree]))
+        top = self._entries(Leaf(b"", stat.S_IFDIR, tree, size if kind == b"tree" else -1))
         dockerfile = self._dockerfile(top, commit)
         called = {DOCKERFILE: dockerfile}
         # A Dockerfile's own comes before that of the folder (Dockerfile reference, "Filename and location").
@@ -205,7 +207,7 @@ class Tree:
         whole, tree = _COMMIT.match(content), _TREE.match(content)
         if not tree:
             raise self._objects.unreadable(f"commit {name[:7]}")
-        return found, tree[1], min(int(whole[2]), _LATEST) if whole else 0
+        return found, tree[1], min(int(whole[2]), _LARGEST) if whole else 0
 
     def _dockerfile(self, top: Sequence[Leaf], commit: str) -> str:
         """What the Dockerfile is called. Raises `NapError` where there is none, with what to do about it."""
@@ -214,20 +216,20 @@ class Tree:
             if name in files:
                 return name.decode()
         folders = [leaf for leaf in top if stat.S_ISDIR(leaf.mode)][:_FOLDERS_LOOKED_INTO]
-        below = [leaf.path for each in folders for leaf in self._entries(each.object_name, each.path + b"/")]
+        below = [leaf.path for each in folders for leaf in self._entries(each)]
         raise NapError(
             f"{self._app}: commit {commit[:7]} has no Dockerfile at its top",
             advice=what_to_do(files, [path for path in below if path.endswith(b"/" + DOCKERFILES[0])]),
         )
 
-    def _entries(self, tree: bytes, above: bytes) -> list[Leaf]:
-        """What a tree has, each with its size. Raises `NapError` where one could be no file."""
-        kind, size = next(self._objects.kinds([tree]))
-        if kind != b"tree":
+    def _entries(self, folder: Leaf) -> list[Leaf]:
+        """What a directory has, each with its size. Raises `NapError` where one could be no file."""
+        tree, above = folder.object_name, folder.path + b"/" if folder.path else b""
+        if folder.size < 0:
             raise self._objects.unreadable(f"tree {_shown(tree[:12])}")
-        if size > self._bounds.max_entries * _ENTRY_BYTES:
+        if folder.size > self._bounds.max_entries * _ENTRY_BYTES:
             raise self._too_many()
-        content = self._objects.content(tree, size, b"tree")
+        content = self._objects.content(tree, folder.size, b"tree")
         try:
             entries = list(parse_tree(content, len(tree) // 2))
         except (FileFormatException, ValueError, OverflowError) as error:
@@ -239,9 +241,15 @@ class Tree:
             self._require_name(above, name)
         if len({name for name, _, _ in entries}) < len(entries):
             raise NapError(f"{self._app}: {_shown(above) or 'the top'}: the tree has one name twice", advice=_REWRITE)
-        leaves = [Leaf(above + name, mode, object_name) for name, mode, object_name in entries]
-        sizes = iter(list(self._objects.kinds([leaf.object_name for leaf in leaves if leaf.has_content])))
-        return [replace(leaf, size=_blob_size(*next(sizes))) if leaf.has_content else leaf for leaf in leaves]
+        kinds = self._objects.kinds([name for _, mode, name in entries if stat.S_IFMT(mode) in _KINDS])
+        leaves = []
+        for name, mode, object_name in entries:
+            size = 0
+            if wanted := _KINDS.get(stat.S_IFMT(mode)):
+                kind, size = next(kinds)
+                size = size if kind == wanted else -1
+            leaves.append(Leaf(above + name, mode, object_name, size))
+        return leaves
 
     def _require_name(self, above: bytes, name: bytes) -> None:
         if name in {b"", b".", b".."} or b"/" in name or len(name) > _NAME_BYTES:
@@ -265,10 +273,10 @@ class Tree:
                         "(commit.max_depth)",
                         advice=_LEAVE_OUT,
                     )
-                inner = self._entries(leaf.object_name, leaf.path + b"/")
-                waiting += [(each, matching) for each in reversed(inner)]
-            if not out:
+                waiting += [(each, matching) for each in reversed(self._entries(leaf))]
+            elif not out:
                 self._require_small(leaf)
+            if not out:
                 yield leaf
 
     def _require_small(self, leaf: Leaf) -> None:
@@ -277,7 +285,8 @@ class Tree:
         if stat.S_ISLNK(leaf.mode) and leaf.size > _PATH_BYTES:
             what = f"it links to a name of {leaf.size} bytes, and {_PATH_BYTES} is the most"
             raise NapError(f"{self._app}: {_shown(leaf.path)}: {what}", advice=_LEAVE_OUT)
-        self._require_few_bytes(_shown(leaf.path), leaf.size, "max_file")
+        if leaf.size > self._bounds.max_file:
+            self._require_few_bytes(_shown(leaf.path), leaf.size, "max_file")
         self._bytes += leaf.size
         if self._bytes > self._bounds.max_size:
             raise NapError(
@@ -332,9 +341,12 @@ class Tree:
             if found is None or not stat.S_ISDIR(found.mode):
                 return None
             above += b"/"
-            top = self._entries(found.object_name, above)
+            top = self._entries(found)
         return _called(top, path)
 
+
+_KINDS = {stat.S_IFREG: b"blob", stat.S_IFLNK: b"blob", stat.S_IFDIR: b"tree"}
+"""Which kind of object an entry of a tree has. That of a submodule is in another repository."""
 
 _LEAVE_OUT = "Leave it out of the commit, or name it in .dockerignore, or ask the operator to raise the limit."
 _REWRITE = "git fsck finds such objects; make the commit with git itself, and push again."
@@ -346,20 +358,23 @@ def _misnamed(top: Sequence[Leaf]) -> list[str]:
     return sorted(path.decode() for path in there if wanted.get(path.lower(), path) not in there)
 
 
-def _blob_size(kind: bytes, size: int) -> int:
-    return size if kind == b"blob" else -1
-
-
 def _called(leaves: Sequence[Leaf], path: bytes) -> Leaf | None:
     return next((leaf for leaf in leaves if leaf.path == path), None)
 
 
-@dataclass
 class _Seen:
     """Paths of files that will not do what their author expects; known once their contents were read."""
 
-    lfs_pointers: list[str] = field(default_factory=list)
-    windows_scripts: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.lfs_pointers: list[str] = []
+        self.windows_scripts: list[str] = []
+
+    def look_at(self, leaf: Leaf, start: bytes) -> None:
+        """Note a file that begins with `start`, at least its first `_FIRST_BYTES`."""
+        if leaf.size < _LFS_POINTER_BYTES and start.startswith(_LFS_POINTER):
+            self.lfs_pointers.append(_shown(leaf.path))
+        if (b"\r\n" in start or start.startswith(_BYTE_ORDER_MARK)) and _is_windows_script(leaf.path, start):
+            self.windows_scripts.append(_shown(leaf.path))
 
 
 def _is_windows_script(path: bytes, start: bytes) -> bool:
@@ -375,55 +390,69 @@ def _is_windows_script(path: bytes, start: bytes) -> bool:
     return bool(end and line.endswith(b"\r") and _SHELL_SCRIPT.fullmatch(path))
 
 
-def _entry(leaf: Leaf, time: int, objects: _Objects, seen: _Seen) -> Iterator[bytes]:
-    """The leaf in a tar: header, content, and what fills the last block."""
-    header = tarfile.TarInfo(leaf.path.decode("utf-8", "surrogateescape"))
-    header.mtime = time
-    if not leaf.has_content:
-        header.name += "/"
-        header.type, header.mode = tarfile.DIRTYPE, 0o755
-        yield _header(header)
-        return
-    content = objects.next_content(leaf.object_name, leaf.size)
-    if stat.S_ISLNK(leaf.mode):
-        header.type, header.mode = tarfile.SYMTYPE, 0o777
-        header.linkname = b"".join(content).decode("utf-8", "surrogateescape")
-        yield _header(header)
-        return
-    header.size, header.mode = leaf.size, 0o755 if leaf.mode & 0o100 else 0o644
-    yield _header(header)
-    for number, piece in enumerate(content):
-        if leaf.size < _LFS_POINTER_BYTES and piece.startswith(_LFS_POINTER):
-            seen.lfs_pointers.append(_shown(leaf.path))
-        if number == 0 and _is_windows_script(leaf.path, piece[:_FIRST_LINE_BYTES]):
-            seen.windows_scripts.append(_shown(leaf.path))
-        yield piece
-    yield bytes(-leaf.size % _BLOCK)
-
-
-def _header(info: tarfile.TarInfo) -> bytes:
-    # GNU's format carries names of any bytes and any length; pax allows only UTF-8.
-    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
-
-
 def _shown(path: bytes) -> str:
     return path[:_SHOWN_CHARACTERS].decode("utf-8", "backslashreplace")
 
 
-def _entries_of_a_tar(leaves: Sequence[Leaf], time: int, objects: _Objects, seen: _Seen) -> Iterator[bytes]:
+class _Headers:
+    """Headers of a tar whose entries have the same time.
+
+    tarfile needs longer for a header than git for the content of a small file. So it makes one header of each kind, and
+    only name, size and checksum are replaced there (tar(5), "Pre-POSIX Archives").
+    """
+
+    def __init__(self, time: int) -> None:
+        self._time = time
+        self._known: dict[tuple[bytes, int], tuple[bytes, bytes, bytes, int]] = {}
+
+    def of(self, path: bytes, kind: bytes, mode: int, size: int = 0, link: bytes = b"") -> bytes:
+        if link or len(path) > tarfile.LENGTH_NAME or size > _LARGEST:
+            return self._by_tarfile(path, kind, mode, size, link)
+        if (kind, mode) not in self._known:
+            header = self._by_tarfile(b"", kind, mode)
+            parts = header[100:124], header[136:148], header[156:]  # without name, size and checksum
+            self._known[kind, mode] = *parts, sum(map(sum, parts))
+        owner, time, rest, total = self._known[kind, mode]
+        digits = b"%011o" % size
+        total += sum(path) + sum(digits) + 8 * ord(" ")  # the checksum itself counts as spaces
+        return b"%b%b%b\0%b%06o\0 %b" % (path.ljust(100, b"\0"), owner, digits, time, total, rest)
+
+    def _by_tarfile(self, path: bytes, kind: bytes, mode: int, size: int = 0, link: bytes = b"") -> bytes:
+        header = tarfile.TarInfo(path.decode("utf-8", "surrogateescape"))
+        header.type, header.mode, header.size, header.mtime = kind, mode, size, self._time
+        header.linkname = link.decode("utf-8", "surrogateescape")
+        # GNU's format carries names of any bytes and any length; pax allows only UTF-8.
+        return header.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+def _write_tar(leaves: Sequence[Leaf], time: int, objects: _Objects, out: IO[bytes]) -> _Seen:
+    """Write the leaves as entries of a tar, without the blocks that end it."""
+    headers, seen = _Headers(time), _Seen()
     for start in range(0, len(leaves), _ASKED_AT_ONCE):
         batch = leaves[start : start + _ASKED_AT_ONCE]
         objects.ask_for_contents([leaf.object_name for leaf in batch if leaf.has_content])
         for leaf in batch:
-            yield from _entry(leaf, time, objects, seen)
+            if not leaf.has_content:
+                out.write(headers.of(leaf.path + b"/", tarfile.DIRTYPE, 0o755))
+                continue
+            content = objects.next_content(leaf.object_name, leaf.size)
+            if stat.S_ISLNK(leaf.mode):
+                out.write(headers.of(leaf.path, tarfile.SYMTYPE, 0o777, link=b"".join(content)))
+                continue
+            out.write(headers.of(leaf.path, tarfile.REGTYPE, 0o755 if leaf.mode & 0o100 else 0o644, leaf.size))
+            for number, piece in enumerate(content):
+                if number == 0:
+                    seen.look_at(leaf, piece[:_FIRST_BYTES])
+                out.write(piece)
+            out.write(bytes(-leaf.size % _BLOCK))
+    return seen
 
 
-def _read(repository: Path, commit: str, app: str, bounds: CommitSettings) -> dict[str, str]:
+def _read(repository: Path, commit: str, app: str, bounds: "CommitSettings") -> dict[str, str]:
     """Write what there is to standard output; what is known at the end."""
     objects = _Objects(repository, app, bounds)
     tree = Tree(objects, app, bounds)
     name, time, manifests, leaves = tree.of(commit)
-    out = sys.stdout.buffer
     plan = {
         "commit": name.decode(),
         "time": time,
@@ -433,20 +462,20 @@ def _read(repository: Path, commit: str, app: str, bounds: CommitSettings) -> di
         "misnamed": tree.misnamed,
         "manifests": {name: b64encode(data).decode() for name, data in manifests.items()},
     }
-    out.write(json.dumps(plan).encode() + b"\n")
-    out.flush()
     seen = _Seen()
-    if sys.stdin.buffer.readline():
-        for piece in _entries_of_a_tar(leaves, time, objects, seen):
-            out.write(piece)
+    # PYTHONUNBUFFERED would have Python's own file write each entry by itself.
+    with open(sys.stdout.fileno(), "wb", buffering=_PIECE_BYTES, closefd=False) as out:
+        out.write(json.dumps(plan).encode() + b"\n")
         out.flush()
+        if sys.stdin.buffer.readline():
+            seen = _write_tar(leaves, time, objects, out)
     return {"lfs_pointers": some(seen.lfs_pointers), "windows_scripts": some(seen.windows_scripts)}
 
 
 def main() -> int:
     """Do what the module says."""
     repository, commit, app, bounds = sys.argv[1:]
-    limits = msgspec.json.decode(bounds, type=CommitSettings)
+    limits = cast("CommitSettings", SimpleNamespace(**json.loads(bounds)))
     try:
         end: dict[str, object] = dict(_read(Path(repository), commit, app, limits))
         status = 0

@@ -116,6 +116,20 @@ def test_names_of_any_bytes_and_any_length_arrive(repository: Repository) -> Non
         assert found[raw.decode("utf-8", "surrogateescape")][4] == content.encode()
 
 
+def test_each_header_is_the_one_that_tarfile_makes(repository: Repository) -> None:
+    lengths = (1, 98, 99, 100, 101, 255)
+    files: dict[str | bytes, Content] = {"f" * length: "x" * length for length in lengths}
+    files |= {"d" * length + "/\xe9": "y" for length in lengths}
+    files |= {"run": "", "link": "run", "long link": "z" * 101}
+    modes = {"run": "100755", "link": "120000", "long link": "120000"}
+    archive = archive_of(checked_out(repository, repository.commit(DOCKERFILE | files, modes=modes)))
+    found = members(archive)
+    assert {name for name, member in found.items() if not member.isdir()} == DOCKERFILE.keys() | files.keys()
+    for member in found.values():
+        header = archive[member.offset : member.offset_data]
+        assert header == member.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
 def test_a_submodule_is_an_empty_directory_and_named(repository: Repository) -> None:
     other = repository.commit({"x": "y"}, branch="other")
     commit = repository.commit(
