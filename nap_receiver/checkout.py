@@ -14,6 +14,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,11 +114,12 @@ class _Reader:
 
     def content(self) -> Iterator[bytes]:
         """The tar without its end, as far as it was made."""
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin and isinstance(self._process.stdout, BufferedReader)
         with suppress(BrokenPipeError):  # it has ended, and `end` says why
             self._process.stdin.write(b"\n")
             self._process.stdin.flush()
-        while piece := self._process.stdout.read(_PIECE_BYTES):
+        # Not `read`: the engine takes what is here while the reader makes the rest.
+        while piece := self._process.stdout.read1(_PIECE_BYTES):
             yield piece
 
     def end(self) -> dict[str, Any]:
