@@ -112,7 +112,8 @@ def builds_of_contexts(nap: Nap, folder: Path) -> dict[str, list[float]]:
         Path(os.devnull).open("wb") as nowhere,
         Channel(nowhere.fileno()) as channel,
     ):
-        builder = builder_of(engine, nap.state, nap.settings)
+        settings = nap.settings  # which a deploy has loaded before
+        builder = builder_of(engine, nap.state, settings)
         for number, (what, (files, size)) in enumerate(CONTEXTS.items()):
             repository = Repository(folder / f"context-{number}.git")
             content: dict[str | bytes, bytes | str] = {"Dockerfile": "FROM nap/busybox\nCOPY . /app\n"}
@@ -124,8 +125,8 @@ def builds_of_contexts(nap: Nap, folder: Path) -> dict[str, list[float]]:
                     command = f"git --git-dir={repository.path} archive {commit} | docker build --quiet --tag hand -"
                     subprocess.run(["sh", "-ec", command], env=by_cli(nap), capture_output=True, check=True)
                 else:
-                    with check_out(repository.path, commit, "bench", nap.settings.commit) as checkout:
-                        builder.build(Build("bench", "ours:1", checkout, nap.settings.build), channel)
+                    with check_out(repository.path, commit, "bench", settings.commit) as checkout:
+                        builder.build(Build("bench", "ours:1", checkout, settings.build), channel)
                 found[f"{what}, {HOW[run % 2]}"].append(time.monotonic() - started)
     return found
 
