@@ -11,9 +11,8 @@ from msgspec.structs import replace
 
 from nap_receiver.bounds import require_instances, require_process_types, require_variables
 from nap_receiver.domains import give_up_all
-from nap_receiver.errors import NapError
+from nap_receiver.errors import NapError, some
 from nap_receiver.keeping import before, live_among, require_kept, sort_out
-from nap_receiver.push import some
 from nap_receiver.release import EVERY, RUN, Ledger, Limits, Protocol, Release, limits_among, never_deployed
 from nap_receiver.repository import remove
 from nap_receiver.rollout import App, Deploy, release, under_way, withdraw_and_stop

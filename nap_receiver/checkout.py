@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nap_receiver.bounded import bounded, killed
 from nap_receiver.errors import NapError
 
-if TYPE_CHECKING:  # `tree` imports this module, and starts faster without the libraries of settings
+if TYPE_CHECKING:  # `tree` imports this module, and starts faster without the libraries of these
+    from pathlib import Path
+
     from nap_receiver.settings import CommitSettings
 
 DOCKERFILE = "Dockerfile"
@@ -70,7 +71,7 @@ class Checkout:
 
 
 @contextmanager
-def check_out(path: Path, commit: str, app: str, bounds: "CommitSettings") -> Iterator[Checkout]:
+def check_out(path: "Path", commit: str, app: str, bounds: "CommitSettings") -> Iterator[Checkout]:
     """The commit's tree, ready to be streamed, for the block.
 
     Raises `NapError` when it is no commit, has no Dockerfile, or is beyond one of the `bounds`.
@@ -87,7 +88,7 @@ def check_out(path: Path, commit: str, app: str, bounds: "CommitSettings") -> It
 class _Reader:
     """The process that reads the tree."""
 
-    def __init__(self, path: Path, commit: str, app: str, bounds: "CommitSettings") -> None:
+    def __init__(self, path: "Path", commit: str, app: str, bounds: "CommitSettings") -> None:
         limits = {name: getattr(bounds, name) for name in bounds.__struct_fields__}
         words = [str(path), commit, app, json.dumps(limits)]
         self._app, self._bounds = app, bounds

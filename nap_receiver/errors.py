@@ -24,5 +24,10 @@ class NapError(Exception):
         self.advice = [advice] if isinstance(advice, str) else list(advice)
 
 
+def some(names: Sequence[str]) -> str:
+    """The first few of `names`, and how many more there are."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 class UnknownSetting(NapError):
     """A settings file or an environment variable names something nap does not know."""

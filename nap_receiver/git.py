@@ -1,9 +1,12 @@
 """How nap calls git on repositories that strangers push to."""
 
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # `tree` starts faster without its libraries
+    from pathlib import Path
 
 
-def git(*words: str, repository: Path | None = None) -> list[str]:
+def git(*words: str, repository: "Path | str | None" = None) -> list[str]:
     """The command `git …`, in `repository` where one is given.
 
     git reads every object as it was pushed: a ref below `refs/replace/` would have it read another one in its place

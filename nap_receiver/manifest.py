@@ -18,9 +18,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from nap_receiver.command import in_shell
-from nap_receiver.errors import NapError
+from nap_receiver.errors import NapError, some
 from nap_receiver.health import UPTIME_SECONDS, Check, Header
-from nap_receiver.push import some
 from nap_receiver.relaxed_json import loads
 from nap_receiver.release import MOST_INSTANCES, PROCESS_TYPE, ROUTER, WEB
 from nap_receiver.variables import check_value, checked_name, is_naps_own

@@ -3,7 +3,7 @@
 import itertools
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -217,11 +217,6 @@ def checked_setting(
             advice=f"Mend it there with: git config nap.{name} {value}",
         )
     return found
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few of `names`, and how many more there are."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _git(repository: Path, *words: str, environment: Mapping[str, str] | None = None) -> str:

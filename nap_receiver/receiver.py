@@ -18,13 +18,13 @@ from nap_receiver.deadline import deadline
 from nap_receiver.discovery import serving, show
 from nap_receiver.dockerfile import arguments_of
 from nap_receiver.domains import url_of
-from nap_receiver.errors import NapError
+from nap_receiver.errors import NapError, some
 from nap_receiver.image import Engine, Image, engine_at
 from nap_receiver.listening import how_to_name
 from nap_receiver.lock import Superseded
 from nap_receiver.login import login_of
 from nap_receiver.manifest import Manifest, manifest_of
-from nap_receiver.push import Deployment, commit_of, some
+from nap_receiver.push import Deployment, commit_of
 from nap_receiver.release import DEFAULT_PORT, Release
 from nap_receiver.retention import keep_recent, registry_in_use, require_space
 from nap_receiver.rollout import POSTDEPLOY, App, Deploy, release, run_command, under_way

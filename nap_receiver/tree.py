@@ -17,7 +17,6 @@ import sys
 import tarfile
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
@@ -28,10 +27,9 @@ from nap_receiver.bounded import killed
 from nap_receiver.checkout import DOCKERFILE, MANIFESTS
 from nap_receiver.dockerignore import NAME as DOCKERIGNORE
 from nap_receiver.dockerignore import Patterns, patterns_of
-from nap_receiver.errors import NapError
+from nap_receiver.errors import NapError, some
 from nap_receiver.git import git
 from nap_receiver.no_dockerfile import DOCKERFILES, what_to_do
-from nap_receiver.push import some
 
 if TYPE_CHECKING:  # its libraries would be a third of the time in which this process starts
     from nap_receiver.settings import CommitSettings
@@ -72,7 +70,7 @@ class Leaf(NamedTuple):
 class _Objects:
     """A repository's objects, through one `git cat-file`, which says an object's size before its content."""
 
-    def __init__(self, repository: Path, app: str, bounds: "CommitSettings") -> None:
+    def __init__(self, repository: str, app: str, bounds: "CommitSettings") -> None:
         self._repository, self._app, self._bounds = repository, app, bounds
         # Large files are passed on in pieces where git has them whole, and packs are mapped in small parts.
         options = {"core.bigFileThreshold": "1m", "core.packedGitWindowSize": "16m", "core.packedGitLimit": "128m"}
@@ -448,7 +446,7 @@ def _write_tar(leaves: Sequence[Leaf], time: int, objects: _Objects, out: IO[byt
     return seen
 
 
-def _read(repository: Path, commit: str, app: str, bounds: "CommitSettings") -> dict[str, str]:
+def _read(repository: str, commit: str, app: str, bounds: "CommitSettings") -> dict[str, str]:
     """Write what there is to standard output; what is known at the end."""
     objects = _Objects(repository, app, bounds)
     tree = Tree(objects, app, bounds)
@@ -477,7 +475,7 @@ def main() -> int:
     repository, commit, app, bounds = sys.argv[1:]
     limits = cast("CommitSettings", SimpleNamespace(**json.loads(bounds)))
     try:
-        end: dict[str, object] = dict(_read(Path(repository), commit, app, limits))
+        end: dict[str, object] = dict(_read(repository, commit, app, limits))
         status = 0
     except NapError as error:
         end, status = {"what": str(error), "advice": error.advice}, 1

@@ -9,10 +9,9 @@ from docker.errors import APIError, DockerException, NotFound
 from nap_receiver.checkup.finding import Finding, ok, problem
 from nap_receiver.checkup.inventory import Container, Inventory
 from nap_receiver.discovery import PATIENCE, await_withdrawn, good
-from nap_receiver.errors import NapError
+from nap_receiver.errors import NapError, some
 from nap_receiver.image import engine_at
 from nap_receiver.kept import Entry
-from nap_receiver.push import some
 from nap_receiver.release import UNIT, Instance, Release
 from nap_receiver.rollout import WITHDRAW_SECONDS, Deploy, take_away_leftovers, units_of
 

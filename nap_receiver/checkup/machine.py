@@ -25,11 +25,10 @@ from nap_receiver.caddy_origin import require_known
 from nap_receiver.checkup.finding import Finding, ok, problem, unseen
 from nap_receiver.checkup.inventory import Inventory
 from nap_receiver.engine import is_root_there
-from nap_receiver.errors import NapError
+from nap_receiver.errors import NapError, some
 from nap_receiver.image import engine_at
 from nap_receiver.privacy import close, is_private
 from nap_receiver.programs import caddy_of, path_of, tls_of
-from nap_receiver.push import some
 from nap_receiver.retention import is_collecting, lack_of_space, nothing_removed
 from nap_receiver.settings import EtcdSettings, Settings
 from nap_receiver.state import State
