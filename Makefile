@@ -37,7 +37,7 @@ whole-tests: packages-for-tests $(VENV)/installed-for-tests
 	    set -- --dist loadfile --no-loadscope-reorder --tx '2*popen//python=tests/apart.sh $(BIN)/python'; \
 	else \
 	    $(LINT) || exit; \
-	fi; $(BIN)/pytest -m '$(TESTS)' "$$@"
+	fi; $(BIN)/pytest --durations 20 -m '$(TESTS)' "$$@"
 
 test-fast: $(VENV)/installed-for-tests ## run the tests that need none of the programs
 	@$(BIN)/pytest -m 'not machine'
