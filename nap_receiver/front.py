@@ -159,20 +159,20 @@ def _fitting(sites: Sequence[Site], certificates: Iterable[Certificate]) -> list
     return [each for each in certificates if set(each.names) <= names.get(each.app, set())]
 
 
-def asked_for(sites: Iterable[Site], certificates: Iterable[Certificate]) -> list[tuple[str, str]]:
+def asked_for(sites: Sequence[Site], certificates: Iterable[Certificate]) -> list[tuple[str, str]]:
     """The names for which a public authority is asked, each with its app."""
-    return [(name, app) for name, app in _lacking(list(sites), certificates) if not is_reserved(name)]
+    return [(name, app) for name, app in _lacking(sites, _fitting(sites, certificates)) if not is_reserved(name)]
 
 
-def permitted(sites: Iterable[Site], certificates: Iterable[Certificate], waiting: Collection[str]) -> list[str]:
-    """The names of which the front may get a certificate when a visitor comes: all but those that are `waiting`
-    (`issuing`), and those for which owners brought one."""
-    return [name for name, _ in _lacking(list(sites), certificates) if name not in waiting]
+def permitted(sites: Sequence[Site], certificates: Iterable[Certificate], waiting: Collection[str]) -> list[str]:
+    """The names of which the front may get a certificate when a visitor comes: all but wildcards, those that are
+    `waiting` (`issuing`), and those for which owners brought one."""
+    return [name for name, _ in _lacking(sites, _fitting(sites, certificates)) if name not in waiting]
 
 
-def _lacking(sites: Sequence[Site], certificates: Iterable[Certificate]) -> list[tuple[str, str]]:
-    """The names but wildcards that no brought certificate is for, each with its app."""
-    of = {each.app: each.names for each in _fitting(sites, certificates)}
+def _lacking(sites: Iterable[Site], given: Iterable[Certificate]) -> list[tuple[str, str]]:
+    """The names but wildcards that none of these certificates of their app is for, each with its app."""
+    of = {each.app: each.names for each in given}
     return [
         (name, site.app)
         for site in sites
@@ -181,10 +181,10 @@ def _lacking(sites: Sequence[Site], certificates: Iterable[Certificate]) -> list
     ]
 
 
-def _contested(sites: Sequence[Site], given: Sequence[Certificate]) -> list[str]:
+def _contested(sites: Iterable[Site], given: Sequence[Certificate]) -> list[str]:
     """The names for which another app's owner brought a certificate, by a wildcard. Their own are got before a visitor
     comes, who would be shown that one."""
-    return [name for name in permitted(sites, given, ()) if any(covers(each.names, name) for each in given)]
+    return [name for name, _ in _lacking(sites, given) if any(covers(each.names, name) for each in given)]
 
 
 def _loaded(given: Sequence[Certificate]) -> dict[str, Any]:
@@ -226,12 +226,10 @@ def _loopback(address: Address) -> Address:
 
 
 def _at_once(sites: Sequence[Site], given: Sequence[Certificate], waiting: Collection[str]) -> dict[str, Any]:
-    """For which names Caddy gets a certificate by itself: all but wildcards, and those for which one was brought."""
-    of = {each.app: each.names for each in given}
-    brought = [name for site in sites for name in site.names if covers(of.get(site.app, ()), name)]
-    wild = [name for site in sites for name in site.names if name.startswith("*")]
+    """For which names Caddy gets a certificate by itself: all but wildcards, those that wait, and brought ones."""
+    got = {name for name, _ in _lacking(sites, given) if name not in waiting}
     return {
         "disable_redirects": True,
         "ignore_loaded_certificates": True,  # a wildcard of another app's
-        "skip_certificates": sorted({*brought, *wild, *waiting}),
+        "skip_certificates": sorted({name for site in sites for name in site.names} - got),
     }
