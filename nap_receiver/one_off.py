@@ -166,8 +166,7 @@ def run_attended(one_off: OneOff, hint: str = "") -> int:
             process.wait(_AGAIN_SECONDS)
     if cut_short or heard:
         time.sleep(_AGAIN_SECONDS)  # the engine may still make what it was asked for
-    if process.returncode:
-        one_off.remove()
+    one_off.remove()  # always: at SIGTERM, docker may end with status 0 and leave the container running
     if ending := [each for each in heard if each in _END]:
         raise NapError(f"the command was stopped from outside ({signal.Signals(ending[0]).name})")
     if cut_short:

@@ -6,6 +6,8 @@ import os
 import pty
 import re
 import select
+import shlex
+import shutil
 import signal
 import subprocess
 import termios
@@ -34,6 +36,15 @@ greet: echo "$GREETING from $NAP_PROCESS"
 APP_JSON = '{"formation": {"greet": {"quantity": 0}}}'
 DEAF = "sh -c 'trap : HUP INT TERM; while :; do sleep 100 & wait; done'"
 """What hears of no signal, and never says a word."""
+DOCKER_THAT_LEAVES = f"""\
+#!/bin/sh
+[ "$1" = start ] || exec {shutil.which("docker")} "$@"
+trap 'exit 0' TERM
+for container; do :; done
+{shutil.which("docker")} start "$container"
+sleep 100 >/dev/null 2>&1 & wait
+"""
+"""A docker that ends with status 0 at SIGTERM, as the real one sometimes does on a busy machine."""
 GONE_SECONDS = 5.0  # half a second where nothing else runs
 
 
@@ -289,6 +300,20 @@ def test_it_goes_with_the_gate(hello: Pusher, how: signal.Signals) -> None:
     _, said = client.communicate(timeout=10)
     assert client.returncode == 1
     assert said.decode().splitlines()[-1] == f" !     the command was stopped from outside ({how.name})"
+
+
+def test_it_goes_when_docker_ends_with_status_0_and_leaves_it_running(hello: Pusher, tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(DOCKER_THAT_LEAVES)
+    docker.chmod(0o755)
+    environment = hello.nap.environment | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = [str(COMMAND), "run", hello.app, *shlex.split(DEAF)]
+    client = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    running(hello)
+    (left,) = (number for number, parent, _ in processes() if parent == client.pid)
+    os.kill(left, signal.SIGTERM)
+    client.communicate(timeout=20)
+    assert one_offs(hello) == []
 
 
 def test_what_is_wrong_is_told(hello: Pusher, tmp_path: Path) -> None:
