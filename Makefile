@@ -17,7 +17,8 @@ demo: install ## bring nap up, push an example app over ssh, fetch its address
 demo-down: ## stop the demo's nap and all that it started
 	@examples/demo.sh down
 
-LINT := { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy; }
+LINT := { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy && \
+	{ $(BIN)/lint-imports --no-cache --no-logo >$(VENV)/imports.log || { cat $(VENV)/imports.log >&2; false; }; }; }
 
 # Two at a time, each on a network of its own, so that ports and the engines' firewall rules do not meet. That takes
 # root, and the fleet that `make cluster` left running cannot be reached from there. What the tests boot and build from
@@ -61,9 +62,11 @@ cluster-bench: fleet packages-for-tests $(VENV)/installed-for-tests ## time a pu
 cluster-down: packages-for-tests $(VENV)/installed-for-tests ## remove the cluster and all that belongs to it
 	@$(BIN)/python -m tests.cluster down
 
-docs: $(VENV)/installed ## make docs/settings.md from the code that checks the settings
-	@$(BIN)/python -m nap_receiver.settings_page >docs/settings.md.draft
+docs: $(VENV)/installed ## make docs/settings.md and docs/architecture.md from the code
+	@$(BIN)/python -m nap_receiver.core.settings_page >docs/settings.md.draft
 	@mv docs/settings.md.draft docs/settings.md
+	@$(BIN)/python -m tests.architecture >docs/architecture.md.draft
+	@mv docs/architecture.md.draft docs/architecture.md
 
 define FLEET_MISSING
  !     This needs fleet: make FLEET_BIN=DIR …, where DIR has fleetd and fleetctl in it.
@@ -96,7 +99,7 @@ $(VENV)/installed: pyproject.toml locks/build.txt locks/nap.txt | packages-for-p
 	@$(PIP) $(LOCKED) locks/build.txt
 	@$(PIP) $(LOCKED) locks/nap.txt
 	@$(PIP) install --no-index --no-deps --no-build-isolation --use-pep517 --editable .
-	@$(BIN)/python -P -m nap_receiver.caddy_origin
+	@$(BIN)/python -P -m nap_receiver.routing.caddy_origin
 	@touch $@
 
 $(VENV)/installed-for-tests: $(VENV)/installed locks/test.txt

@@ -1,49 +1,8 @@
-"""Where a push enters: git's post-receive hook, the updates on stdin, the pusher behind stdout (githooks(5))."""
+"""The name by which a hook of nap 0.1 runs `frontends.hook`: `python -m nap_receiver.hook`."""
 
-import getpass
-import os
 import sys
-from pathlib import Path
 
-from nap_receiver.account import require_owner
-from nap_receiver.answer import answer_push
-from nap_receiver.app import app_name
-from nap_receiver.channel import Channel, tell
-from nap_receiver.privacy import keep_private
-from nap_receiver.push import Push, read_push_options, read_updates, repository_settings
-from nap_receiver.state import State, state_at
-
-RECEIVED_BY_ANOTHER = "Nothing was deployed. Have that account receive the push, or push to nap's own gate."
-
-
-def main() -> int:
-    """Deploy what was pushed. 0 when that went well or nothing had to be; git itself ignores it."""
-    keep_private()
-    repository = Path(os.environ.get("GIT_DIR", ".")).resolve()
-    updates, options = read_updates(sys.stdin.buffer), read_push_options(os.environ)
-    verdict = Path(os.environ.get("NAP_VERDICT", os.devnull))
-    verdict.write_text("deploying", encoding="ascii")
-
-    def story(channel: Channel) -> None:
-        state = state_of(repository)
-        require_owner(state, RECEIVED_BY_ANOTHER)
-        app = app_name(repository, state, os.environ)
-        answer_push(Push(app, repository, updates, pusher(), options), state, channel)
-
-    good = tell(1, story)
-    verdict.write_text("good" if good else "failed", encoding="ascii")
-    return 0 if good else 1
-
-
-def state_of(repository: Path) -> State:
-    """Which nap this repository belongs to: `NAP_STATE`, `nap.state` of its git config, or this machine's."""
-    return state_at(os.environ.get("NAP_STATE") or repository_settings(repository).get("state"))
-
-
-def pusher() -> str:
-    """Who pushes: as gitolite says it, else the account that this runs under."""
-    return os.environ.get("GL_USER") or getpass.getuser()
-
+from nap_receiver.frontends.hook import main
 
 if __name__ == "__main__":
     sys.exit(main())

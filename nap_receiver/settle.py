@@ -1,39 +1,8 @@
-"""What gitolite's trigger runs when git has ended: it settles how the push ends where the hook does not say `good`."""
+"""The name by which gitolite's trigger of nap 0.1 runs `frontends.gitolite_trigger`."""
 
-import os
 import sys
-from pathlib import Path
 
-from nap_receiver.account import require_owner
-from nap_receiver.answer import answer_what_is_there
-from nap_receiver.app import app_name
-from nap_receiver.channel import Channel, tell
-from nap_receiver.errors import NapError
-from nap_receiver.hook import RECEIVED_BY_ANOTHER, pusher, state_of
-from nap_receiver.privacy import keep_private
-
-
-def main() -> int:
-    """`python -m nap_receiver.settle VERDICT REPOSITORY`, with what the hook wrote; the exit status of the push.
-
-    An empty verdict is that of a push that changed nothing. Standard output would be git's protocol, so all is said
-    on the other one, which ssh passes on.
-    """
-    keep_private()
-    verdict, path = sys.argv[1:]
-    repository = Path(path).resolve()
-
-    def story(channel: Channel) -> None:
-        if verdict == "failed":  # and the hook has said why
-            raise NapError("Not deployed, although the commits have arrived.")
-        if verdict:
-            raise NapError("the deploy was killed; what ran before still runs", advice="Push again to deploy.")
-        state = state_of(repository)
-        require_owner(state, RECEIVED_BY_ANOTHER)
-        answer_what_is_there(app_name(repository, state, os.environ), repository, pusher(), state, channel)
-
-    return 0 if tell(2, story) else 1
-
+from nap_receiver.frontends.gitolite_trigger import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from cryptography import x509
 
-from nap_receiver.etcd import connect
-from nap_receiver.issuing import certified
-from nap_receiver.programs import etcd_answers
-from nap_receiver.routes import CADDY, FRONT, storage_of
+from nap_receiver.machine.programs import etcd_answers
+from nap_receiver.routing.caddy_configuration import CADDY, FRONT, storage_of
+from nap_receiver.routing.issuing import certified
+from nap_receiver.store.etcd import connect
 from tests.machine import ROOT, Nap, eventually
 from tests.regulars import announced, instance
 from tests.test_router_elsewhere import running

@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 
 from nap_receiver.build.asked import Build
 from nap_receiver.build.builder import builder_of
-from nap_receiver.channel import Channel
-from nap_receiver.checkout import check_out
-from nap_receiver.image import engine_at
-from nap_receiver.programs import account_is_locked, path_of
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.installed import path_of
+from nap_receiver.engine.client import engine_at
+from nap_receiver.git.checkout import check_out
+from nap_receiver.machine.programs import account_is_locked
 from tests.conftest import free_address, fresh_nap
 from tests.machine import HTTPD, Nap, Pusher, answer
 from tests.repositories import Repository

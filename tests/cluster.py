@@ -20,10 +20,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from nap_receiver.engine import answers, own_url
-from nap_receiver.errors import NapError
-from nap_receiver.programs import serves
-from nap_receiver.state import State, state_at
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.http import serves
+from nap_receiver.core.paths import State, state_at
+from nap_receiver.engine.daemon import answers, own_url
 from tests.machine import ROOT, eventually
 from tests.real_machine import Machine, boot, free_subnet, image, network, own_engine, stop_engine
 

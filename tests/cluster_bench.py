@@ -10,10 +10,11 @@ from pathlib import Path
 
 import msgspec
 
-from nap_receiver.container import write_down
-from nap_receiver.fleet import Fleet
-from nap_receiver.release import Instance, Ledger, Release
-from nap_receiver.units import render
+from nap_receiver.engine.container import write_down
+from nap_receiver.model.release import Instance, Release
+from nap_receiver.schedulers.fleet import Fleet
+from nap_receiver.schedulers.units import render
+from nap_receiver.store.ledger import Ledger
 from tests.bench import print_table
 from tests.cluster import FOLDER, Cluster, down, running, up
 from tests.conftest import fresh_nap

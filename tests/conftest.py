@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.errors import NapError
-from nap_receiver.etcd import Etcd, connect
-from nap_receiver.local import Local
-from nap_receiver.programs import path_of, serves
-from nap_receiver.settings import EtcdAddress, EtcdSettings
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.http import serves
+from nap_receiver.core.installed import path_of
+from nap_receiver.core.settings import EtcdAddress, EtcdSettings
+from nap_receiver.schedulers.local import Local
+from nap_receiver.store.etcd import Etcd, connect
 from tests.cluster import FOLDER, Cluster, down, running, up
 from tests.fleet_apps import named_after, pushed
 from tests.lone_machine import LoneMachine, boot_alone, remove

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from nap_receiver.errors import NapError
+from nap_receiver.core.errors import NapError
 
 IMAGE_SECONDS = 900
 _LAST_WORDS = 30

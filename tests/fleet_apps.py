@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.fleet import Fleet
+from nap_receiver.schedulers.fleet import Fleet
 from tests.cluster import Cluster
 from tests.machine import Nap, Pushed, Pusher, answer, eventually
 from tests.real_machine import Machine

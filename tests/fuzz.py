@@ -37,36 +37,29 @@ else:
     _instrumented = contextlib.nullcontext()
 
 with _instrumented:
-    from nap_receiver import (
-        certificates,
-        confine,
-        dockerfile,
-        dockerfile_lines,
-        domains,
-        keys,
-        push,
-        registry,
-        settings,
-        transfer,
-        variables,
-    )
-    from nap_receiver.app import checked_app_name
-    from nap_receiver.build import buildkit
+    from nap_receiver.auth import keys
+    from nap_receiver.build import buildkit, confine, dockerfile, dockerfile_lines, registry
+    from nap_receiver.build.dockerfile_lines import with_syntax
     from nap_receiver.build.failure import build_failed
     from nap_receiver.build.lines import Lines
     from nap_receiver.build.progress import Progress, Status
-    from nap_receiver.channel import plain
-    from nap_receiver.command import heeding_signals
-    from nap_receiver.container import asked_by_all
-    from nap_receiver.dockerfile_lines import with_syntax
-    from nap_receiver.dockerignore import patterns_of
-    from nap_receiver.env_file import read_env_file
-    from nap_receiver.errors import NapError
-    from nap_receiver.image import _ports, text_of
-    from nap_receiver.manifest import manifest_of
-    from nap_receiver.repository import repository_at
-    from nap_receiver.state import State
-    from nap_receiver.tree import Tree
+    from nap_receiver.core import settings
+    from nap_receiver.core.channel import plain
+    from nap_receiver.core.errors import NapError
+    from nap_receiver.core.paths import State
+    from nap_receiver.engine.client import _ports, text_of
+    from nap_receiver.engine.container import asked_by_all
+    from nap_receiver.git import push, receive_pack
+    from nap_receiver.git.dockerignore import patterns_of
+    from nap_receiver.git.repository import repository_at
+    from nap_receiver.git.tree import Tree
+    from nap_receiver.model import variables
+    from nap_receiver.model.app import checked_app_name
+    from nap_receiver.model.base_image import Base
+    from nap_receiver.model.command import heeding_signals
+    from nap_receiver.model.env_file import read_env_file
+    from nap_receiver.model.manifest import manifest_of
+    from nap_receiver.routing import certificates, domains
 
 COMMIT, TREE, BLOB = b"c" * 40, b"d" * 40, b"e" * 40
 KNOWN = {field.key: field for field in settings.fields()}
@@ -101,8 +94,8 @@ def _tree(objects: Mapping[bytes, tuple[bytes, bytes]]) -> None:
 
 
 def _dockerfile(data: bytes) -> None:
-    def use(name: str, line: int) -> dockerfile.Base:
-        return dockerfile.Base({"A": "x"}, (_str(data), name))
+    def use(name: str, line: int) -> Base:
+        return Base({"A": "x"}, (_str(data), name))
 
     instructions = dockerfile.instructions_of(data, "shop", 128 << 10)
     with contextlib.suppress(dockerfile.Unreadable):
@@ -147,9 +140,9 @@ def _updates(data: bytes) -> None:
 
 def _packets(data: bytes) -> None:
     taken = io.BytesIO()
-    transfer.pass_on_updates(io.BytesIO(data).read, taken, transfer.Bounds(refs=5), lambda: 3)
+    receive_pack.pass_on_updates(io.BytesIO(data).read, taken, receive_pack.Bounds(refs=5), lambda: 3)
     assert data.startswith(taken.getvalue()), "nothing is passed on that the pusher did not send"
-    assert b"".join(transfer._packets(io.BytesIO(data))) in data
+    assert b"".join(receive_pack._packets(io.BytesIO(data))) in data
 
 
 def _key(data: bytes) -> None:

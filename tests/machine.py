@@ -15,13 +15,13 @@ from pathlib import Path
 
 import requests
 
-from nap_receiver.engine import USUAL
-from nap_receiver.etcd import LARGEST_BYTES, Etcd
-from nap_receiver.keys import add_key
-from nap_receiver.registry import registry_of
-from nap_receiver.settings import Settings, load
-from nap_receiver.state import State, state_at
-from nap_receiver.supervision import Supervisor
+from nap_receiver.auth.keys import add_key
+from nap_receiver.build.registry import registry_of
+from nap_receiver.core.paths import State, state_at
+from nap_receiver.core.settings import Settings, load
+from nap_receiver.core.supervision import Supervisor
+from nap_receiver.engine.daemon import USUAL
+from nap_receiver.store.etcd import LARGEST_BYTES, Etcd
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = ROOT / ".venv" / "bin" / "nap"

@@ -26,9 +26,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nap_receiver.engine import answers, clean_up, free_network, make_bridge, own_command, own_url
-from nap_receiver.errors import NapError
-from nap_receiver.state import State, state_at
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State, state_at
+from nap_receiver.engine.daemon import answers, clean_up, free_network, make_bridge, own_command, own_url
 from tests.debian import IMAGE_SECONDS, RootFilesystem, make, require_root
 from tests.machine import eventually
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from nap_receiver.programs import path_of
+from nap_receiver.core.installed import path_of
 from tests.conftest import free_address, fresh_nap
 from tests.machine import HTTPD, Nap, Pusher, eventually
 from tests.regulars import Asked, announced, instance, regulars

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.access import Access, access_of
+from nap_receiver.auth.access import Access, access_of
 from tests.machine import HTTPD, Nap, Pusher
 
 pytestmark = pytest.mark.machine

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.account import become_owner
-from nap_receiver.errors import NapError
-from nap_receiver.state import State
+from nap_receiver.auth.privileges import become_owner
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
 from tests.machine import ROOT
 
 NOBODY = 65534
@@ -20,9 +20,9 @@ NOBODY = 65534
 _BECOME = """
 import os, sys
 from pathlib import Path
-from nap_receiver.account import become_owner
-from nap_receiver.errors import NapError
-from nap_receiver.state import State
+from nap_receiver.auth.privileges import become_owner
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
 from tests.machine import ROOT
 try:
     become_owner(State(Path(sys.argv[1])))

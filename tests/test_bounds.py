@@ -10,16 +10,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from nap_receiver.access import Access, require_few_apps, set_right
-from nap_receiver.bounds import require_instances, require_process_types, require_variables
-from nap_receiver.errors import NapError
-from nap_receiver.etcd import Etcd
-from nap_receiver.keeping import out_of_ledger
-from nap_receiver.keys import add_key, keys
-from nap_receiver.release import Ledger, Outcome, Release
-from nap_receiver.router import Known, _all
-from nap_receiver.settings import EtcdSettings, LimitSettings, RouterSettings
-from nap_receiver.state import State
+from nap_receiver.auth.access import Access, require_few_apps, set_right
+from nap_receiver.auth.keys import add_key, keys
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import EtcdSettings, LimitSettings, RouterSettings
+from nap_receiver.model.bounds import require_instances, require_process_types, require_variables
+from nap_receiver.model.release import Outcome, Release
+from nap_receiver.model.retention_policy import out_of_ledger
+from nap_receiver.routing.router import Known, _all
+from nap_receiver.store.etcd import Etcd
+from nap_receiver.store.ledger import Ledger
 from tests.machine import HTTPD, Nap, Pushed, Pusher, fill
 from tests.test_retention import history
 from tests.test_retention import live as all_live

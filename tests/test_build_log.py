@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.build_log import follow, is_over, log_of, logs, new_log, open_log, result
-from nap_receiver.channel import Channel
-from nap_receiver.errors import NapError
-from nap_receiver.lock import Cancelled, Superseded
-from nap_receiver.state import State
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.deploy_log import follow, is_over, log_of, logs, new_log, open_log, result
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.store.lock import Cancelled, Superseded
 
 
 def test_two_deploys_of_one_moment_have_a_log_each(tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ import pytest
 
 from nap_receiver.build.asked import Build
 from nap_receiver.build.builder import builder_of
-from nap_receiver.channel import Channel
-from nap_receiver.checkout import DOCKERFILE, check_out
-from nap_receiver.confine import confined
-from nap_receiver.control_group import end_steps, forget_groups
-from nap_receiver.dockerfile import arguments_of
-from nap_receiver.errors import NapError
-from nap_receiver.image import Engine, engine_at
+from nap_receiver.build.confine import confined
+from nap_receiver.build.dockerfile import arguments_of
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.errors import NapError
+from nap_receiver.engine.client import Engine, engine_at
+from nap_receiver.engine.control_group import end_steps, forget_groups
+from nap_receiver.git.checkout import DOCKERFILE, check_out
 from tests.machine import HTTPD, Nap, Pusher, eventually, processes
 from tests.repositories import Repository
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver import caddy_origin
-from nap_receiver.caddy_origin import require_known, require_released
-from nap_receiver.errors import NapError
+from nap_receiver.core.errors import NapError
+from nap_receiver.routing import caddy_origin
+from nap_receiver.routing.caddy_origin import require_known, require_released
 
 OWN = Path(sysconfig.get_path("scripts"), "caddy")
 

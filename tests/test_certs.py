@@ -19,17 +19,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
 
-from nap_receiver import certificates
-from nap_receiver.caddy import CaddyAway
-from nap_receiver.certificates import Brought, about, require_own
-from nap_receiver.errors import NapError
-from nap_receiver.etcd import Entry
-from nap_receiver.front import Certificate, front, permitted, whole
-from nap_receiver.logs import Requests
-from nap_receiver.router import Known, _load
-from nap_receiver.routes import Site
-from nap_receiver.settings import Address, EtcdSettings, OptionalAddress, RouterSettings
-from nap_receiver.state import State
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import Address, EtcdSettings, OptionalAddress, RouterSettings
+from nap_receiver.deploy.logs import Requests
+from nap_receiver.routing import certificates
+from nap_receiver.routing.caddy import CaddyAway
+from nap_receiver.routing.caddy_configuration import Site
+from nap_receiver.routing.certificates import Brought, about, require_own
+from nap_receiver.routing.front import Certificate, front, permitted, whole
+from nap_receiver.routing.router import Known, _load
+from nap_receiver.store.etcd import Entry
 from tests.conftest import free_address, fresh_nap
 from tests.machine import Nap, Pusher, eventually, lastingly
 from tests.regulars import announced
@@ -301,7 +301,7 @@ def test_one_certificate_that_caddy_does_not_take_does_not_keep_it_from_the_rest
             raise NapError("bad")
         told.append(chains)
 
-    monkeypatch.setattr("nap_receiver.router.load", load)
+    monkeypatch.setattr("nap_receiver.routing.router.load", load)
     known = Known(EtcdSettings(), SECURE)
     known.begin({f"/nap/access/{app}": {} for app in "abc"})
     for app, chain in {"a": "good", "b": "bad", "c": "too"}.items():

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nap_receiver import channel as channel_module
-from nap_receiver.channel import Channel, plain, tell
-from nap_receiver.deadline import deadline
-from nap_receiver.errors import NapError
+from nap_receiver.core import channel as channel_module
+from nap_receiver.core.channel import Channel, plain, tell
+from nap_receiver.core.deadline import deadline
+from nap_receiver.core.errors import NapError
 
 
 @dataclass

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.checkout import Checkout, check_out
-from nap_receiver.errors import NapError
-from nap_receiver.settings import CommitSettings
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.settings import CommitSettings
+from nap_receiver.git.checkout import Checkout, check_out
 from tests.machine import eventually
 from tests.repositories import COMMIT_TIME, Content, Repository
 
@@ -320,7 +320,7 @@ def test_a_stream_that_is_given_up_leaves_no_process(repository: Repository) -> 
     commit = repository.commit(DOCKERFILE | {"a": "x" * 3_000_000})
     with check_out(repository.path, commit, "hello", CommitSettings()) as checkout:
         next(checkout.tar())
-        [reader] = [child for child in children() if "nap_receiver.tree" in words(child)]
+        [reader] = [child for child in children() if "nap_receiver.git.tree" in words(child)]
         [git] = children(reader)
     assert reader not in children()
     eventually(lambda: not Path("/proc", git).exists(), 5, "git ends with the process that reads through it")
@@ -346,8 +346,8 @@ def test_a_large_file_is_streamed_in_small_memory(repository: Repository, tmp_pa
     commit = repository.git("commit-tree", "-m", "Large", tree).decode()
     program = f"""
 import pathlib, resource
-from nap_receiver.checkout import check_out
-from nap_receiver.settings import CommitSettings
+from nap_receiver.git.checkout import check_out
+from nap_receiver.core.settings import CommitSettings
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with check_out(pathlib.Path({str(repository.path)!r}), {commit!r}, "hello", CommitSettings()) as checkout:
     length = sum(map(len, checkout.tar()))

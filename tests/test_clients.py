@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.build_log import is_over, log_of, logs
+from nap_receiver.core.deploy_log import is_over, log_of, logs
 from tests.clients import CLIENTS, NICKNAME, Client, Git, url
 from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually, runs
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.command import heeding_signals
+from nap_receiver.model.command import heeding_signals
 from tests.machine import eventually
 
 

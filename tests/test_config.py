@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from nap_receiver.env_file import FORMS, read_env_file
+from nap_receiver.model.env_file import FORMS, read_env_file
 from tests.fleet_apps import pushed
 from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually, processes
 

@@ -11,23 +11,23 @@ from typing import IO
 
 import pytest
 
-from nap_receiver.addresses import Forbidden, require_elsewhere, require_public, resolved
-from nap_receiver.channel import Channel
-from nap_receiver.checkout import DOCKERFILE, Checkout
-from nap_receiver.confine import confined, copying, host_of, is_named
-from nap_receiver.dockerfile import (
+from nap_receiver.build.confine import confined, copying, host_of, is_named
+from nap_receiver.build.dockerfile import (
     CLASSIC,
     DOCKERFILE_1_2,
     NEWEST,
-    Base,
     Frontend,
     images_and_downloads,
     instructions_of,
 )
-from nap_receiver.download import NotDownloaded, download
-from nap_receiver.errors import NapError
-from nap_receiver.image import Engine, Local
-from nap_receiver.settings import BuildSettings, Networks, RegistrySettings, Settings
+from nap_receiver.build.download import NotDownloaded, download
+from nap_receiver.core.addresses import Forbidden, require_elsewhere, require_public, resolved
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.settings import BuildSettings, Networks, RegistrySettings, Settings
+from nap_receiver.engine.client import Engine, Local
+from nap_receiver.git.checkout import DOCKERFILE, Checkout
+from nap_receiver.model.base_image import Base
 
 ID = "sha256:" + "3fa2" * 16
 DIGEST = "sha256:" + "ab" * 32

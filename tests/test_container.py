@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from nap_receiver.container import asked_by, asked_by_all, body_of_instance, body_of_one_off, in_force
-from nap_receiver.errors import NapError
-from nap_receiver.health import Answer, Check, Header, OnFailure, answered, ended
-from nap_receiver.release import EVERY, Instance, Limits, Release
-from nap_receiver.settings import ContainerSettings, HostAddress, LocalSettings, Settings
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.settings import ContainerSettings, HostAddress, LocalSettings, Settings
+from nap_receiver.engine.container import asked_by, asked_by_all, body_of_instance, body_of_one_off, in_force
+from nap_receiver.model.health import Answer, Check, Header, OnFailure, answered, ended
+from nap_receiver.model.release import EVERY, Instance, Limits, Release
 from tests.test_units import RELEASE
 
 WEB, WORKER = Instance(RELEASE, "web", 1), Instance(RELEASE, "worker", 2)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver import control_group
-from nap_receiver.control_group import bound_buildkit, bounded_group, forget_groups
-from nap_receiver.errors import NapError
-from nap_receiver.settings import BuildSettings
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.settings import BuildSettings
+from nap_receiver.engine import control_group
+from nap_receiver.engine.control_group import bound_buildkit, bounded_group, forget_groups
 
 
 @pytest.fixture

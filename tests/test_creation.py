@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.access import Access, access_of
+from nap_receiver.auth.access import Access, access_of
 from tests.fleet_apps import pushed
 from tests.machine import HTTPD, Nap, Pusher, answer
 from tests.test_config import environment_of

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from nap_receiver.deadline import DeadlinePassed, deadline
-from nap_receiver.errors import NapError
+from nap_receiver.core.deadline import DeadlinePassed, deadline
+from nap_receiver.core.errors import NapError
 
 
 def blocked() -> None:

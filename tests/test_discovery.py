@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from nap_receiver.units import TEMPLATES
+from nap_receiver.core.templates import TEMPLATES
 from tests.machine import HTTPD, Nap, Pusher, answer, eventually, processes, runs
 from tests.test_failures import stopped
 

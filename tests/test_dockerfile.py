@@ -6,11 +6,10 @@ import time
 
 import pytest
 
-from nap_receiver.dockerfile import (
+from nap_receiver.build.dockerfile import (
     CLASSIC,
     DOCKERFILE_1_2,
     NEWEST,
-    Base,
     Forbidden,
     Unreadable,
     Value,
@@ -21,8 +20,9 @@ from nap_receiver.dockerfile import (
     may_be_remote,
     platform_variables,
 )
-from nap_receiver.dockerfile_lines import Unparsable, split, with_syntax
-from nap_receiver.errors import NapError
+from nap_receiver.build.dockerfile_lines import Unparsable, split, with_syntax
+from nap_receiver.core.errors import NapError
+from nap_receiver.model.base_image import Base
 
 
 def read(text: str, bases: dict[str, Base] | None = None) -> tuple[list[str], list[list[str]]]:

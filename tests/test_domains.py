@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.domains import _in_line, add_domains, checked_domain, domains_of, normal, token_of
-from nap_receiver.errors import NapError
-from nap_receiver.etcd import Entry, connect
-from nap_receiver.router import Known
-from nap_receiver.routes import Site, behind, route
-from nap_receiver.settings import DomainName, EtcdSettings, RouterSettings
-from nap_receiver.state import State
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import DomainName, EtcdSettings, RouterSettings
+from nap_receiver.routing.caddy_configuration import Site, behind, route
+from nap_receiver.routing.domains import _in_line, add_domains, checked_domain, domains_of, normal, token_of
+from nap_receiver.routing.router import Known
+from nap_receiver.store.etcd import Entry, connect
 from tests.machine import COMMAND, Nap, Pushed, Pusher, eventually
 from tests.test_router import ask, own, served
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nap_receiver.env_file import LONGEST_BYTES, read_env_file, written_as
-from nap_receiver.errors import NapError
+from nap_receiver.core.errors import NapError
+from nap_receiver.model.env_file import LONGEST_BYTES, read_env_file, written_as
 
 VALUES = st.dictionaries(
     st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True).filter(

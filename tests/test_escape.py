@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nap_receiver import escape
-from nap_receiver.errors import NapError
+from nap_receiver.core import escape
+from nap_receiver.core.errors import NapError
 from tests.parsers import supervisor_reads, supervisor_runs, systemd_reads
 
 NONCHARACTERS = [chr(c) for c in range(0xFDD0, 0xFDF0)] + [

@@ -2,8 +2,8 @@
 
 import pytest
 
-from nap_receiver.etcd import Etcd, EtcdAway
-from nap_receiver.settings import EtcdSettings
+from nap_receiver.core.settings import EtcdSettings
+from nap_receiver.store.etcd import Etcd, EtcdAway
 
 
 def test_a_closed_connection_is_an_etcd_that_does_not_answer() -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.errors import NapError
-from nap_receiver.etcd import EtcdAway, connect
-from nap_receiver.programs import etcd_answers, path_of
-from nap_receiver.settings import EtcdAddress, EtcdSettings, FilePath
-from nap_receiver.units import TEMPLATES
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.installed import path_of
+from nap_receiver.core.settings import EtcdAddress, EtcdSettings, FilePath
+from nap_receiver.core.templates import TEMPLATES
+from nap_receiver.machine.programs import etcd_answers
+from nap_receiver.store.etcd import EtcdAway, connect
 from tests.conftest import free_address
 from tests.machine import eventually
 

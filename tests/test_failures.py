@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.programs import serves
-from nap_receiver.state import state_at
+from nap_receiver.core.http import serves
+from nap_receiver.core.paths import state_at
 from tests.conftest import free_address
 from tests.machine import HTTPD, ROOT, Nap, Pushed, Pusher, answer, eventually, runs
 

@@ -3,9 +3,9 @@
 import shlex
 from pathlib import Path
 
-from nap_receiver.firewall import chains, rules
-from nap_receiver.settings import BuildSettings, HostAddress, LocalSettings, Ports, Settings
-from nap_receiver.state import State
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import BuildSettings, HostAddress, LocalSettings, Ports, Settings
+from nap_receiver.machine.firewall import chains, rules
 
 
 def written(settings: Settings) -> list[str]:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.errors import NapError
-from nap_receiver.fleet import Fleet
-from nap_receiver.settings import FleetSettings, Settings
-from nap_receiver.state import State
-from nap_receiver.units import InstanceUnits, Unit
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import FleetSettings, Settings
+from nap_receiver.schedulers.fleet import Fleet
+from nap_receiver.schedulers.units import InstanceUnits, Unit
 
 
 def fleet(folder: Path, script: str) -> Fleet:

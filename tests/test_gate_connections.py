@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.programs import account_is_locked, path_of
-from nap_receiver.settings import Address, Settings, SshSettings
-from nap_receiver.units import TEMPLATES, environment
+from nap_receiver.core.installed import path_of
+from nap_receiver.core.settings import Address, Settings, SshSettings
+from nap_receiver.core.templates import TEMPLATES, environment
+from nap_receiver.machine.programs import account_is_locked
 from tests.conftest import free_address
 from tests.machine import QUICK_SSH, eventually
 

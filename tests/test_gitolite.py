@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.escape import perl_word, sh_word
+from nap_receiver.core.escape import perl_word, sh_word
 from tests import gitolite_server
 from tests.conftest import free_address
 from tests.gitolite_server import Developer, Gitolite

@@ -26,8 +26,8 @@ from typing import IO, Any
 
 import pytest
 
-from nap_receiver.errors import NapError
-from nap_receiver.repository import repository_at
+from nap_receiver.core.errors import NapError
+from nap_receiver.git.repository import repository_at
 from tests.conftest import free_address
 from tests.machine import COMMAND, HTTPD, QUICK_SSH, Nap, Pushed, answer, eventually
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.checkout import check_out
-from nap_receiver.dockerignore import patterns_of
-from nap_receiver.errors import NapError
-from nap_receiver.push import commit_of
-from nap_receiver.settings import CommitSettings
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.settings import CommitSettings
+from nap_receiver.git.checkout import check_out
+from nap_receiver.git.dockerignore import patterns_of
+from nap_receiver.git.push import commit_of
 from tests.repositories import COMMIT_TIME, Content, Repository
 
 DOCKERFILE: dict[str | bytes, Content] = {"Dockerfile": "FROM scratch\n"}

@@ -17,13 +17,13 @@ from nap_receiver.build import progress
 from nap_receiver.build.asked import Build
 from nap_receiver.build.buildkit import BuildKit
 from nap_receiver.build.classic import Classic
+from nap_receiver.build.dockerfile import instructions_of
 from nap_receiver.build.lines import Lines
-from nap_receiver.channel import Channel
-from nap_receiver.checkout import Checkout
-from nap_receiver.dockerfile import instructions_of
-from nap_receiver.errors import NapError
-from nap_receiver.image import About, Engine, Image, _count, _ports, _size, text_of
-from nap_receiver.settings import BuildSettings
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.settings import BuildSettings
+from nap_receiver.engine.client import About, Engine, Image, _count, _ports, _size, text_of
+from nap_receiver.git.checkout import Checkout
 
 Item = dict[str, Any]
 
@@ -361,5 +361,5 @@ def test_sizes_and_counts_are_words() -> None:
 
 
 def test_reports_and_etcd_are_read_in_one_process_whichever_comes_first() -> None:
-    code = "import nap_receiver.build.progress, nap_receiver.etcd"
+    code = "import nap_receiver.build.progress, nap_receiver.store.etcd"
     subprocess.run([sys.executable, "-P", "-c", code], env={}, check=True)

@@ -3,11 +3,11 @@
 import itertools
 from pathlib import Path
 
-from nap_receiver.front import Certificate, asked_for, whole
-from nap_receiver.issuing import Turns, certified, owners_of
-from nap_receiver.routes import Site
-from nap_receiver.settings import Address, OptionalAddress, RouterSettings
-from nap_receiver.state import State
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import Address, OptionalAddress, RouterSettings
+from nap_receiver.routing.caddy_configuration import Site
+from nap_receiver.routing.front import Certificate, asked_for, whole
+from nap_receiver.routing.issuing import Turns, certified, owners_of
 
 MINUTE, HOUR = 60.0, 3600.0
 HOSTILE = {f"n{number}.hostile.com": "hostile.com" for number in range(1000)}

@@ -11,14 +11,14 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from nap_receiver.channel import Channel
-from nap_receiver.container import body_of_instance
-from nap_receiver.discovery import ListensElsewhere, Silent, Wait, await_announcements
-from nap_receiver.kept import Entry
-from nap_receiver.listening import Listening, explained, listening
-from nap_receiver.release import Instance, Release
-from nap_receiver.settings import EtcdSettings, Settings
-from nap_receiver.units import TEMPLATES
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.settings import EtcdSettings, Settings
+from nap_receiver.core.templates import TEMPLATES
+from nap_receiver.engine.container import body_of_instance
+from nap_receiver.model.release import Instance, Release
+from nap_receiver.store.announcements import ListensElsewhere, Silent, Wait, await_announcements
+from nap_receiver.store.etcdctl import Entry
+from nap_receiver.store.listening import Listening, explained, listening
 from tests.test_units import RELEASE
 
 GUESSED = msgspec.structs.replace(RELEASE, ports=["5000/tcp"], names_port=False)

@@ -11,9 +11,9 @@ import bcrypt
 import msgspec
 import pytest
 
-from nap_receiver.login import login_of, make_login
-from nap_receiver.settings import Address, RegistrySettings, Settings
-from nap_receiver.state import State
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import Address, RegistrySettings, Settings
+from nap_receiver.engine.login import login_of, make_login
 from tests.fleet_apps import pushed
 from tests.machine import HTTPD, Nap, Pusher, answer, eventually
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from nap_receiver.container import asked_by
-from nap_receiver.errors import NapError
-from nap_receiver.health import Check
-from nap_receiver.manifest import Manifest, manifest_of
+from nap_receiver.core.errors import NapError
+from nap_receiver.engine.container import asked_by
+from nap_receiver.model.health import Check
+from nap_receiver.model.manifest import Manifest, manifest_of
 
 PROCFILE = "web: ./serve --port $PORT\n\n# in the background\nworker:  ./work\n"
 

@@ -11,12 +11,12 @@ from threading import Thread
 
 import pytest
 
-from nap_receiver.channel import Channel
-from nap_receiver.checkout import DOCKERFILE, Checkout
-from nap_receiver.confine import confined
-from nap_receiver.errors import NapError
-from nap_receiver.firewall import chains
-from nap_receiver.image import engine_at
+from nap_receiver.build.confine import confined
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.errors import NapError
+from nap_receiver.engine.client import engine_at
+from nap_receiver.git.checkout import DOCKERFILE, Checkout
+from nap_receiver.machine.firewall import chains
 from tests.machine import HTTPD, Nap, Pusher, answer
 
 pytestmark = pytest.mark.machine

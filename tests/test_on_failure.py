@@ -9,10 +9,10 @@ from threading import Thread
 
 import pytest
 
-from nap_receiver.channel import Channel
-from nap_receiver.health import Check, OnFailure
-from nap_receiver.on_failure import call_url
-from nap_receiver.settings import Networks
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.settings import Networks
+from nap_receiver.deploy.on_failure import call_url
+from nap_receiver.model.health import Check, OnFailure
 
 LOOPBACK = Networks("127.0.0.0/8").networks
 

@@ -12,8 +12,8 @@ import dns.resolver
 import dns.rrset
 import pytest
 
-from nap_receiver.errors import NapError
-from nap_receiver.ownership import is_reserved, require_proof
+from nap_receiver.core.errors import NapError
+from nap_receiver.routing.ownership import is_reserved, require_proof
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 PROOF = f'"nap={TOKEN}"'

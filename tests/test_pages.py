@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from nap_receiver import kept
-from nap_receiver.errors import NapError
-from nap_receiver.etcd import LARGEST_BYTES, Etcd, connect
-from nap_receiver.kept import Kept, Reader, read
-from nap_receiver.settings import EtcdSettings
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.settings import EtcdSettings
+from nap_receiver.store import etcdctl
+from nap_receiver.store.etcd import LARGEST_BYTES, Etcd, connect
+from nap_receiver.store.etcdctl import Kept, Reader, read
 from tests.machine import fill
 
 pytestmark = pytest.mark.machine
@@ -36,7 +36,7 @@ def test_any_number_of_bytes_and_of_keys_is_read(places: EtcdSettings, etcd: Etc
         assert sum(len(entry.value) for entry in large) == 12_000_000
         assert [entry.key for entry in large] == sorted(entry.key for entry in large)
         assert [entry.key for entry in reader.below("/many/").entries] == [f"/many/{i:08}" for i in range(MANY)]
-    assert etcd.keys_below("/many/") == kept.keys_below(places, "/many/") == [f"/many/{i:08}" for i in range(MANY)]
+    assert etcd.keys_below("/many/") == etcdctl.keys_below(places, "/many/") == [f"/many/{i:08}" for i in range(MANY)]
     assert len(read(places, ["/large/"])[0]) == 84
 
 
@@ -56,7 +56,7 @@ def test_all_pages_are_of_one_moment(places: EtcdSettings, etcd: Etcd, monkeypat
     seen += [kv.value for page in pages for kv in page.kvs]
     assert seen == [b'"before"'] * MANY
 
-    answer, changed = kept._answer, iter([True])
+    answer, changed = etcdctl._answer, iter([True])
 
     def changing(*told: object) -> object:
         answered = answer(*told)  # type: ignore[arg-type]
@@ -65,7 +65,7 @@ def test_all_pages_are_of_one_moment(places: EtcdSettings, etcd: Etcd, monkeypat
         return answered
 
     fill(etcd, "/moment", MANY, "before")
-    monkeypatch.setattr(kept, "_answer", changing)
+    monkeypatch.setattr(etcdctl, "_answer", changing)
     assert len(Kept(places, ["/moment/"]).keys) == MANY
     assert not etcd.below("/moment/").entries
 
@@ -106,7 +106,7 @@ def test_a_value_that_is_too_large_is_refused_when_it_is_written(etcd: Etcd) -> 
 
 
 def test_keys_of_any_bytes_are_paged_through(places: EtcdSettings, etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "_KEYS_AT_ONCE", 1)
+    monkeypatch.setattr(etcdctl, "_KEYS_AT_ONCE", 1)
     names = ['/odd/ "quoted"', "/odd/'", "/odd/\\x41", "/odd/a b", "/odd/ü\n"]
     for name in names:
         etcd.put(name, json.dumps(name))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.errors import NapError
-from nap_receiver.placement import Machine, Placement, placement_of
-from nap_receiver.settings import FleetSettings, MachineId, MachineMetadata
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.settings import FleetSettings, MachineId, MachineMetadata
+from nap_receiver.schedulers.placement import Machine, Placement, placement_of
 from tests.repositories import Repository
 
 N1 = Machine("1" * 32, "10.0.0.1", frozenset({"region=east", "disk=ssd"}))

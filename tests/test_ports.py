@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from nap_receiver.domains import url_of
+from nap_receiver.model.app_url import url_of
 from tests.fleet_apps import pushed
 from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, runs
 from tests.test_config import environment_of

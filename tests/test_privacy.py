@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.privacy import close, is_private, umask_of
-from nap_receiver.state import State
+from nap_receiver.core.paths import State
+from nap_receiver.core.privacy import close, is_private, umask_of
 from tests.machine import HTTPD, Nap, Pusher
 
 NOBODY = 65534
@@ -67,7 +67,19 @@ def test_files_in_somebodys_repository_are_for_whom_it_is(tmp_path: Path, mode: 
     assert 0o777 & ~umask_of(tmp_path) == mode
 
 
-@pytest.mark.parametrize("program", ["cli", "gate", "hook", "settle", "router", "answer", "retention", "fleet"])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "nap_receiver.frontends.cli",
+        "nap_receiver.frontends.gate",
+        "nap_receiver.frontends.hook",
+        "nap_receiver.frontends.gitolite_trigger",
+        "nap_receiver.routing.router",
+        "nap_receiver.deploy.push_handler",
+        "nap_receiver.deploy.image_pruning",
+        "nap_receiver.schedulers.fleet",
+    ],
+)
 def test_each_program_first_sees_to_its_umask(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Seen(BaseException):
         pass
@@ -75,7 +87,7 @@ def test_each_program_first_sees_to_its_umask(program: str, monkeypatch: pytest.
     def keep_private() -> None:
         raise Seen
 
-    module = importlib.import_module(f"nap_receiver.{program}")
+    module = importlib.import_module(program)
     monkeypatch.setattr(module, "keep_private", keep_private)
     monkeypatch.setattr(sys, "argv", [])  # what it would go on with
     with pytest.raises(Seen):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.answer import usual_branch
-from nap_receiver.app import app_name
-from nap_receiver.errors import NapError
-from nap_receiver.push import (
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.deploy.push_handler import usual_branch
+from nap_receiver.git.push import (
     Deployment,
     Push,
     PushOptions,
@@ -21,7 +21,7 @@ from nap_receiver.push import (
     read_updates,
     repository_settings,
 )
-from nap_receiver.state import State
+from nap_receiver.model.app import app_name
 from tests.repositories import Repository
 
 OLD = "1" * 40

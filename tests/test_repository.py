@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nap_receiver.errors import NapError
-from nap_receiver.repository import repository_at
-from nap_receiver.state import State
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.git.repository import repository_at
 
 STATE = State(Path("/state"))
 

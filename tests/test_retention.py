@@ -14,15 +14,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from nap_receiver import retention
-from nap_receiver.channel import Channel
-from nap_receiver.errors import NapError
-from nap_receiver.keeping import before, require_kept, sort_out
-from nap_receiver.release import Outcome, Release
-from nap_receiver.retention import registry_in_use, require_space
-from nap_receiver.rollout import App
-from nap_receiver.settings import DeploySettings, Settings
-from nap_receiver.state import State
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import DeploySettings, Settings
+from nap_receiver.deploy import image_pruning
+from nap_receiver.deploy.image_pruning import registry_in_use, require_space
+from nap_receiver.deploy.rollout import App
+from nap_receiver.model.release import Outcome, Release
+from nap_receiver.model.retention_policy import before, require_kept, sort_out
 from tests.conftest import fresh_nap
 from tests.fleet_apps import pushed
 from tests.machine import HTTPD, Nap, Pusher, answer, eventually, runs
@@ -132,10 +132,10 @@ def test_nothing_is_removed_while_something_is_built(tmp_path: Path) -> None:
         registry_in_use(app := App("x", tmp_path, "someone", state, Settings(), channel)),
         registry_in_use(app),
         pytest.raises(NapError, match="waiting for builds to end"),
-        retention._locked(state, fcntl.LOCK_EX, 0.1),
+        image_pruning._locked(state, fcntl.LOCK_EX, 0.1),
     ):
         pass
-    with retention._locked(state, fcntl.LOCK_EX, 0.1):
+    with image_pruning._locked(state, fcntl.LOCK_EX, 0.1):
         pass
 
 
@@ -157,7 +157,7 @@ def test_refusal_says_how_much_is_missing(tmp_path: Path, monkeypatch: pytest.Mo
         api=SimpleNamespace(base_url="http+docker://localhost", info=lambda: {"DockerRootDir": "/engine"})
     )
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(0, 0, 312 << 20))
-    monkeypatch.setattr(retention, "keep_recent", lambda deploy, wait: said.append("removed"))
+    monkeypatch.setattr(image_pruning, "keep_recent", lambda deploy, wait: said.append("removed"))
     require_space(deploy(0), engine)
     require_space(deploy(312 << 20), engine)
     assert said == []

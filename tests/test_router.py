@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from nap_receiver.routes import FAREWELL_MS
+from nap_receiver.routing.caddy_configuration import FAREWELL_MS
 from tests.fleet_apps import pushed
 from tests.machine import Nap, Pushed, Pusher, lastingly
 

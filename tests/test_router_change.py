@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.etcd import EtcdAway
-from nap_receiver.routes import inner_socket, leads_to, told_last
+from nap_receiver.routing.caddy_configuration import inner_socket, leads_to, told_last
+from nap_receiver.store.etcd import EtcdAway
 from tests.conftest import free_address, fresh_nap
 from tests.fleet_apps import named_after, pushed
 from tests.machine import HTTPD, ROOT, Nap, Pusher, eventually, runs, throughout

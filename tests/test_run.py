@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.keys import add_key, keys, renew
-from nap_receiver.settings import LimitSettings
-from nap_receiver.state import state_at
+from nap_receiver.auth.keys import add_key, keys, renew
+from nap_receiver.core.paths import state_at
+from nap_receiver.core.settings import LimitSettings
 from tests.fleet_apps import pushed
 from tests.machine import COMMAND, Nap, Pushed, Pusher, answer, eventually, processes
 from tests.test_logs import say

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.login import login_of
+from nap_receiver.engine.login import login_of
 from tests.conftest import free_address, fresh_nap
 from tests.machine import Nap, Pusher
 from tests.secret_marks import Marks, Seen, files_with, marked, watch

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.errors import NapError, UnknownSetting
-from nap_receiver.settings import (
+from nap_receiver.core.errors import NapError, UnknownSetting
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import (
     Address,
     EtcdAddress,
     Loaded,
@@ -17,7 +18,6 @@ from nap_receiver.settings import (
     settings_variables,
     write_environment,
 )
-from nap_receiver.state import State
 
 
 @pytest.fixture

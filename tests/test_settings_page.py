@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from nap_receiver.settings import fields
-from nap_receiver.settings_page import page
+from nap_receiver.core.settings import fields
+from nap_receiver.core.settings_page import page
 
 
 def test_the_page_is_up_to_date() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.release import Ledger
+from nap_receiver.store.ledger import Ledger
 from tests.machine import Nap, Pusher, eventually
 
 pytestmark = pytest.mark.machine

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver.repository import discard_incoming
-from nap_receiver.settings import Settings, SshSettings
-from nap_receiver.units import TEMPLATES, environment
+from nap_receiver.core.settings import Settings, SshSettings
+from nap_receiver.core.templates import TEMPLATES, environment
+from nap_receiver.git.repository import discard_incoming
 from tests.repositories import Repository
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _GATE = """
 import os, sys
 from pathlib import Path
-from nap_receiver.transfer import Transfer
+from nap_receiver.git.receive_pack import Transfer
 environment = dict(os.environ, GIT_CONFIG_SYSTEM={configuration!r})
 transfer = Transfer(Path(sys.argv[-1]), environment)
 received = transfer.received()

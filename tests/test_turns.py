@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from nap_receiver.channel import Channel
-from nap_receiver.etcd import Etcd
-from nap_receiver.lock import Lock, Turn, _wait, turn, why_over
-from nap_receiver.release import Ledger
+from nap_receiver.core.channel import Channel
+from nap_receiver.store.etcd import Etcd
+from nap_receiver.store.ledger import Ledger
+from nap_receiver.store.lock import Lock, Turn, _wait, turn, why_over
 from tests.machine import HTTPD, Nap, Pushed, Pusher, answer, eventually, read_until, rest
 
 pytestmark = pytest.mark.machine

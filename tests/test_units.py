@@ -14,12 +14,9 @@ from hypothesis import Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nap_receiver import units
-from nap_receiver.errors import NapError
-from nap_receiver.escape import FLEET_LINE_BYTES
-from nap_receiver.placement import Placement
-from nap_receiver.release import Instance, Release
-from nap_receiver.settings import (
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.escape import FLEET_LINE_BYTES
+from nap_receiver.core.settings import (
     DeploySettings,
     EtcdAddress,
     EtcdSettings,
@@ -29,7 +26,11 @@ from nap_receiver.settings import (
     LocalSettings,
     Settings,
 )
-from nap_receiver.units import InstanceUnits
+from nap_receiver.core.templates import TEMPLATES
+from nap_receiver.model.release import Instance, Release
+from nap_receiver.schedulers import units
+from nap_receiver.schedulers.placement import Placement
+from nap_receiver.schedulers.units import InstanceUnits
 from tests.parsers import Read, supervisor_reads, supervisor_runs, systemd_reads
 
 RELEASE = Release(
@@ -223,13 +224,13 @@ def test_the_inlined_programs_reach_sh_whole() -> None:
     for name, inlined in programs.items():
         subprocess.run(["sh", "-n", "-c", inlined], check=True)
         lines = [line.strip() for line in inlined.splitlines()]
-        (path,) = [path for path in units.TEMPLATES.rglob(name) if path.parent.name != "local"]
+        (path,) = [path for path in TEMPLATES.rglob(name) if path.parent.name != "local"]
         source = path.read_text().splitlines()
         program = [line.strip() for line in source if line.strip() and not line.strip().startswith("#")]
         assert lines[-len(program) :] == program
 
 
-@pytest.mark.parametrize("program", sorted(units.TEMPLATES.rglob("*.sh")), ids=lambda path: path.name)
+@pytest.mark.parametrize("program", sorted(TEMPLATES.rglob("*.sh")), ids=lambda path: path.name)
 def test_the_programs_are_shell(program: Path) -> None:
     subprocess.run(["sh", "-n", str(program)], check=True)
 

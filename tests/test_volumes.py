@@ -2,9 +2,9 @@
 
 import pytest
 
-from nap_receiver.checkup import leftovers
-from nap_receiver.checkup.finding import Finding
-from nap_receiver.checkup.inventory import Inventory
+from nap_receiver.upkeep import leftover_checks
+from nap_receiver.upkeep.finding import Finding
+from nap_receiver.upkeep.inventory import Inventory
 from tests.fleet_apps import pushed
 from tests.machine import Nap, Pusher, eventually
 
@@ -50,7 +50,7 @@ def test_no_container_leaves_its_volumes_behind(nap: Nap, pusher: Pusher) -> Non
 
 def test_doctor_finds_and_removes_volumes_that_are_left(nap: Nap) -> None:
     def found() -> dict[str, Finding]:
-        return {each.state: each for each in leftovers.volumes(Inventory(nap.state, nap.settings))}
+        return {each.state: each for each in leftover_checks.volumes(Inventory(nap.state, nap.settings))}
 
     left = {nap.docker("volume", "create") for _ in range(2)}
     named = nap.docker("volume", "create", "operators")

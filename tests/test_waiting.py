@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from nap_receiver.channel import Channel
-from nap_receiver.discovery import Silent, Wait, await_announcements
-from nap_receiver.kept import Entry
-from nap_receiver.settings import EtcdSettings
-from nap_receiver.units import TEMPLATES
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.settings import EtcdSettings
+from nap_receiver.core.templates import TEMPLATES
+from nap_receiver.store.announcements import Silent, Wait, await_announcements
+from nap_receiver.store.etcdctl import Entry
 from tests.test_units import RELEASE
 
 PLACES = EtcdSettings()

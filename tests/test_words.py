@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from nap_receiver import cli
-from nap_receiver.channel import Channel
-from nap_receiver.commands.table import at_rest, guests
-from nap_receiver.commands.table import nap as on_host
-from nap_receiver.errors import NapError
-from nap_receiver.gate import _let_through
-from nap_receiver.release import Release
-from nap_receiver.state import State
-from nap_receiver.variables import checked_name
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.frontends import cli
+from nap_receiver.frontends.commands.table import at_rest, guests
+from nap_receiver.frontends.commands.table import nap as on_host
+from nap_receiver.frontends.gate import _let_through
+from nap_receiver.model.release import Release
+from nap_receiver.model.variables import checked_name
 from tests.machine import COMMAND
 
 NOT_UNDERSTOOD = [

@@ -8,7 +8,7 @@
 #   NAP_CONTAINER  the container's name
 #   NAP_KEY        the etcd key to write
 #   NAP_PORT       the port that must answer, such as 8080/tcp; empty for an instance that answers nobody
-#   NAP_CHECK_1 …  what it must pass (nap_receiver/health.py): NUMBER WHEN KIND DELAY WAIT TIMEOUT ATTEMPTS WHAT, where
+#   NAP_CHECK_1 …  what it must pass (nap_receiver/model/health.py): NUMBER WHEN KIND DELAY WAIT TIMEOUT ATTEMPTS WHAT, where
 #                  WHEN is startup, liveness, both or readiness (at the start, and later, when an instance that fails it
 #                  is withdrawn until it passes), and KIND WHAT is http PORT, https PORT, tcp PORT, command or uptime
 #                  SECONDS; then warn, if the instance is good all the same, and on-failure, if a command runs then.

@@ -2,7 +2,7 @@
 # Creates the container of an instance, as the body says that lies in etcd: nothing here looks into it, and what a tenant
 # chose is in no argument and no environment. Follows engine.sh. `create` prints the container's id or, where it fails, why. From its
 # environment:
-#   NAP_BODY_KEY   the etcd key of the body of the engine's call (nap_receiver/container.py)
+#   NAP_BODY_KEY   the etcd key of the body of the engine's call (nap_receiver/engine/container.py)
 #   NAP_CONTAINER  what the container is to be called
 #   NAP_IMAGE      its image
 #   NAP_NETWORK    the network of all such containers, who do not reach each other there; and how the machine calls it

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from nap_receiver.channel import Channel
-from nap_receiver.checkout import Checkout
-from nap_receiver.dockerfile import Frontend
-from nap_receiver.dockerfile_lines import Instruction
-from nap_receiver.settings import BuildSettings
+from nap_receiver.build.dockerfile import Frontend
+from nap_receiver.build.dockerfile_lines import Instruction
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.settings import BuildSettings
+from nap_receiver.git.checkout import Checkout
 
 
 @dataclass(frozen=True)

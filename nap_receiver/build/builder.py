@@ -3,11 +3,11 @@
 from nap_receiver.build.asked import Builder
 from nap_receiver.build.buildkit import BuildKit
 from nap_receiver.build.classic import Classic
-from nap_receiver.engine import is_root_there, own_url
-from nap_receiver.errors import NapError
-from nap_receiver.image import Engine
-from nap_receiver.settings import Settings
-from nap_receiver.state import State
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import Settings
+from nap_receiver.engine.client import Engine
+from nap_receiver.engine.daemon import is_root_there, own_url
 
 _ENGINE_28 = (1, 48)  # moby pull request 49178
 _ENGINE_18_09 = (1, 39)  # the first whose API has BuildKit

@@ -14,15 +14,15 @@ from docker import constants
 from docker.errors import APIError
 
 from nap_receiver.build.asked import Build
+from nap_receiver.build.dockerfile import DOCKERFILE_1_2, NEWEST, Frontend, platform_variables
+from nap_receiver.build.dockerfile_lines import Instruction
 from nap_receiver.build.failure import build_failed, reason_of
 from nap_receiver.build.progress import Progress, Step
-from nap_receiver.channel import Channel, plain
-from nap_receiver.checkout import DOCKERFILE
-from nap_receiver.control_group import bound_buildkit
-from nap_receiver.dockerfile import DOCKERFILE_1_2, NEWEST, Frontend, platform_variables
-from nap_receiver.dockerfile_lines import Instruction
-from nap_receiver.errors import NapError
-from nap_receiver.image import About, Engine
+from nap_receiver.core.channel import Channel, plain
+from nap_receiver.core.errors import NapError
+from nap_receiver.engine.client import About, Engine
+from nap_receiver.engine.control_group import bound_buildkit
+from nap_receiver.git.checkout import DOCKERFILE
 
 _ENGINE_23 = (1, 42)  # the first whose BuildKit has here-documents and COPY --link in it
 _TRACE = "moby.buildkit.trace"

@@ -6,14 +6,14 @@ from docker import constants
 from docker.errors import APIError
 
 from nap_receiver.build.asked import Build
+from nap_receiver.build.dockerfile import CLASSIC
 from nap_receiver.build.failure import build_failed, is_disk_full, reason_of
 from nap_receiver.build.lines import Lines
-from nap_receiver.channel import Channel
-from nap_receiver.container import CPU_PERIOD, NETWORK
-from nap_receiver.control_group import bounded_group
-from nap_receiver.dockerfile import CLASSIC
-from nap_receiver.image import Engine, text_of
-from nap_receiver.settings import BuildSettings
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.settings import BuildSettings
+from nap_receiver.engine.client import Engine, text_of
+from nap_receiver.engine.container import CPU_PERIOD, NETWORK
+from nap_receiver.engine.control_group import bounded_group
 
 # What the builder says about itself.
 _HOUSEKEEPING = re.compile(

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nap_receiver.channel import plain
-from nap_receiver.errors import NapError
-from nap_receiver.settings import BuildSettings
+from nap_receiver.core.channel import plain
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.settings import BuildSettings
 
 _DISK_FULL = re.compile(r"no space left on device", re.IGNORECASE)
 # The classic builder's words, and those of BuildKit in engines up to 20.10 and of later ones.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from nap_receiver.channel import plain
+from nap_receiver.core.channel import plain
 
 _LONGEST_LINE = 65536  # characters that a build may print without a line's end
 

@@ -17,7 +17,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 
 from nap_receiver.build.failure import is_disk_full
 from nap_receiver.build.lines import Lines
-from nap_receiver.channel import plain
+from nap_receiver.core.channel import plain
 
 # Times are left as they arrive: that there is one is all that counts. Texts are bytes, for a Dockerfile may hold any.
 _SCHEMA = """

@@ -1,0 +1,139 @@
+"""Who may do what with an app: kept in etcd, in `<prefix>/access/<app>`, so that it holds on every receiver.
+
+The same key says which repository the app is that of: whoever writes it first has the name.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.model.bounds import require_at_most
+from nap_receiver.store.etcdctl import Reader, access_prefix, read
+
+if TYPE_CHECKING:  # etcd's library takes a tenth of a second to import, and most connections need none of these
+    from nap_receiver.core.settings import LimitSettings
+    from nap_receiver.store.etcd import Etcd
+
+RIGHTS = ("read", "push", "owner")
+"""Each holds those before it: to fetch, and read logs; to push, deploy and cancel; to say who may."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """The repository of an app (below the repositories, or its whole path), and what each user may."""
+
+    repository: str
+    users: dict[str, str] = field(default_factory=dict)
+
+    def allows(self, user: str, right: str) -> bool:
+        """Whether `user` has this right, or one that holds it."""
+        return user in self.users and RIGHTS.index(self.users[user]) >= RIGHTS.index(right)
+
+    @property
+    def first_owner(self) -> str:
+        """The owner for whom it counts among his apps: who created it, while that is an owner; empty for none."""
+        return next(iter(self.owners), "")
+
+    @property
+    def owners(self) -> list[str]:
+        return [user for user, right in self.users.items() if right == "owner"]
+
+
+def access_of(app: str, state: State) -> Access | None:
+    """The access to `app`, or None where there is no such app. Raises `NapError` when etcd is away."""
+    key = f"{access_prefix(state)}/{app}"
+    entry = read(state, [key])[0].get(key)
+    return _access(entry.value) if entry else None
+
+
+def everybodys(etcd: Reader, prefix: str) -> dict[str, Access]:
+    """The access to every app there is, by the app, all kept below `prefix`."""
+    return {entry.key.rpartition("/")[2]: _access(entry.value) for entry in etcd.below(f"{prefix}/").entries}
+
+
+def require_right(app: str, access: Access | None, user: str, right: str) -> Access:
+    """`access`. Raises `NapError` where there is no such app, or where `user` may not do this with it."""
+    if access is None:
+        raise no_such(app)
+    if access.allows(user, right):
+        return access
+    doing = {"read": "read", "push": "push to", "owner": "administer"}[right]
+    whom = f"its owner ({', '.join(access.owners)})" if access.owners else "the operator of this nap"
+    raise NapError(f"{user} may not {doing} {app}", advice=f"Ask {whom} for: access:add {app} {user} {right}")
+
+
+def no_such(app: str) -> NapError:
+    """What to raise where there is no app of that name."""
+    return NapError(f"there is no app {app} here", advice=f"To create it: apps:create {app}, or a `git push` to it.")
+
+
+def claim(etcd: "Etcd", key: str, access: Access) -> Access:
+    """The access to an app, kept at `key`: this one, unless the app is somebody's already.
+
+    Raises `NapError` where the app is that of another repository.
+    """
+    app = key.rpartition("/")[2]
+    if etcd.create(key, asdict(access)):
+        return access
+    entry = etcd.get(key)
+    if entry is None:  # given up in this very moment
+        return claim(etcd, key, access)
+    return require_same_repository(app, _access(entry.value), access.repository)
+
+
+def require_same_repository(app: str, access: Access, repository: str) -> Access:
+    """`access`. Raises `NapError` where `app` is that of another repository: no two are ever one app."""
+    if access.repository != repository:
+        raise NapError(
+            f"the app {app} is that of {access.repository} already",
+            advice="Push there, or choose another name: git remote set-url nap …",
+        )
+    return access
+
+
+def give_up(etcd: "Etcd", key: str, access: Access) -> None:
+    """Forget the app, if this is still the access to it."""
+    entry = etcd.get(key)
+    if entry and _access(entry.value) == access:
+        etcd.write({key: None}, unchanged={key: entry.revision})
+
+
+def require_few_apps(etcd: Reader, prefix: str, user: str, limits: "LimitSettings", another: int = 0) -> None:
+    """Raise `NapError` where `user` has more apps, all kept below `prefix`, than a user may; with `another` of them."""
+    number = another + sum(access.first_owner == user for access in everybodys(etcd, prefix).values())
+    advice = "Destroy one that is not needed: apps:destroy APP"
+    require_at_most("apps", limits, f"{user} would have {number} apps", number, advice=advice)
+
+
+def set_right(etcd: "Etcd", key: str, user: str, right: str | None, limits: "LimitSettings") -> Access:
+    """Give `user` this right and no other, or, with None, no right; the access from then on.
+
+    Raises `NapError` where there is no such app, nothing to take away, or where it would be left without an owner; and
+    where the app would have more users, or a user more apps, than there may be.
+    """
+    app = key.rpartition("/")[2]
+    while True:
+        entry = etcd.get(key)
+        if entry is None:
+            raise no_such(app)
+        before = _access(entry.value)
+        users = {name: had for name, had in before.users.items() if name != user} | ({user: right} if right else {})
+        after = replace(before, users=users)
+        if right is None and user not in before.users:
+            raise NapError(f"{user} has no right to {app}", advice=f"`access {app}` lists who has.")
+        if before.owners and not after.owners:
+            raise NapError(
+                f"{user} is the only owner of {app}", advice=f"Name another one first: access:add {app} USER owner"
+            )
+        number, had = len(after.users), len(before.users)
+        advice = f"Take a right away first: access:remove {app} USER"
+        require_at_most("users", limits, f"{app} would have {number} users", number, had, advice)
+        if after.first_owner and after.first_owner != before.first_owner:
+            require_few_apps(etcd, key.rpartition("/")[0], after.first_owner, limits, another=1)
+        if etcd.write({key: asdict(after)}, unchanged={key: entry.revision}):
+            return after
+
+
+def _access(value: dict[str, Any]) -> Access:
+    return Access(**value)

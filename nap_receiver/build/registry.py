@@ -1,0 +1,118 @@
+"""The registry, by its HTTP API (OCI Distribution Specification): what the engine has no call for."""
+
+import base64
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import requests
+
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.http import serves
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import Settings
+from nap_receiver.engine.login import login_of
+
+_REQUEST_SECONDS = 5
+_MANIFESTS = (
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+)
+
+
+class _Named(msgspec.Struct):
+    digest: str
+
+
+class ImageManifest(msgspec.Struct):
+    """What an image, or an index of images, consists of (OCI Image Format Specification, manifest.md)."""
+
+    manifests: list[_Named] = []
+    layers: list[_Named] = []
+    config: _Named | None = None
+
+
+def manifest_in(content: bytes) -> ImageManifest:
+    """The manifest that a registry answers with. Raises `NapError` where it is none."""
+    try:
+        return msgspec.json.decode(content, type=ImageManifest)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise NapError(f"the registry answers with a manifest that cannot be read: {error}") from error
+
+
+class Registry:
+    """A registry that is spoken to; use `registry_of`."""
+
+    def __init__(self, address: str, session: requests.Session, schemes: list[str]) -> None:
+        self.address = address
+        self._session, self._schemes = session, schemes
+
+    def ask(self, method: str, path: str, **options: Any) -> requests.Response:
+        """What it answers. Raises `NapError` where it does not."""
+        try:
+            url = f"{self._schemes[0]}://{self.address}/v2/{path}"
+            return self._session.request(method, url, timeout=_REQUEST_SECONDS, **options)
+        except requests.exceptions.SSLError:
+            if self._schemes[1:]:
+                self._schemes = self._schemes[1:]
+                return self.ask(method, path, **options)
+            raise
+        except requests.RequestException as error:
+            raise NapError(f"the registry at {self.address} does not answer") from error
+
+    def copy(self, image: str, app: str) -> str:
+        """Have the registry keep an image (`registry/old@sha256:…`) as one of `app` too; how it is called there.
+
+        Nothing is sent but manifests: layers are mounted. An image that is gone stays gone, and is called the same.
+        """
+        there, _, named = image.partition("/")
+        repository, _, digest = named.partition("@")
+        if there == self.address:
+            self._copy_manifest(repository, app, digest)
+        return f"{self.address}/{app}@{digest}"
+
+    def _copy_manifest(self, source: str, target: str, digest: str) -> None:
+        found = self.ask("GET", f"{source}/manifests/{digest}", headers={"Accept": ", ".join(_MANIFESTS)})
+        if found.status_code == requests.codes.not_found:
+            return
+        self._require(found, requests.codes.ok)
+        manifest = manifest_in(found.content)
+        for each in manifest.manifests:
+            self._copy_manifest(source, target, each.digest)
+        for blob in {each.digest for each in [manifest.config, *manifest.layers] if each}:
+            mounted = self.ask("POST", f"{target}/blobs/uploads/", params={"mount": blob, "from": source})
+            self._require(mounted, requests.codes.created)
+        kind = {"Content-Type": found.headers["Content-Type"]}
+        put = self.ask("PUT", f"{target}/manifests/{digest}", data=found.content, headers=kind)
+        self._require(put, requests.codes.created)
+
+    def _require(self, reply: requests.Response, status: int) -> None:
+        if reply.status_code != status:
+            raise NapError(
+                f"the registry at {self.address} answers {reply.status_code} {reply.reason} to "
+                f"{reply.request.method} {reply.request.path_url}"
+            )
+
+
+@contextmanager
+def registry_of(state: State, settings: Settings) -> Iterator[Registry]:
+    """The registry of these settings, for the block; nap's own is logged in to."""
+    schemes = ["http"] if settings.scheduler == "local" else ["https", "http"]
+    with requests.Session() as session:
+        session.trust_env = False  # the engine goes there without these proxies and passwords too
+        if login := login_of(state, settings):
+            session.auth = (login.user, login.password)
+        yield Registry(settings.registry.address, session, schemes)
+
+
+def registry_answers(state: State, settings: Settings) -> bool:
+    """Whether nap's own registry answers well within 2 s to nap, which logs in to it."""
+    request = urllib.request.Request(f"http://{settings.registry.address}/v2/")
+    if login := login_of(state, settings):
+        encoded = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {encoded}")
+    return serves(request)

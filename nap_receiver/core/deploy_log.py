@@ -1,0 +1,131 @@
+"""The log of each build: all that a deploy said, a file each below the state directory's `logs/<app>/`.
+
+It is locked (flock(2)) while it is written, so that whoever reads it sees when the deploy has ended, however it ended.
+"""
+
+import fcntl
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO, get_args
+
+from nap_receiver.core.errors import End, NapError
+from nap_receiver.core.paths import State
+
+_LONGEST_NAME = 100
+_KEPT = 100
+
+_LAST_LINE_BYTES = 100
+
+
+def new_log(state: State, app: str, what: str) -> Path:
+    """Where the log of a deploy that begins now belongs: `logs/hello/20260131T235959-1a2b3c4.log`."""
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    named = re.sub(r"[^A-Za-z0-9._=-]", ",", what)[:_LONGEST_NAME]
+    return state.deploy_logs / app / f"{stamp}-{named}.log"
+
+
+def open_log(path: Path) -> TextIO:
+    """Open and lock a log of one's own, at `path` or, where another has that name, at `path` with a number.
+
+    Raises `OSError` when it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        named = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        log = named.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)
+        if os.fstat(log.fileno()).st_size == 0 and _locked(log):
+            return log
+        log.close()
+        number += 1
+
+
+def logs(state: State, app: str) -> list[Path]:
+    """The logs of `app`, the oldest first; the build that wrote one is called by its stem."""
+    return sorted((state.deploy_logs / app).glob("*.log"), key=lambda log: log.stem)
+
+
+def old_logs(state: State, app: str) -> list[Path]:
+    """The logs of `app` that need not stay, the oldest first."""
+    return logs(state, app)[:-_KEPT]
+
+
+def remove_old_logs(state: State, app: str) -> None:
+    """Remove the logs of `app` that need not stay."""
+    for log in old_logs(state, app):
+        log.unlink(missing_ok=True)
+
+
+def log_of(state: State, app: str, build: str | None) -> Path:
+    """The log of a build, named whole or by a part of its name; without a name, of the last one."""
+    there = logs(state, app)
+    found = [log for log in there if log.stem == build] or [log for log in there if build is None or build in log.stem]
+    if not found:
+        which = f"no build {build[:80]!a} of {app}" if build else f"no build of {app}"
+        raise NapError(f"there is {which} on this host", advice=f"What there is: builds {app}")
+    return found[-1]
+
+
+def is_over(log: Path) -> bool:
+    """Whether the deploy that writes this log has ended."""
+    with log.open(encoding="utf-8") as opened:
+        return _locked(opened, fcntl.LOCK_SH)
+
+
+def last_line(end: End) -> str:
+    """The line that a deploy ends its log with; none other looks like it, as what a build prints is indented."""
+    return f"-- {end} {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"
+
+
+def result(log: Path) -> End | None:
+    """How the deploy ended that wrote this log; None where it goes on or was cut off."""
+    with log.open("rb") as opened:
+        opened.seek(max(0, log.stat().st_size - _LAST_LINE_BYTES))
+        _, _, last = opened.read().decode("utf-8", "replace").rstrip("\n").rpartition("\n")
+    return _result_of(last)
+
+
+def _result_of(line: str) -> End | None:
+    ends: tuple[End, ...] = get_args(End)
+    return next((each for each in ends if line.startswith(f"-- {each} ")), None)
+
+
+@contextmanager
+def follow(log: Path) -> Iterator[Iterator[str]]:
+    """The lines of a log, and those that come, until the deploy has ended; not the last, which says how."""
+    # tail(1) sleeps until the file changes (inotify(7)); flock(1) ends when the lock is let go.
+    with (
+        subprocess.Popen(
+            ["flock", "--shared", str(log), "true"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as goes_on,
+        subprocess.Popen(
+            ["tail", "--lines=+1", "--follow", "--sleep-interval=0.1", f"--pid={goes_on.pid}", str(log)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        ) as tail,
+    ):
+        assert tail.stdout
+        threading.Thread(target=goes_on.wait, daemon=True).start()  # for tail, a process nobody waited for still runs
+        try:
+            yield (line.rstrip("\n") for line in tail.stdout if not _result_of(line))
+        finally:
+            tail.terminate()
+            goes_on.terminate()
+
+
+def _locked(log: TextIO, how: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(log, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,119 @@
+"""Where things lie on this machine: one directory that holds the repositories, the logs and, under `nap up`, the rest.
+
+What is true of apps is in etcd; a receiver keeps only what cannot be there (shared/design.md, "Where state lives").
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from nap_receiver.core.errors import NapError
+
+ETCD_SOCKET = "etcd.sock:0"
+"""The name of the socket in `run/` on which nap's own etcd listens."""
+
+# sun_path holds 108 bytes (unix(7)); the longest socket below a state directory is the engine's containerd debug one.
+_LONGEST_SOCKET = "run/engine/containerd/containerd-debug.sock"
+_SUN_PATH_BYTES = 107
+
+
+@dataclass(frozen=True)
+class State:
+    """The state directory and the places in it."""
+
+    root: Path
+
+    @property
+    def settings_file(self) -> Path:
+        return self.root / "settings.toml"
+
+    @property
+    def environment_file(self) -> Path:
+        """The `NAP_…` settings that were in the environment of the last `nap up`, for the programs it started."""
+        return self.root / "run" / "environment"
+
+    @property
+    def repositories(self) -> Path:
+        return self.root / "repositories"
+
+    @property
+    def deploy_logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def run(self) -> Path:
+        """Sockets, pid files and the supervisors' configuration, all made anew by `nap up`."""
+        return self.root / "run"
+
+    @property
+    def etcd_url(self) -> str:
+        """Where nap's own etcd listens on a single machine.
+
+        etcd 3.4 takes no path for a socket, only `host:port` (`ETCD_SOCKET`), which is then its name. What other
+        characters the path has is escaped, as etcdctl and gRPC read it (RFC 3986).
+        """
+        return f"unix://{quote(os.fsencode(self.run / ETCD_SOCKET), safe='/:')}"
+
+    @property
+    def registry_login(self) -> Path:
+        """The login of nap's own registry (`login`); a directory that docker takes as its DOCKER_CONFIG."""
+        return self.run / "registry-login"
+
+    @property
+    def git_configuration(self) -> Path:
+        """What git does with pushes through the gate."""
+        return self.run / "gitconfig"
+
+    @property
+    def program_logs(self) -> Path:
+        return self.root / "programs"
+
+    @property
+    def router_log(self) -> Path:
+        """The requests that the router has passed on, in JSON, a line each."""
+        return self.program_logs / "requests.log"
+
+    @property
+    def units(self) -> Path:
+        """The local scheduler's units, a file each."""
+        return self.root / "units"
+
+    @property
+    def ssh(self) -> Path:
+        return self.root / "ssh"
+
+    @property
+    def name(self) -> str:
+        """Eight hexadecimal digits that tell this state directory's containers and bridge from another's."""
+        import hashlib  # a library of OpenSSL's, which the gate does without
+
+        return hashlib.sha256(os.fsencode(self.root)).hexdigest()[:8]
+
+    def require_room_for_sockets(self) -> None:
+        """Refuse a directory too deep for the unix sockets that must lie in it, or of which gRPC finds none."""
+        if "," in str(self.root):
+            raise NapError(
+                f"{self.root}: a state directory's path can have no comma",
+                advice="Choose a directory without one: nap --state DIR",
+            )
+        if len(os.fsencode(self.root / _LONGEST_SOCKET)) > _SUN_PATH_BYTES:
+            most = _SUN_PATH_BYTES - len(_LONGEST_SOCKET) - 1
+            raise NapError(
+                f"{self.root}: too long a path for a state directory",
+                advice=f"A unix socket's path is bounded; choose a directory of at most {most} bytes: nap --state DIR",
+            )
+
+
+def default_root() -> Path:
+    """`$NAP_STATE`, else `/var/lib/nap` for root, else the XDG state directory's `nap`."""
+    if named := os.environ.get("NAP_STATE"):
+        return Path(named)
+    if os.geteuid() == 0:
+        return Path("/var/lib/nap")
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "nap"
+
+
+def state_at(root: str | Path | None) -> State:
+    """The state below `root`, or below the default; symbolic links and relative parts are resolved."""
+    return State(Path(root or default_root()).resolve())

@@ -1,0 +1,57 @@
+"""Nobody but nap's account reads or writes what nap keeps on this machine.
+
+Each program of nap's starts with `keep_private`; the state directory itself is closed by each `nap up`.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from nap_receiver.core.paths import State
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def keep_private() -> None:
+    """Have no other account read or write the files of this process and of its children (umask(2))."""
+    os.umask(_OTHERS)
+
+
+def umask_of(folder: Path) -> int:
+    """The umask for files in `folder`, which are open to the accounts that the folder is open to; if there is one."""
+    return ~folder.stat().st_mode & (stat.S_IRWXU | _OTHERS) if folder.exists() else _OTHERS
+
+
+def is_private(folder: Path) -> bool:
+    """Whether the mode of `folder` keeps other accounts out; also where there is no such folder."""
+    return not folder.exists() or not folder.stat().st_mode & _OTHERS
+
+
+def close(state: State) -> None:
+    """Make the state directory, mode 0700. One that was open is closed first, then each file and folder in it.
+
+    The engine's own data keep their modes: containers see them.
+    """
+    state.root.mkdir(parents=True, exist_ok=True)
+    if is_private(state.root):
+        return
+    state.root.chmod(stat.S_IRWXU)
+    engines = {state.root / "engine", state.run / "engine"}
+    for folder, below, files in os.walk(state.root):
+        below[:] = [name for name in below if Path(folder, name) not in engines]
+        for path in (Path(folder, name) for name in (*below, *files)):
+            _close(path)
+
+
+def _close(path: Path) -> None:
+    """Take the rights of others from a file or a folder; a link or a socket is left, whatever it is by then."""
+    if not stat.S_ISREG(path.lstat().st_mode) and not stat.S_ISDIR(path.lstat().st_mode):
+        return
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return
+    try:
+        os.fchmod(opened, os.fstat(opened).st_mode & stat.S_IRWXU)
+    finally:
+        os.close(opened)

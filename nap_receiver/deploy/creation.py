@@ -1,0 +1,88 @@
+"""How an app comes to be: by name (`apps:create`), or with the first push to it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nap_receiver.auth.access import Access, access_of, claim, give_up, require_few_apps, require_same_repository
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.git.repository import OBJECT_FORMATS, create, discard_empty, has_refs, name_of
+
+
+def create_app(app: str, access: Access, repository: Path, object_format: str, state: State, user: str) -> None:
+    """Create an app that nothing was pushed to, with its repository. Raises `NapError` where there is one already."""
+    if there := access_of(app, state):
+        raise _taken(app, there, access.repository, user)
+    with created(app, access, repository, state, user, object_format, stays=True) as found:
+        if found is not access:
+            raise _taken(app, found, access.repository, user)
+
+
+def adopt(app: str, repository: Path, state: State, user: str) -> None:
+    """Create the app of a repository that is not nap's own, before anything is deployed from it.
+
+    Nobody gets a right to it: who may push there is its owner's to say. Raises `NapError` where there is such an app.
+    """
+    from nap_receiver.core.settings import load
+    from nap_receiver.store.etcd import connect
+
+    access = Access(name_of(repository, state))
+    places = load(state).settings.etcd
+    with connect(places) as etcd:
+        found = claim(etcd, places.access_of(app), access)
+    if found is not access:
+        raise _taken(app, found, access.repository, user)
+
+
+@contextmanager
+def created(
+    app: str,
+    access: Access,
+    repository: Path,
+    state: State,
+    user: str,
+    object_format: str = OBJECT_FORMATS[0],
+    *,
+    stays: bool = False,
+) -> Iterator[Access]:
+    """Have an app, with a repository, for the block, which gets the access to it: `access`, if it is new.
+
+    A new one is gone again after the block where nothing was pushed, unless it `stays`, and where the block fails.
+    Raises `NapError` where the app is that of another repository, and where `user` would have more apps than a user
+    may.
+    """
+    from nap_receiver.core.settings import load
+    from nap_receiver.store.etcd import connect  # a tenth of a second that only a new app needs
+
+    if repository.is_dir() and has_refs(repository):
+        raise NapError(
+            f"nobody has a right to {app}, of which there is a repository here; etcd may have lost its data",
+            advice=f"Ask the operator of this nap for: nap access:add {app} {user} owner",
+        )
+    settings = load(state).settings
+    places = settings.etcd
+    key = places.access_of(app)
+    with connect(places) as etcd:
+        found = claim(etcd, key, access)
+        succeeded = False
+        try:
+            create(repository, object_format)
+            require_few_apps(etcd, places.access, user, settings.limits)  # this one included, or two at once may be one
+            yield found
+            succeeded = True
+        finally:
+            kept = stays and succeeded
+            if found is access and not kept and discard_empty(repository, state):
+                give_up(etcd, key, access)
+
+
+def _taken(app: str, access: Access, repository: str, user: str) -> NapError:
+    """What to raise where an app of that name is there."""
+    require_same_repository(app, access, repository)
+    if access.allows(user, "read") or not access.owners:
+        return NapError(f"there is an app {app} here already", advice=f"Whose it is: access {app}")
+    return NapError(
+        f"there is an app {app} here already, and {', '.join(access.owners)} owns it",
+        advice=f"Choose another name, or ask its owner for: access:add {app} {user} push",
+    )

@@ -1,0 +1,139 @@
+"""What a push is answered with: which ref deploys, what becomes of the others, and the address of what runs already."""
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from nap_receiver.core.channel import STEP, Channel, tell
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State, state_at
+from nap_receiver.core.privacy import keep_private
+from nap_receiver.git.push import (
+    Deployment,
+    Push,
+    RefUpdate,
+    commit_of,
+    deploy_branch,
+    deploying,
+    point_head_at,
+    push_options,
+)
+from nap_receiver.git.repository import name_of
+
+_SHOWN_OPTIONS = 10
+
+
+def answer_push(push: Push, state: State, channel: Channel) -> None:
+    """Deploy what was pushed, if any of it deploys, and say what becomes of the rest. Raises `NapError`."""
+    options = push_options(push.options)
+    for option in options.unknown[:_SHOWN_OPTIONS]:
+        known = "nap.deploy, nap.wait, nap.branch"
+        channel.trouble(f'push option "{option[:80]}" is not one of nap\'s, and changes nothing; there are {known}')
+    if len(options.unknown) > _SHOWN_OPTIONS:
+        channel.trouble(f"{len(options.unknown) - _SHOWN_OPTIONS} more push options are not nap's, and change nothing")
+    usual = usual_branch(push.repository, state, push.updates)
+    branch = options.branch or usual
+    asked, fates = deploying(push, branch)
+    for fate in fates:
+        channel.detail(fate)
+    if not asked:
+        if options.branch:
+            channel.detail(f"branch {branch} did not move, so there is nothing to deploy")
+    elif not options.deploy:
+        channel.detail(
+            f"branch {branch} kept, not deployed, as nap.deploy=no asks. To deploy it: git push nap {branch}"
+        )
+    elif options.wait:
+        deploy(asked, state, channel, moved=any(update.moved for update in push.updates))
+    else:
+        deploy_later(asked, state, channel)
+
+
+def usual_branch(repository: Path, state: State, updates: Iterable[RefUpdate] = ()) -> str:
+    """The branch that deploys, which HEAD follows in nap's own repositories; elsewhere HEAD is their owner's."""
+    branch = deploy_branch(repository, updates)
+    if repository.is_relative_to(state.repositories):
+        point_head_at(repository, branch)
+    return branch
+
+
+def answer_what_is_there(app: str, repository: Path, pusher: str, state: State, channel: Channel) -> None:
+    """Answer a push that changed nothing: the address of what runs, or another try at what does not."""
+    branch = usual_branch(repository, state)
+    if commit := commit_of(repository, branch):
+        deploy(Deployment(app, repository, branch, commit, pusher), state, channel, moved=False)
+    else:
+        channel.detail(f"{app} deploys {branch}, and there is no such branch yet: git push nap {branch}")
+
+
+def deploy(asked: Deployment, state: State, channel: Channel, *, moved: bool = True) -> None:
+    """Run the story, under the settings in force; no more than the last lines of it where it was told already.
+
+    A branch that has not `moved` is deployed only where its commit was not live yet, and not where somebody has gone
+    back from it.
+    """
+    from nap_receiver.auth.access import Access, claim  # libraries that a push that deploys nothing has no need of
+    from nap_receiver.core.settings import load
+    from nap_receiver.model.app_url import url_of
+    from nap_receiver.model.release import Outcome
+    from nap_receiver.store.announcements import serving, show
+    from nap_receiver.store.etcd import connect
+    from nap_receiver.store.ledger import Ledger
+    from nap_receiver.store.lock import whose_turn
+
+    settings = load(state).settings
+    with connect(settings.etcd) as etcd:
+        ledger = Ledger(etcd, settings.etcd, asked.app)
+        claim(etcd, settings.etcd.access_of(asked.app), Access(name_of(asked.repository, state)))
+        current = ledger.current()
+        addresses = serving(etcd, settings.etcd, current) if current and not whose_turn(etcd, ledger.root) else None
+        if current and addresses is not None:
+            commit, url = asked.commit[:7], url_of(asked.app, settings)
+            if current.commit == asked.commit:
+                show(f"{asked.app} {current.name} already runs {commit}", url, addresses, channel)
+                return
+            if not moved and (last := ledger.last_of(asked.commit)) and last[1] == Outcome("live"):
+                show(f"{asked.app} {current.name} runs {current.commit[:7]} ({current.why})", url, addresses, channel)
+                channel.detail(f"{commit} was {last[0].name}. To run it again: rollback {asked.app} {last[0].name}")
+                return
+    from nap_receiver.deploy.receiver import receive  # and these, only a deploy
+
+    receive(asked, state, settings, channel)
+
+
+def deploy_later(asked: Deployment, state: State, channel: Channel) -> None:
+    """Have a process of its own deploy it. Returns when that has begun, and passes on what it says where it ended."""
+    words = [str(state.root), asked.app, str(asked.repository), asked.branch, asked.commit, asked.pusher]
+    later = subprocess.Popen(
+        [sys.executable, "-P", "-m", __name__, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
+    assert later.stdout
+    with later.stdout as said:
+        first = said.readline()
+        if first.startswith(STEP):
+            channel.result(f"{asked.app}: the deploy of {asked.commit[:7]} has begun, and goes on without you")
+            channel.detail(f"To follow it: ssh HOST builds:output {asked.app} -t (HOST as in your remote's URL)")
+            return
+        for line in (first, *said):
+            channel.pass_on(line)
+    if later.wait():
+        raise NapError(f"{asked.commit[:7]} is not deployed")
+
+
+def main() -> int:
+    """Deploy, whoever listens: `python -m … STATE APP REPOSITORY BRANCH COMMIT PUSHER`."""
+    keep_private()
+    root, app, repository, branch, commit, pusher = sys.argv[1:]
+    asked = Deployment(app, Path(repository), branch, commit, pusher)
+    return 0 if tell(1, lambda channel: deploy(asked, state_at(root), channel)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""The `nap` command on its host, and the same commands over ssh."""
+
+import importlib
+import pkgutil
+import sys
+
+import click
+
+from nap_receiver.core.channel import plain
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.core.privacy import keep_private
+from nap_receiver.frontends import commands
+from nap_receiver.frontends.commands.table import Caller, guests, nap
+
+_LONGEST_COMPLAINT = 300
+
+for module in pkgutil.iter_modules(commands.__path__):
+    importlib.import_module(f"{commands.__name__}.{module.name}")
+
+
+def over_ssh(words: list[str], state: State, user: str) -> int:
+    """Call a command for `user`; ssh's exit status. Raises `NapError`."""
+    if words[0] in {"--help", "-h"}:
+        words = ["help", *words[1:]]
+    return _call(guests, "ssh HOST", words, Caller(state, user, is_operator=False))
+
+
+def main() -> None:
+    """Run the command; a failure is told in a few lines on standard error, with exit status 1."""
+    keep_private()
+    try:
+        sys.exit(_call(nap, "nap", sys.argv[1:] or ["help"]))
+    except NapError as error:
+        for line in error.words:
+            click.echo(f"       {line}", err=True)
+        for line in (str(error), *error.advice):
+            click.echo(f" !     {line}", err=True)
+        sys.exit(1)
+
+
+def _call(commands: click.Group, name: str, words: list[str], caller: Caller | None = None) -> int:
+    """Call one of these commands; the exit status: 2 for what is not understood. Raises `NapError`."""
+    try:
+        return int(commands.main(words, name, standalone_mode=False, obj=caller) or 0)
+    except click.UsageError as error:
+        complaint = plain(error.format_message().replace("\n", " "))
+        click.echo(f" !     {complaint[:_LONGEST_COMPLAINT]}", err=True)
+        if error.ctx and error.ctx.parent:
+            click.echo(f" !     How it is called: {name} help {error.ctx.info_name}", err=True)
+        else:
+            click.echo(f" !     What there is: {name} help", err=True)
+        return 2
+    except click.Abort:  # Ctrl-C, or no answer where it asks for one
+        click.echo(" !     It was ended before it was done", err=True)
+        return 1

@@ -1,0 +1,124 @@
+"""The apps there are: creating one, another name for one, and removing one."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from nap_receiver.core.errors import NapError
+from nap_receiver.frontends.commands.table import (
+    ANYBODY,
+    Caller,
+    app_argument,
+    change_app,
+    command,
+    json_option,
+    require_app,
+    show_listing,
+)
+from nap_receiver.git.repository import OBJECT_FORMATS, name_of, repository_at
+from nap_receiver.model.app import app_name, checked_app_name
+
+
+@command("apps", right=ANYBODY)
+@json_option
+def list_apps(caller: Caller, as_json: bool) -> None:
+    """List the apps that you may read, and whose they are."""
+    from nap_receiver.auth.access import everybodys
+    from nap_receiver.core.settings import load
+    from nap_receiver.model.app_url import url_of
+    from nap_receiver.store.etcdctl import Kept
+
+    settings = load(caller.state).settings
+    prefix = settings.etcd.access
+    found = everybodys(Kept(caller.state, [f"{prefix}/"]), prefix)
+    rows = [
+        (app, access.repository, ", ".join(access.owners), url_of(app, settings))
+        for app, access in found.items()
+        if caller.is_operator or access.allows(caller.user, "read")
+    ]
+    show_listing(rows, "app", "repository", "owners", "url", as_json=as_json)
+
+
+@command("apps:create", right=ANYBODY)
+@click.argument("app")
+@click.option(
+    "--object-format",
+    type=click.Choice(OBJECT_FORMATS),
+    default=OBJECT_FORMATS[0],
+    help="sha256 for a repository that was made with git init --object-format=sha256.",
+)
+def create_app(caller: Caller, app: str, object_format: str) -> None:
+    """Create APP before anything is pushed to it. What is set then applies to its first release.
+
+    On nap's machine, the whole path of a repository that is not nap's own, such as one of gitolite's, stands for its
+    app.
+    """
+    from nap_receiver.auth.access import Access
+    from nap_receiver.auth.keys import keys
+    from nap_receiver.core.settings import load
+    from nap_receiver.deploy import creation
+    from nap_receiver.frontends.gitolite import named_by_gitolite
+    from nap_receiver.machine.lifecycle import remote_url
+    from nap_receiver.model.app_url import url_of
+
+    if caller.is_operator and app.startswith("/"):
+        repository = _repository_of_others(app)
+        name = app_name(repository, caller.state, named_by_gitolite(repository))
+        creation.adopt(name, repository, caller.state, caller.user)
+        click.echo(f"=====> {name} is created")
+        return
+    repository = repository_at(app, caller.state)
+    name, path = app_name(repository, caller.state, {}), name_of(repository, caller.state)
+    owners = {} if caller.is_operator else {caller.user: "owner"}
+    creation.create_app(name, Access(path, owners), repository, object_format, caller.state, caller.user)
+    settings = load(caller.state).settings
+    click.echo(f"=====> {name} is created")
+    if url := url_of(name, settings):
+        click.echo(f"       Once it is deployed, it is reached at {url}")
+    place = remote_url(settings, path) if caller.is_operator else f"HOST:{path} (HOST as you give it to ssh)"
+    click.echo(f"       To deploy it, in your repository: git remote add nap {place}")
+    click.echo("       git push nap master")
+    if caller.is_operator:
+        users = {key.user for key in keys(caller.state)}
+        user = users.pop() if len(users) == 1 else "USER"
+        click.echo(f" !     Nobody may push to it yet: nap access:add {name} {user} owner{caller.again}", err=True)
+
+
+def _repository_of_others(path: str) -> Path:
+    """The repository at this path, as the hook in it names it. Raises `NapError` where there is none."""
+    repository = Path(path).resolve()
+    if not ((repository / "HEAD").is_file() and (repository / "objects").is_dir()):
+        raise NapError(
+            f"there is no bare git repository at {path[:80]!a}", advice="For one of nap's own: apps:create APP"
+        )
+    return repository
+
+
+@command("apps:rename", right="owner")
+@app_argument
+@click.argument("name", callback=lambda context, parameter, value: checked_app_name(value))
+def rename_app(caller: Caller, app: str, name: str) -> None:
+    """Call APP by another NAME from now on; its releases, variables, rights and logs go with it."""
+    access = require_app(caller, app)
+    from nap_receiver.deploy.rename import rename
+
+    change_app(caller, app, lambda it: rename(it, name, access))
+
+
+@command("apps:destroy", right="owner")
+@app_argument
+@click.option("--confirm", metavar="APP", help="The app's name again, instead of being asked for it.")
+def destroy_app(caller: Caller, app: str, confirm: str | None) -> None:
+    """Stop APP and remove it for good: its instances, releases, rights, repository and logs."""
+    require_app(caller, app)
+    from nap_receiver.deploy import operations
+
+    if confirm is None and sys.stdin.isatty():
+        confirm = click.prompt(f" !     This stops {app} and removes it for good. Its name, to go on", default="")
+    if confirm != app:
+        raise NapError(
+            f"{app} is not destroyed: that would stop it, and remove its releases, repository and logs for good",
+            advice=f"To go on: apps:destroy {app} --confirm {app}",
+        )
+    change_app(caller, app, operations.destroy)

@@ -1,0 +1,60 @@
+"""The builds of an app: their logs, and stopping one."""
+
+from contextlib import suppress
+
+import click
+
+from nap_receiver.core.deploy_log import follow, is_over, log_of, logs, result
+from nap_receiver.core.errors import NapError
+from nap_receiver.frontends.commands.table import Caller, app_argument, command, json_option, require_app, show_listing
+
+_CANCEL_SECONDS = 60.0
+
+
+@command("builds", right="read")
+@app_argument
+@json_option
+def list_builds(caller: Caller, app: str, as_json: bool) -> None:
+    """List the builds of APP whose log is on this host, the oldest first."""
+    there = logs(caller.state, app)
+    rows = [(log.stem, "over" if is_over(log) else "goes on", result(log) or "") for log in there]
+    show_listing(rows, "build", "state", "result", as_json=as_json)
+
+
+@command("builds:output", right="read")
+@app_argument
+@click.argument("build", required=False)
+@click.option("-t", "--tail", is_flag=True, help="Stay until the build has ended.")
+def show_build(caller: Caller, app: str, build: str | None, tail: bool) -> None:
+    """Show all that BUILD said, from its start; the last build unless one is named."""
+    log = log_of(caller.state, app, build)
+    with suppress(BrokenPipeError):  # whoever reads it has seen enough
+        if not tail:
+            click.echo(log.read_text(encoding="utf-8", errors="replace"), nl=False)
+            return
+        with follow(log) as lines:
+            for line in lines:
+                click.echo(line)
+
+
+@command("builds:cancel", right="push")
+@app_argument
+def cancel_build(caller: Caller, app: str) -> None:
+    """Stop the deploy of APP that goes on; what ran before still runs."""
+    from nap_receiver.core.settings import load
+    from nap_receiver.store.etcd import connect
+    from nap_receiver.store.ledger import Ledger
+    from nap_receiver.store.lock import cancel
+
+    require_app(caller, app)
+    places = load(caller.state).settings.etcd
+    with connect(places) as etcd:
+        ledger = Ledger(etcd, places, app)
+        before = ledger.current()
+        stopped = cancel(etcd, ledger.root, caller.user, _CANCEL_SECONDS)
+        now = ledger.current()
+    if stopped is None:
+        raise NapError(f"nothing is being deployed to {app}", advice=f"What was: builds {app}")
+    if now and now != before:
+        raise NapError(f"{app} {now.name} was live before it could be cancelled")
+    click.echo(f"{app}: cancelled; {stopped.who} was {stopped.doing}")

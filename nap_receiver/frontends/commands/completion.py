@@ -1,0 +1,51 @@
+"""Completion of the commands in a shell."""
+
+import click
+from click.shell_completion import BashComplete, add_completion_class, get_completion_class
+
+from nap_receiver.frontends.commands.table import Caller, command, nap
+
+
+@add_completion_class
+class ColonsInWords(BashComplete):
+    """Completion in bash, which takes a colon for a word of its own unless COMP_WORDBREAKS says otherwise.
+
+    As click's, but that it puts `ps`, `:` and `sc` together again, and answers with what comes after the colon:
+    that alone is what bash replaces.
+    """
+
+    source_template = r"""
+%(complete_func)s() {
+    local IFS=$'\n' completion type value before= words=() i
+    for ((i = 0; i <= COMP_CWORD; i++)); do
+        if ((i > 1)) && [[ ${COMP_WORDS[i]} == :* || ${COMP_WORDS[i - 1]} == *: ]]; then
+            words[-1]+=${COMP_WORDS[i]}
+        else
+            words+=("${COMP_WORDS[i]}")
+        fi
+    done
+    if [[ $COMP_WORDBREAKS == *:* && ${words[-1]} == *:* ]]; then
+        before=${words[-1]%%"${words[-1]##*:}"}
+    fi
+    COMPREPLY=()
+    i=$((${#words[@]} - 1))
+    for completion in $(COMP_WORDS="${words[*]}" COMP_CWORD=$i %(complete_var)s=bash_complete "$1"); do
+        IFS=, read -r type value <<< "$completion"
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("${value#"$before"}") ;;
+        esac
+    done
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+@command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh"]))
+def print_completion(caller: Caller, shell: str) -> None:
+    """Print what makes SHELL complete nap's commands: eval "$(nap completion bash)" in ~/.bashrc"""
+    made = get_completion_class(shell)
+    assert made
+    click.echo(made(nap, {}, "nap", "_NAP_COMPLETE").source())

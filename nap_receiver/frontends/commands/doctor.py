@@ -1,0 +1,30 @@
+"""Finding what is wrong, and mending it."""
+
+import sys
+
+import click
+
+from nap_receiver.frontends.commands.table import Caller, command, json_option, show_listing
+
+
+@command("doctor")
+@click.option("--fix", is_flag=True, help="Mend what can be mended; an app that is being deployed is left alone.")
+@json_option
+def doctor(caller: Caller, fix: bool, as_json: bool) -> None:
+    """Look for what is wrong with this nap; exit status 1 where something is, or remains after --fix."""
+    from nap_receiver.upkeep.doctor import examine  # a third of a second of libraries
+
+    well = True
+    rows = []
+    for finding in examine(caller.state, caller.user, fix=fix):
+        well = well and finding.state in {"ok", "mended"}
+        if as_json:
+            rows.append((finding.check, finding.state, finding.about, finding.advice))
+            continue
+        click.echo(f"{finding.state:8}{finding.check}: {finding.about}")
+        if finding.advice:
+            click.echo(f"{'':8}{finding.advice}")
+    if as_json:
+        show_listing(rows, "check", "state", "about", "advice", as_json=True)
+    if not well:
+        sys.exit(1)

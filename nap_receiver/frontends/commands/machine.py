@@ -1,0 +1,69 @@
+"""The single machine: up, down, status, settings."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from nap_receiver.core.errors import NapError
+from nap_receiver.frontends.commands.table import Caller, command, json_option, show_listing
+
+if TYPE_CHECKING:
+    from nap_receiver.machine.lifecycle import Standing
+
+
+@command("up")
+def up(caller: Caller) -> None:
+    """Start the single-machine nap and wait until all of it answers."""
+    from nap_receiver.auth import keys
+    from nap_receiver.machine import firewall, lifecycle
+
+    settings = lifecycle.up(caller.state)
+    try:
+        firewall.guard(caller.state, settings)
+    except NapError as error:
+        click.echo("\n".join([f" !     {error}", *(f"       {line}" for line in error.advice)]), err=True)
+    _show(lifecycle.status(caller.state))
+    click.echo(f"\nnap is up. Its state is in {caller.state.root}")
+    if not keys.keys(caller.state):
+        click.echo(f"Let someone in:   nap keys:add YOU < ~/.ssh/id_ed25519.pub{caller.again}")
+    click.echo(f"In your app:      git remote add nap {lifecycle.remote_url(settings, 'APP')}")
+    click.echo("                  git push nap master")
+
+
+@command("down")
+def down(caller: Caller) -> None:
+    """Stop the single-machine nap and the apps it runs; `nap up` brings them back."""
+    from nap_receiver.machine import lifecycle
+
+    click.echo("nap is down." if lifecycle.down(caller.state) else "nap was not up.")
+
+
+@command("status")
+@json_option
+def status(caller: Caller, as_json: bool) -> None:
+    """Show nap's programs; exit status 1 unless all of them answer."""
+    from nap_receiver.machine import lifecycle
+
+    standings = lifecycle.status(caller.state)
+    if not standings:
+        raise NapError("nap is down", advice=f"Start it: nap up{caller.again}")
+    _show(standings, as_json)
+    if not all(standing.answers for standing in standings):
+        sys.exit(1)
+
+
+@command("settings")
+@json_option
+def settings(caller: Caller, as_json: bool) -> None:
+    """Show the settings in force, and where each value came from."""
+    from nap_receiver.core.settings import fields, load
+
+    loaded = load(caller.state)
+    rows = [(field.key, loaded.value(field) or '""', loaded.sources[field.key]) for field in fields()]
+    show_listing(rows, "setting", "value", "from", as_json=as_json)
+
+
+def _show(standings: "list[Standing]", as_json: bool = False) -> None:
+    rows = [(s.program, s.state, "yes" if s.answers else "no", s.pid or "", s.address) for s in standings]
+    show_listing(rows, "program", "state", "answers", "process", "address", as_json=as_json)

@@ -1,0 +1,42 @@
+"""The protocol in which the router speaks with an app."""
+
+from typing import get_args
+
+import click
+
+from nap_receiver.frontends.commands.table import (
+    Caller,
+    app_argument,
+    change_app,
+    command,
+    json_option,
+    records_of,
+    show_listing,
+)
+from nap_receiver.model.release import Protocol
+
+_PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+
+
+@command("protocol", right="read")
+@app_argument
+@json_option
+def show_protocol(caller: Caller, app: str, as_json: bool) -> None:
+    """Show what the router speaks with APP: http for HTTP/1.1, h2c for HTTP/2 without TLS."""
+    records = records_of(caller, app)
+    current = records.current()
+    protocol = current.protocol if current else records.first_protocol()
+    show_listing([(app, protocol)], "app", "protocol", as_json=as_json)
+
+
+@command("protocol:set", right="push")
+@app_argument
+@click.argument("protocol", type=click.Choice(_PROTOCOLS))
+def set_protocol(caller: Caller, app: str, protocol: Protocol) -> None:
+    """Set what the router speaks with APP, in a new release: protocol:set chat h2c
+
+    http is HTTP/1.1. h2c is HTTP/2 without TLS, as gRPC servers speak it; WebSockets do not pass then.
+    """
+    from nap_receiver.deploy import operations
+
+    change_app(caller, app, lambda it: operations.set_protocol(it, protocol))

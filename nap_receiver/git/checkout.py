@@ -1,0 +1,145 @@
+"""The pushed commit's tree as a build context: a tar stream made straight from the object store.
+
+No work tree and no temporary copy. A process of its own reads the repository (`tree`), with limits on memory and
+processor time: a stranger wrote what it reads, and this process has a lock to keep alive meanwhile.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from io import BufferedReader
+from typing import TYPE_CHECKING, Any
+
+from nap_receiver.core.bounded import bounded, killed
+from nap_receiver.core.errors import NapError
+
+if TYPE_CHECKING:  # `tree` imports this module, and starts faster without the libraries of these
+    from pathlib import Path
+
+    from nap_receiver.core.settings import CommitSettings
+
+DOCKERFILE = "Dockerfile"
+MANIFESTS = ("Procfile", "app.json", DOCKERFILE)
+"""Files at the top that say what there is to the app, and how its image is built."""
+
+_PIECE_BYTES = 1 << 20
+_END_OF_ARCHIVE = bytes(1024)  # two blocks of zeros (tar(5))
+
+
+@dataclass
+class Checkout:
+    """The tree of one commit, with everything that `.dockerignore` names left out; use `check_out`."""
+
+    commit: str
+    time: int
+    """Of the commit, in seconds since the epoch."""
+    submodules: str = ""
+    """The first few paths of submodules, which arrive as empty directories, and how many more there are."""
+    lfs_pointers: str = ""
+    """The same of files that arrive as Git LFS pointers; known when `tar` has ended."""
+    windows_scripts: str = ""
+    """The same of scripts that Windows line ends or a byte order mark keep from starting, known then too."""
+    misnamed: list[str] = field(default_factory=list)
+    """Files at the top whose names differ from a manifest's only in case, where that manifest is not there."""
+    manifests: dict[str, bytes] = field(default_factory=dict)
+    """The contents of `MANIFESTS`, by name, of those that are there. What is the Dockerfile here, the engine builds."""
+    _reader: "_Reader | None" = None
+
+    def tar(self) -> Iterator[bytes]:
+        """The build context, in pieces of at most 1 MiB; fills `lfs_pointers` and `windows_scripts`. It is read once.
+
+        A tar that stops early at an entry's end is a valid one to the engine. So the archive is ended here, after the
+        reader ended well, and whatever went wrong is raised inside the upload, which aborts it.
+        """
+        assert self._reader
+        yield from self._reader.content()
+        end = self._reader.end()
+        self.lfs_pointers, self.windows_scripts = end["lfs_pointers"], end["windows_scripts"]
+        if dockerfile := self.manifests.get(DOCKERFILE):
+            # The last entry of a name is the one that counts, whatever kind of file the tree has there.
+            header = tarfile.TarInfo(DOCKERFILE)
+            header.size, header.mtime = len(dockerfile), self.time
+            yield header.tobuf(tarfile.GNU_FORMAT) + dockerfile + bytes(-len(dockerfile) % tarfile.BLOCKSIZE)
+        yield _END_OF_ARCHIVE
+
+
+@contextmanager
+def check_out(path: "Path", commit: str, app: str, bounds: "CommitSettings") -> Iterator[Checkout]:
+    """The commit's tree, ready to be streamed, for the block.
+
+    Raises `NapError` when it is no commit, has no Dockerfile, or is beyond one of the `bounds`.
+    """
+    reader = _Reader(path, commit, app, bounds)
+    try:
+        said = reader.plan()
+        manifests = {name: b64decode(content) for name, content in said.pop("manifests").items()}
+        yield Checkout(**said, manifests=manifests, _reader=reader)
+    finally:
+        reader.kill()
+
+
+class _Reader:
+    """The process that reads the tree."""
+
+    def __init__(self, path: "Path", commit: str, app: str, bounds: "CommitSettings") -> None:
+        limits = {name: getattr(bounds, name) for name in bounds.__struct_fields__}
+        words = [str(path), commit, app, json.dumps(limits)]
+        self._app, self._bounds = app, bounds
+        self._process = subprocess.Popen(
+            bounded(
+                [sys.executable, "-P", "-m", "nap_receiver.git.tree", *words],
+                memory=bounds.memory,
+                seconds=bounds.processor_time,
+            ),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # so that its git ends with it
+        )
+
+    def plan(self) -> dict[str, Any]:
+        """What the tree has, before any of its contents. Raises `NapError`."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line.endswith(b"\n"):
+            self.end()
+        plan: dict[str, Any] = json.loads(line)
+        return plan
+
+    def content(self) -> Iterator[bytes]:
+        """The tar without its end, as far as it was made."""
+        assert self._process.stdin and isinstance(self._process.stdout, BufferedReader)
+        with suppress(BrokenPipeError):  # it has ended, and `end` says why
+            self._process.stdin.write(b"\n")
+            self._process.stdin.flush()
+        # Not `read`: the engine takes what is here while the reader makes the rest.
+        while piece := self._process.stdout.read1(_PIECE_BYTES):
+            yield piece
+
+    def end(self) -> dict[str, Any]:
+        """What it says at its end. Raises `NapError` where that is no good one."""
+        assert self._process.stderr
+        said = self._process.stderr.read()
+        status = self._process.wait()
+        if status == 0:
+            return dict(json.loads(said))
+        if status == 1 and said.startswith(b"{"):
+            error = json.loads(said)
+            raise NapError(error["what"], advice=error["advice"])
+        raise killed(self._app, -status, self._bounds) if status < 0 else RuntimeError(said.decode(errors="replace"))
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            with suppress(BrokenPipeError):  # of what was not read any more
+                if pipe:
+                    pipe.close()

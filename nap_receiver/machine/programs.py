@@ -1,0 +1,304 @@
+"""The programs of a single-machine nap: how each is run and configured, and how to tell that it answers."""
+
+import getpass
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sh
+
+from nap_receiver.auth.keys import renew
+from nap_receiver.build.registry import registry_answers
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.http import ANSWER_SECONDS, answers_well, serves
+from nap_receiver.core.installed import found_program, path_of
+from nap_receiver.core.paths import ETCD_SOCKET, State
+from nap_receiver.core.settings import EtcdSettings, Settings
+from nap_receiver.core.supervision import Supervisor
+from nap_receiver.core.templates import TEMPLATES, environment
+from nap_receiver.engine import daemon
+from nap_receiver.engine.login import make_login
+from nap_receiver.routing.caddy import answers
+from nap_receiver.routing.caddy_configuration import (
+    CADDY,
+    FRONT,
+    STOP_SECONDS,
+    admin_socket,
+    has_told,
+    inner_socket,
+    prepare,
+    told_last,
+)
+from nap_receiver.store.etcdctl import write_etcdctl
+
+_PACKAGES = {
+    "etcd": "etcd-server",
+    "etcdctl": "etcd-client",
+    "docker-registry": "docker-registry",
+    "sshd": "openssh-server",
+    "ssh-keygen": "openssh-client",
+    "docker": "docker.io",
+    "git": "git",
+    "curl": "curl",
+    "caddy": "caddy",
+    "ip": "iproute2",
+    "setpriv": "util-linux",
+    "flock": "util-linux",
+}
+
+
+SCHEDULER_STOP_SECONDS = 3600
+"""How long the scheduler may take to stop all apps: above any drain and grace, and the same whatever they are."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """One of nap's own programs: how it is run, where it answers, and how to tell that it does."""
+
+    name: str
+    command: list[str]
+    address: str
+    setting: str
+    answers: Callable[[], bool]
+    order: int
+    stop_seconds: int = 20
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What nap relies on and somebody else runs: where it answers, and how to tell that it does."""
+
+    name: str
+    address: str
+    answers: Callable[[], bool]
+
+
+def require_installed() -> None:
+    """Raise `NapError` with the Debian packages to install where a program is missing."""
+    missing = sorted({package for program, package in _PACKAGES.items() if not found_program(program)})
+    if missing:
+        raise NapError(
+            "some of the programs that nap runs are not installed",
+            advice=f"Install them: {'' if os.geteuid() == 0 else 'sudo '}apt-get install {' '.join(missing)}",
+        )
+
+
+def foreign(state: State, settings: Settings) -> list[Foreign]:
+    """What somebody else runs: an engine that is not nap's and, under fleet, all that belongs to the cluster."""
+    found = []
+    if settings.engine.url != daemon.own_url(state):
+        url = settings.engine.url or daemon.USUAL
+        found.append(Foreign("engine", url, lambda: daemon.answers(url)))
+    if settings.scheduler == "fleet":
+        registry = settings.registry.address
+        found += [
+            Foreign("etcd", settings.etcd.address, lambda: etcd_answers(settings.etcd)),
+            Foreign("registry", registry, lambda: _greets(registry.host, registry.port, b"")),
+            Foreign("fleet", settings.fleet.endpoint, lambda: _has_machines(state, settings)),
+        ]
+    return found
+
+
+def programs_of(state: State, settings: Settings) -> list[Program]:
+    """All of them, the ones that others need first. Under fleet, the cluster has its own etcd and registry."""
+    if settings.scheduler == "local" and settings.etcd.ca:
+        raise NapError("etcd.ca: the etcd that nap runs itself is on a socket, without TLS", advice="Remove etcd.ca.")
+    registry, ssh = settings.registry.address, settings.ssh.address
+    scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
+    programs = [
+        Program("etcd", _etcd_command(state), settings.etcd.address, "", lambda: etcd_answers(settings.etcd), 20),
+        Program(
+            "registry",
+            [path_of("docker-registry"), "serve", str(state.run / "registry.yml")],
+            registry,
+            "registry.address",
+            lambda: registry_answers(state, settings),
+            30,
+        ),
+        Program(
+            "gate",
+            [path_of("sshd"), "-D", "-e", "-f", str(state.run / "sshd_config")],
+            ssh,
+            "ssh.address",
+            lambda: _greets(ssh.host, ssh.port, b"SSH-"),
+            40,
+        ),
+        Program(
+            "scheduler",
+            [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(state.run / "scheduler.conf")],
+            str(state.run / "scheduler.sock"),
+            "",
+            scheduler.answers,
+            50,
+            SCHEDULER_STOP_SECONDS,
+        ),
+    ]
+    if settings.router.domain:
+        programs += _router(state, settings)
+    if settings.scheduler == "fleet":
+        programs = [program for program in programs if program.name == "gate"]
+    own = daemon.own_url(state)
+    if settings.engine.url == own:
+        programs.insert(0, Program("engine", daemon.own_command(state), own, "", lambda: daemon.answers(own), 10))
+    return programs
+
+
+def _router(state: State, settings: Settings) -> list[Program]:
+    """The Caddy that has the routes, the one before it, and what tells both where apps are."""
+    where = str(settings.router.https or settings.router.http)
+    router = [sys.executable, "-P", "-m", "nap_receiver.router", str(state.root)]
+    return [
+        _caddy(CADDY, state, settings, str(inner_socket(state, "web")), "", 60),
+        _caddy(FRONT, state, settings, where, "router.http", 65),  # ends first, for it waits for answers from the other
+        Program("router", router, str(admin_socket(state, CADDY)), "", lambda: has_told(state), 70),
+    ]
+
+
+def _caddy(name: str, state: State, settings: Settings, address: str, setting: str, order: int) -> Program:
+    """A Caddy that keeps by itself what it was told last."""
+    start = ["/usr/bin/env", f"XDG_CONFIG_HOME={state.root / name}", "/bin/sh", str(TEMPLATES / "caddy.sh")]
+    command = [*start, str(state.run / f"{name}.json"), caddy_of(settings)]
+    socket = admin_socket(state, name)
+    return Program(name, command, address, setting, lambda: answers(socket), order, STOP_SECONDS)
+
+
+def _etcd_command(state: State) -> list[str]:
+    # Whoever reaches it may do all, and each account and web browser of the machine reaches a port: so both of its
+    # addresses are sockets in a directory that is this account's alone. The one member talks to no other.
+    client, peer = f"unix://{ETCD_SOCKET}", "unix://etcd-peer:0"
+    # It does not start where its socket is left of before, as after a kill.
+    return [
+        *("/bin/sh", "-c", 'cd "$0" && rm -f "$1" && shift && exec "$@"', str(state.run), ETCD_SOCKET),
+        path_of("etcd"),
+        f"--data-dir={state.root / 'etcd' / 'data'}",
+        f"--listen-client-urls={client}",
+        f"--advertise-client-urls={client}",
+        f"--listen-peer-urls={peer}",
+        f"--initial-advertise-peer-urls={peer}",
+        f"--initial-cluster=default={peer}",
+        "--auto-compaction-retention=5m",  # what many changes of large values leave must not fill its 2 GiB
+        "--logger=zap",
+        "--log-level=warn",
+    ]
+
+
+def write_configuration(state: State, settings: Settings, programs: Sequence[Program]) -> set[str]:
+    """Write every program's files; the names of those whose files changed."""
+    for folder in (
+        state.run,
+        state.units,
+        state.repositories,
+        state.program_logs / "apps",
+        state.ssh,
+        state.root / "etcd",
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+    host_key = state.ssh / "host_key"
+    if not host_key.exists():
+        sh.Command("ssh-keygen")("-q", "-t", "ed25519", "-N", "", "-C", "nap", "-f", str(host_key))
+    (state.ssh / "authorized_keys").touch(mode=0o600)
+    renew(state)
+    values = {
+        "root": str(state.root),
+        "run": str(state.run),
+        "logs": str(state.program_logs),
+        "units": str(state.units),
+        "hooks": str(TEMPLATES.parent / "hooks"),
+        "settings": settings,
+        "programs": programs,
+        "account": getpass.getuser(),
+        "account_is_locked": account_is_locked(),
+    }
+    if settings.scheduler == "local":
+        make_login(state, settings)
+    templates = environment(TEMPLATES / "machine")
+    changed = set()
+    owners = {
+        "supervisord.conf": "",
+        "scheduler.conf": "scheduler",
+        "registry.yml": "registry",
+        "sshd_config": "gate",
+        state.git_configuration.name: "",  # read anew by each push
+    }
+    for name, owner in owners.items():
+        path, text = state.run / name, templates.get_template(f"{name}.j2").render(values)
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+            changed.add(owner)
+    if settings.router.domain and _prepare_router(state, settings):
+        changed.add("router")
+    write_etcdctl(state, settings.etcd)
+    return changed & {program.name for program in programs}
+
+
+def _prepare_router(state: State, settings: Settings) -> bool:
+    """Write what Caddy starts with; whether what the router goes by is other than before."""
+    prepare(state)
+    path = state.run / "router.settings"
+    now = [str(state.root), repr(settings.router), repr(settings.etcd)]
+    before = path.read_text().splitlines() if path.exists() else []
+    if now == before:
+        return False
+    path.write_text("\n".join(now))
+    if now[:2] != before[:2]:
+        for program in (CADDY, FRONT):
+            told_last(state, program).unlink(missing_ok=True)  # there it would listen elsewhere
+    return True
+
+
+def account_is_locked() -> bool:
+    """Whether sshd without PAM would refuse this account: its password field starts with `!` (sshd(8), shadow(5))."""
+    if os.geteuid() != 0:
+        return False
+    for line in Path("/etc/shadow").read_text().splitlines():
+        name, password = line.split(":")[:2]
+        if name == getpass.getuser():
+            return password.startswith("!")
+    return False
+
+
+def etcd_answers(settings: EtcdSettings) -> bool:
+    """Whether etcd answers, well within 2 s, to who has these files. Raises `NapError` where one cannot be used."""
+    if settings.address.socket:
+        return answers_well(settings.address.socket, "/health", ANSWER_SECONDS)
+    return serves(f"{settings.url}/health", tls_of(settings))
+
+
+def tls_of(settings: EtcdSettings) -> ssl.SSLContext | None:
+    """How etcd is spoken to; None without TLS. Raises `NapError` where one of its files cannot be used."""
+    if not settings.ca:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+        if settings.certificate:
+            context.load_cert_chain(settings.certificate, settings.key or None)
+    except OSError as error:
+        files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.key)))
+        raise NapError(f"etcd's files for TLS cannot be used: {error.strerror or error}: {files}") from error
+    return context
+
+
+def _has_machines(state: State, settings: Settings) -> bool:
+    from nap_receiver.schedulers.fleet import Fleet
+
+    try:
+        return bool(Fleet(state, settings).machines())
+    except NapError:
+        return False
+
+
+def _greets(host: str, port: int, greeting: bytes) -> bool:
+    try:
+        with socket.create_connection((host.strip("[]"), port), timeout=2) as connection:
+            return connection.recv(len(greeting)) == greeting
+    except OSError:
+        return False
+
+
+def caddy_of(settings: Settings) -> str:
+    """The path of the Caddy that is to run."""
+    return settings.router.caddy or path_of("caddy")

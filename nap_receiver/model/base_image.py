@@ -1,0 +1,11 @@
+"""What a Dockerfile inherits from the image that it starts from."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Base:
+    """What a Dockerfile inherits from an image: its variables and the instructions of its `ONBUILD`."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+    triggers: tuple[str, ...] = ()

@@ -1,0 +1,108 @@
+"""Whose a domain is: which names nobody can own, and what the DNS must say before an app may have one of the others."""
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+from nap_receiver.core.errors import NapError
+
+if TYPE_CHECKING:  # a twentieth of a second, for those few who add domains
+    from dns.resolver import Resolver
+    from publicsuffixlist import PublicSuffixList
+
+RESERVED = (
+    *("example", "example.com", "example.net", "example.org", "invalid", "localhost", "test"),  # RFC 2606, RFC 6761
+    *("alt", "home.arpa", "internal", "local", "onion"),  # RFC 9476, RFC 8375, ICANN 2024-07-29, RFC 6762, RFC 7686
+)
+"""The public DNS will never have these, nor what is below them."""
+
+LONGEST = 253
+"""Characters of a domain (RFC 1035, section 2.3.4), without the root."""
+
+_LABEL = "_nap"
+"""What is asked of the DNS is in front of the domain, so that it is nobody's web address."""
+
+
+def base_of(domain: str) -> str:
+    """The domain itself; of a wildcard, the one that all its names are below."""
+    return domain.removeprefix("*.")
+
+
+def is_reserved(domain: str) -> bool:
+    """Whether the public DNS will never have this domain, so that nobody can own it."""
+    return any(f".{base_of(domain)}".endswith(f".{each}") for each in RESERVED)
+
+
+def is_public_suffix(domain: str) -> bool:
+    """Whether names of different owners are below this one, as below `co.uk` and `github.io` (publicsuffix.org)."""
+    return _list().privatesuffix(base_of(domain)) is None
+
+
+@lru_cache(10_000)
+def registered_of(domain: str) -> str:
+    """The domain that somebody registered to have this one: `example.co.uk`."""
+    return _list().privatesuffix(base_of(domain)) or base_of(domain)
+
+
+def proofs_of(domain: str) -> list[str]:
+    """Where a record may be that proves whose `domain` is: beside it, or beside the domain that was registered."""
+    return [f"{_LABEL}.{each}" for each in dict.fromkeys((base_of(domain), registered_of(domain)))]
+
+
+def require_proof(
+    app: str, domains: Sequence[str], token: str, seconds: float, resolver: "Resolver | None" = None
+) -> None:
+    """Raise `NapError` unless the DNS has, for each of these, a TXT record that gives it to who has this `token`.
+
+    `seconds` is for all of them; the `resolver` is the machine's unless told otherwise.
+    """
+    asked: dict[str, set[str]] = {}
+    deadline = time.monotonic() + seconds
+    missing = []
+    for domain in domains:
+        for name in proofs_of(domain):
+            if name not in asked:
+                asked[name] = set(_texts(name, deadline - time.monotonic(), resolver))
+            if _record(token) in asked[name]:
+                break
+        else:
+            missing.append(domain)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise NapError(
+            f"no DNS record proves that {missing[0]}{more} may be served by {app}",
+            advice=f'Add this one, then try again: {proofs_of(missing[0])[0]}. TXT "{_record(token)}"',
+        )
+
+
+def _record(token: str) -> str:
+    return f"nap={token}"
+
+
+def _texts(name: str, seconds: float, resolver: "Resolver | None") -> Iterable[str]:
+    """What the TXT records of `name` say. Raises `NapError` where the DNS does not answer."""
+    import dns.exception
+    import dns.resolver
+
+    if len(name) > LONGEST:
+        return []
+    try:
+        if seconds <= 0:
+            raise dns.exception.Timeout
+        found = (resolver or dns.resolver.Resolver()).resolve(name, "TXT", lifetime=seconds, search=False)
+    except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer, dns.resolver.YXDOMAIN):
+        return []
+    except dns.exception.DNSException as error:
+        raise NapError(
+            f"the DNS does not answer for {name[:80]} ({type(error).__name__})",
+            advice="Try again; if that does not help, see whether the domain's name servers answer: dig TXT …",
+        ) from error
+    return [b"".join(record.strings).decode("ascii", "replace") for record in found]
+
+
+@cache
+def _list() -> "PublicSuffixList":
+    from publicsuffixlist import PublicSuffixList
+
+    return PublicSuffixList()

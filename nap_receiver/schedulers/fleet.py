@@ -1,0 +1,239 @@
+"""The fleet scheduler: a cluster of machines, driven through fleetctl. The only module that knows fleetctl.
+
+Its exit status never tells whether something worked (shared/fleet.md, "What each command does"), so that is read back:
+whether units run, from their announcements, and what became of those that do not, from fleet. fleetctl has nothing to
+watch; what needs a moment is asked for again.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import sh
+
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State, state_at
+from nap_receiver.core.privacy import keep_private
+from nap_receiver.core.settings import Settings, load
+from nap_receiver.schedulers.placement import Machine, Placement, placement_of
+from nap_receiver.schedulers.scheduler import Units
+from nap_receiver.schedulers.units import InstanceUnits
+
+_ASK_AGAIN_SECONDS = 0.5
+_SPARE_SECONDS = 5  # over the requests' own timeouts, for a program that hangs
+_STOP_SPARE_SECONDS = 20  # for what the unit does when it has ended, and for fleet to notice
+_ENDED = {"inactive", "failed"}
+
+
+class Fleet:
+    """A `Scheduler` for a cluster."""
+
+    machine = ""
+
+    def __init__(self, state: State, settings: Settings) -> None:
+        self._state = state
+        self._settings = settings.fleet
+        self._places = settings.etcd
+        self._stop_seconds = settings.deploy.drain + settings.deploy.grace + _STOP_SPARE_SECONDS
+
+    def place(self, app: str, repository: Path, formation: dict[str, int]) -> Placement:
+        return placement_of(app, repository, self._settings, formation, self.machines)
+
+    def machines(self) -> list[Machine]:
+        """The cluster's machines."""
+        rows = self._listed("list-machines", "machine,ip,metadata")
+        return [
+            Machine(id, ip, frozenset(each.strip() for each in metadata.split(",") if "=" in each))
+            for id, ip, metadata in rows
+        ]
+
+    def start(self, units: Sequence[InstanceUnits]) -> None:
+        texts = {_file(unit.name): unit.text for pair in units for unit in (pair.app, pair.discovery)}
+        with tempfile.TemporaryDirectory(prefix="nap-units-") as folder:
+            for name, text in texts.items():
+                Path(folder, name).write_text(text, encoding="utf-8", errors="surrogateescape")
+            said = self._call("start", "--no-block", *(str(Path(folder, name)) for name in texts))
+        if "differs from local unit file" in said:
+            raise NapError(
+                "the cluster has other units of these names already, and keeps them",
+                words=said.splitlines(),
+                advice="See what they are: fleetctl list-unit-files. The next push gets names of its own.",
+            )
+
+    def require_placed(self, units: Sequence[InstanceUnits]) -> None:
+        targets = self._desired()
+        missing = {_file(unit.name) for pair in units for unit in (pair.app, pair.discovery)} - targets.keys()
+        if missing:
+            raise NapError(
+                f"fleet has no {', '.join(sorted(missing))}, although it took them",
+                advice="Somebody has destroyed them: see fleetctl list-unit-files; then push again.",
+            )
+        for unit in (pair.app for pair in units if targets[_file(pair.app.name)] == "-"):
+            asked = re.findall(r"^(Machine\w+=.*|Conflicts=.*)$", unit.text.partition("[X-Fleet]")[2], re.MULTILINE)
+            there = "; ".join(map(str, self.machines())) or "none"
+            raise NapError(
+                f"fleet finds no machine for {unit.name}: it asks for {', '.join(asked) or 'any'}; the machines are: "
+                f"{there}",
+                advice="Mend its nap.metadata, nap.machine or nap.spread; and see: fleetctl list-unit-files",
+            )
+
+    def withdraw(self, instances: Sequence[str]) -> None:
+        self._tell_to_stop(map(_discovery, instances))
+
+    def stop(self, instances: Sequence[str]) -> None:
+        if not instances:
+            return
+        self._tell_to_stop(_units(instances))
+        # What is left to do takes as long as the instances take, and nobody waits for it.
+        command = [sys.executable, "-P", "-m", __name__, str(self._state.root), *instances]
+        self._state.deploy_logs.mkdir(parents=True, exist_ok=True)
+        with (self._state.deploy_logs / "taken-away.log").open("a") as log:
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+    def discard(self, instances: Sequence[str]) -> None:
+        self.stop(instances)
+
+    def destroy_when_stopped(self, instances: Sequence[str]) -> None:
+        """Stop these instances and destroy their units when they have stopped; or after the time that they have.
+
+        fleet removes a unit's file while it stops, and systemd then forgets what was still to be done, such as to give
+        the instance its time (seen on fleet 1.0.0: it reloads systemd at once after each unit it takes away).
+        """
+        units = _units(instances)
+
+        def stopped() -> bool:
+            cannot_yet = self._tell_to_stop(units)
+            known = dict(self._listed("list-units", "unit,active"))
+            return not cannot_yet and all(known.get(_file(unit), "inactive") in _ENDED for unit in units)
+
+        deadline = time.monotonic() + self._stop_seconds
+        while not stopped() and time.monotonic() < deadline:
+            time.sleep(_ASK_AGAIN_SECONDS)
+        self._destroy(units)
+
+    def _tell_to_stop(self, units: Iterable[str]) -> list[str]:
+        """Tell these units to stop; those that a machine was told to start and that fleet has not yet seen to run.
+
+        Not by destroying them, which fleet's machines hear of 5 s later than of a state to be in.
+        """
+        rows = {unit: about for unit, *about in self._listed("list-unit-files", "unit,dstate,state,target")}
+        wanted = {_file(unit): rows[_file(unit)] for unit in units if rows.get(_file(unit), [""])[0] == "launched"}
+        if launched := [unit for unit, (_, state, _) in wanted.items() if state == "launched"]:
+            self._call("stop", "--no-block", *launched)
+        return [unit for unit, (_, state, target) in wanted.items() if state != "launched" and target != "-"]
+
+    def running(self, app: str) -> list[str]:
+        return self.units().known_of(app)
+
+    def units(self) -> Units:
+        rows = self._listed("list-unit-files", "unit,dstate")
+        states = {name.removesuffix(".service"): state for name, state in rows}
+        started = frozenset(name for name, state in states.items() if state == "launched")
+        return Units(frozenset(states), started, frozenset(states))
+
+    def is_ours(self, unit: str) -> bool:
+        """Its text tells: where it says how its instance ended. False where there is no such unit any more."""
+        try:
+            text = self._call("cat", _file(unit))
+        except NapError:
+            if _file(unit) in self._desired():
+                raise
+            return False
+        return self._places.exits_of(unit.partition(".")[0]) in text and self._places.url in text
+
+    def _destroy(self, units: Iterable[str]) -> None:
+        names = [_file(unit) for unit in units]
+        if not names:
+            return
+        try:
+            self._call("destroy", *names)
+        except NapError:  # also where somebody else was quicker
+            if set(names) & self._desired().keys():
+                raise
+
+    def _desired(self) -> dict[str, str]:
+        """The cluster's units, each with the machine that it is for, or `-`."""
+        return dict(self._listed("list-unit-files", "unit,target"))
+
+    def _listed(self, command: str, fields: str) -> list[Any]:
+        """A tuple of these fields for each line."""
+        said = self._call(command, "--no-legend", "--full", "--fields", fields)
+        rows = [tuple(re.split(r"\t+", line.strip())) for line in said.splitlines() if line.strip()]
+        bad = next((row for row in rows if len(row) != fields.count(",") + 1), None)
+        if bad is not None:
+            raise NapError(f"fleetctl {command} answered what nap does not understand: {' '.join(bad)[:200]}")
+        return rows
+
+    def _call(self, command: str, *words: str) -> str:
+        """What fleetctl says, on both its outputs. Raises `NapError` in its own words when it fails or hangs."""
+        settings = self._settings
+        options = {
+            "endpoint": settings.endpoint,
+            "driver": settings.driver,
+            "tunnel": settings.tunnel,
+            "ca-file": settings.ca,
+            "cert-file": settings.certificate,
+            "key-file": settings.key,
+            "request-timeout": str(settings.request_timeout),
+        }
+        flags = [f"--{name}={value}" for name, value in options.items() if value]
+        seconds = settings.request_timeout * 2 + len(words) + _SPARE_SECONDS
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETCTL_")}
+        advice = f"See that the cluster answers: fleetctl --endpoint={settings.endpoint} list-machines"
+        fleetctl = shutil.which(settings.fleetctl)
+        if fleetctl is None:
+            raise NapError(
+                f"{settings.fleetctl} is not installed here", advice="Install it, or say where it is: fleet.fleetctl"
+            )
+        try:
+            # timeout(1), because with sh's own timeout each call takes a tenth of a second longer.
+            limited = sh.Command("timeout").bake("--kill-after=1", seconds)
+            done = limited(fleetctl, *flags, command, *words, _env=environment, _tty_out=False, _return_cmd=True)
+        except sh.ErrorReturnCode_124 as error:
+            raise NapError(f"fleetctl {command} did not end within {seconds} s", advice=advice) from error
+        except sh.ErrorReturnCode as error:
+            lines = (error.stderr + error.stdout).decode("utf-8", "replace").strip().splitlines()
+            what = next((line for line in lines if line.startswith("Error")), f"exit status {error.exit_code}")
+            more = [line for line in lines if line != what]
+            raise NapError(f"fleetctl {command} failed: {what}", words=more[-10:], advice=advice) from error
+        return str((done.stdout + done.stderr).decode("utf-8", "replace"))
+
+
+def _units(instances: Iterable[str]) -> list[str]:
+    return [unit for instance in instances for unit in (instance, _discovery(instance))]
+
+
+def _discovery(instance: str) -> str:
+    return f"{instance}-discovery"
+
+
+def _file(unit: str) -> str:
+    return f"{unit}.service"
+
+
+def main() -> None:
+    """Take away instances that were told to stop: `python -m nap_receiver.schedulers.fleet STATE INSTANCE…`."""
+    keep_private()
+    root, *instances = sys.argv[1:]
+    state = state_at(root)
+    settings = load(state).settings
+    from nap_receiver.store.etcd import connect  # its libraries are for those who call it
+
+    try:
+        Fleet(state, settings).destroy_when_stopped(instances)
+        with connect(settings.etcd) as etcd:
+            for app, _, key in (instance.partition(".") for instance in instances):
+                etcd.delete(f"{settings.etcd.exits_of(app)}{key}")
+    except NapError as error:
+        print(time.strftime("%F %T"), *instances, error)
+
+
+if __name__ == "__main__":
+    main()

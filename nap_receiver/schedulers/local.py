@@ -1,0 +1,150 @@
+"""The local scheduler: this machine, through a supervisord of its own, driven over XML-RPC.
+
+A unit is a program's configuration file in the state directory; supervisord reads them all when it starts, so what ran
+before a reboot runs after it. A unit whose file is gone is stopped and then forgotten: a scheduler that is killed in
+between starts without it.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nap_receiver.core.paths import State
+from nap_receiver.core.supervision import Fault, Refused, Supervisor
+from nap_receiver.schedulers.placement import Placement
+from nap_receiver.schedulers.scheduler import Units
+from nap_receiver.schedulers.units import InstanceUnits, Unit
+
+_ALIVE = {"STARTING", "RUNNING", "BACKOFF"}
+_GONE = (Fault.BAD_NAME, Fault.NOT_RUNNING)
+_LOOK_AGAIN_SECONDS = 0.05
+_THERE = (Fault.BAD_NAME, Fault.ALREADY_ADDED)  # another deploy reads the folder too, and may be quicker
+
+
+class Local:
+    """A `Scheduler` for the machine that this state directory is on."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._supervisor = Supervisor(state.run / "scheduler.sock", "the local scheduler")
+        self.machine = state.name
+
+    def place(self, app: str, repository: Path, formation: dict[str, int]) -> Placement:
+        return Placement()
+
+    def start(self, units: Sequence[InstanceUnits]) -> None:
+        wanted = [unit for pair in units for unit in (pair.app, pair.discovery)]
+        for unit in wanted:
+            self._write(unit)
+        added = self._reread()
+        for name in (unit.name for unit in wanted if unit.name not in added):
+            self._supervisor.unless((Fault.ALREADY_STARTED,), "startProcess", name, False)
+
+    def require_placed(self, units: Sequence[InstanceUnits]) -> None:
+        pass  # there is one machine, this one
+
+    def withdraw(self, instances: Sequence[str]) -> None:
+        units = [f"{instance}-discovery" for instance in instances]
+        self._remove_files(units)
+        for unit in units:
+            self._end(unit, wait=True)
+
+    def stop(self, instances: Sequence[str]) -> None:
+        there = self.units().there  # what was stopped before keeps its log until something starts: `logs` shows it
+        self._remove_files(instances)
+        for instance in instances:
+            if instance in there:
+                self._end(instance, wait=False)
+
+    def discard(self, instances: Sequence[str]) -> None:
+        self._remove_files(instances)  # first, so that nothing of them starts again whatever fails below
+        self.withdraw(instances)
+        for instance in instances:
+            self._supervisor.unless(_GONE, "signalProcess", instance, "USR1")
+            self._end(instance, wait=True)
+
+    def running(self, app: str) -> list[str]:
+        return self.units().known_of(app)
+
+    def units(self) -> Units:
+        files = {path.stem for path in self._state.units.glob("*.conf")}
+        states = {each["name"]: each["statename"] for each in self._supervisor.call("getAllProcessInfo")}
+        alive = {name for name, state in states.items() if state in _ALIVE}
+        return Units(frozenset(files | alive), frozenset(files & alive), frozenset(files | states.keys()))
+
+    def is_ours(self, unit: str) -> bool:
+        return True
+
+    def apps(self) -> list[str]:
+        """The apps that this scheduler was given units of."""
+        return sorted({path.name.partition(".")[0] for path in self._state.units.glob("*.conf")})
+
+    def renew(self, units: Sequence[InstanceUnits], seconds: float) -> None:
+        """Put these units in the place of their namesakes, and restart those whose text is another one now.
+
+        An instance may take `seconds` to stop.
+        """
+        known = [unit for pair in units for unit in (pair.discovery, pair.app) if self._file(unit.name).exists()]
+        changed = [unit for unit in known if self._text(unit.name) != unit.text]
+        for unit in changed:
+            self._write(unit)
+        if not changed:
+            return
+        self._supervisor.call("reloadConfig")
+        patient = Supervisor(self._supervisor.path, "the local scheduler", seconds)
+        for unit in changed:
+            patient.remove(unit.name)
+        for unit in changed:
+            patient.unless(_THERE, "addProcessGroup", unit.name)
+
+    def _file(self, unit: str) -> Path:
+        return self._state.units / f"{unit}.conf"
+
+    def _text(self, unit: str) -> str:
+        return self._file(unit).read_text(encoding="utf-8", errors="surrogateescape")
+
+    def _write(self, unit: Unit) -> None:
+        path = self._file(unit.name)
+        draft = path.with_suffix(".draft")
+        draft.write_text(unit.text, encoding="utf-8", errors="surrogateescape")
+        draft.rename(path)
+
+    def _remove_files(self, units: Iterable[str]) -> None:
+        for unit in units:
+            self._file(unit).unlink(missing_ok=True)
+
+    def _end(self, unit: str, *, wait: bool) -> None:
+        """Stop a unit whose file is gone, for good; unless told to wait for its end, it is forgotten later.
+
+        What has just exited by itself cannot be stopped, and supervisord may start it again before it is told to
+        forget it; then it can be stopped.
+        """
+        while True:
+            stopping = self._supervisor.unless(_GONE, "stopProcess", unit, wait)
+            if (not wait and (stopping or self._is_stopping(unit))) or self._forgotten(unit):
+                return
+            if self._is_stopping(unit):
+                time.sleep(_LOOK_AGAIN_SECONDS)  # told to stop before; supervisord has no way to wait for it
+
+    def _is_stopping(self, unit: str) -> bool:
+        known = self._supervisor.call("getAllProcessInfo")
+        return any(each["name"] == unit and each["statename"] == "STOPPING" for each in known)
+
+    def _forgotten(self, unit: str) -> bool:
+        """Whether supervisord knows nothing of `unit` any more; its log goes too."""
+        try:
+            self._supervisor.call("removeProcessGroup", unit)
+        except Refused as refused:
+            return refused.fault == Fault.BAD_NAME
+        for log in (self._state.program_logs / "apps").glob(f"{unit}.log*"):
+            log.unlink(missing_ok=True)
+        return True
+
+    def _reread(self) -> set[str]:
+        """Have supervisord start what is new in the units' folder, and forget what is gone and stopped; what is new."""
+        [[added, _changed, removed]] = self._supervisor.call("reloadConfig")
+        for group in removed:
+            self._forgotten(group)
+        for group in added:
+            self._supervisor.unless(_THERE, "addProcessGroup", group)
+        return set(added)

@@ -1,0 +1,90 @@
+"""The units of an instance, rendered from `unit_templates/<scheduler>/`."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.settings import Settings
+from nap_receiver.core.templates import TEMPLATES, environment
+from nap_receiver.engine.container import NETWORK, bridge_of
+from nap_receiver.model.release import Instance
+from nap_receiver.schedulers.placement import Placement
+
+# What a unit of systemd's, a program of supervisord's, a container and a file can all be called without quotes.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+LEASE_SECONDS = 20
+"""How long an announcement outlives a machine that was lost."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a scheduler is given: a file's name and its text."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class InstanceUnits:
+    """The app unit runs the instance, the discovery unit announces it."""
+
+    instance: Instance
+    app: Unit
+    discovery: Unit
+
+
+def render(
+    instance: Instance, body: str, settings: Settings, machine: str, engine: str, placement: Placement | None = None
+) -> InstanceUnits:
+    """Both units of `instance`, of whose container's `body` this is the digest (`container.write_down`).
+
+    `machine` is what makes container names unique on an engine that several naps share; `engine` is the engine's URL
+    as the units' programs need it, empty for the usual place; `placement` says on which machines it may run. Raises
+    `NapError` when a value cannot stand in a unit.
+    """
+    if not _NAME.fullmatch(instance.unit):
+        raise NapError(f"{instance.unit[:80]!a} cannot be the name of a unit")
+    release = instance.release
+    values = {
+        "instance": instance,
+        "release": release,
+        "container": f"{instance.unit}.{machine}" if machine else instance.unit,
+        "settings": settings,
+        "engine": engine,
+        "placement": placement or Placement(),
+        "programs": TEMPLATES,
+        "port": f"{release.port}/tcp",
+        "announcement": f"{_announcements(instance, settings)}{instance.key}",
+        "body": settings.etcd.container_of(release.app, instance.key),
+        "digest": body,
+        "asked": settings.etcd.checks_of(release.app, instance.key),
+        "network": NETWORK,
+        "bridge": bridge_of(machine),
+        "exit": f"{settings.etcd.exits_of(release.app)}{instance.key}",
+        "lease_seconds": LEASE_SECONDS,
+    }
+    folder = TEMPLATES / settings.scheduler
+    return InstanceUnits(
+        instance,
+        Unit(instance.unit, _rendered(folder, "app", values)),
+        Unit(f"{instance.unit}-discovery", _rendered(folder, "discovery", values)),
+    )
+
+
+def _announcements(instance: Instance, settings: Settings) -> str:
+    places = settings.etcd
+    return places.announcements_of(instance.release.app) if instance.is_web else places.up_of(instance.release.app)
+
+
+def _rendered(folder: Path, kind: str, values: dict[str, object]) -> str:
+    (template,) = folder.glob(f"{kind}.*.j2")
+    try:
+        return environment(folder).get_template(template.name).render(values)
+    except jinja2.TemplateError as error:
+        raise NapError(
+            f"{template}: {error}", advice="Mend the template, or put back the one that nap came with."
+        ) from error

@@ -1,0 +1,241 @@
+"""One deploy at a time per app: a leased key in etcd, so that it holds across receivers and dies with its holder.
+
+Below `<prefix>/apps/<app>/`:
+    lock   `Turn` of the one that goes on now (leased)
+    next   `Turn` of the push that waits (leased); a newer push puts its own in its place
+"""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar
+
+import msgspec
+
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.deploy_log import follow
+from nap_receiver.core.errors import End, NapError
+from nap_receiver.store.etcd import Entry, Etcd, EtcdAway
+from nap_receiver.store.etcdctl import Reader
+
+LEASE_SECONDS = 8
+"""How long a lock outlives a holder that was killed; with etcd's own half second, under 10 s."""
+
+_ETCD_AWAY_SECONDS = 1.0
+_WATCH_SECONDS = 3600.0
+_LAST_LINES_SECONDS = 1.0  # for the end of a deploy's log to come after its lock is free
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """Who does what to an app, since when (seconds since the epoch), on which host, and where that is logged.
+
+    `what` is the commit, or what else it is about; `doing` says it in words: `deploying 1a2b3c4`.
+    """
+
+    who: str
+    what: str
+    doing: str
+    since: float
+    host: str
+    log: str
+    cancelled_by: str = ""
+
+    def __str__(self) -> str:
+        since = time.strftime("%H:%M:%S", time.localtime(self.since))
+        return f"{self.who} has been {self.doing} since {since}"
+
+
+class Superseded(NapError):
+    """A newer push took the place of one that waited."""
+
+    end: ClassVar[End] = "superseded"
+
+    def __init__(self, commit: str, newer: str) -> None:
+        super().__init__(f"{commit} is not deployed: {newer} came after it, and takes its place")
+
+
+class Cancelled(NapError):
+    """Somebody has cancelled what was being done to an app."""
+
+    end: ClassVar[End] = "cancelled"
+
+    def __init__(self, doing: str, by: str) -> None:
+        super().__init__(
+            f"no longer {doing}: {by} cancelled it; what ran before still runs",
+            advice="Do it again, if it is wanted after all.",
+        )
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A lock that is held: its key, the revision that took it, and whose it is."""
+
+    key: str
+    revision: int
+    turn: Turn
+
+
+def turn(who: str, what: str, doing: str, log: Path) -> Turn:
+    """One's own turn, from now on, here."""
+    return Turn(who=who, what=what, doing=doing, since=time.time(), host=socket.gethostname(), log=str(log))
+
+
+def whose_turn(etcd: Reader, root: str) -> Turn | None:
+    """Who holds the lock of the app whose keys are below `root`, if anyone."""
+    entry = etcd.get(f"{root}/lock")
+    return _turn(entry) if entry else None
+
+
+@contextmanager
+def deploy_lock(
+    etcd: Etcd, root: str, mine: Turn, patience: float, channel: Channel, *, supersedes: bool
+) -> Iterator[Lock]:
+    """Hold the lock of the app whose keys are below `root` for the block.
+
+    Who waits is told for whom, and shown that deploy's log; for at most `patience` seconds. With `supersedes` it takes
+    the place of a push that waits already, and raises `Superseded` when a newer one takes its own. In the block,
+    `NapError` is raised (in the main thread) as soon as the lock is lost or the deploy is cancelled.
+    """
+    with etcd.lease(LEASE_SECONDS) as lease:
+        revision = _wait(etcd, root, mine, patience, channel, lease, supersedes=supersedes)
+        lock = Lock(f"{root}/lock", revision, mine)
+        with _interrupted_when_over(etcd, lock):
+            yield lock
+
+
+def cancel(etcd: Etcd, root: str, who: str, timeout: float) -> Turn | None:
+    """Stop the deploy that goes on, and return its turn when it has ended; None where there is none.
+
+    Raises `NapError` when it has not ended after `timeout` seconds.
+    """
+    key = f"{root}/lock"
+    while entry := etcd.get(key):
+        holder = _turn(entry)
+        marked = msgspec.structs.replace(holder, cancelled_by=who)
+        if revision := etcd.write({key: marked}, unchanged={key: entry.revision}, lease=entry.lease):
+            if any(change.value is None for change in etcd.changes([key], revision, timeout)):
+                return holder
+            raise NapError(f"{holder}, and has not stopped {timeout:g} s after it was told to")
+    return None
+
+
+def _wait(etcd: Etcd, root: str, mine: Turn, patience: float, channel: Channel, lease: Any, *, supersedes: bool) -> int:
+    """Take the lock as soon as it is free; the revision of that."""
+    lock, queue = f"{root}/lock", f"{root}/next"
+    give_up = time.monotonic() + patience
+    # A newer push does not overtake one that waits, which would deploy an older commit after it.
+    if taken := etcd.write({lock: mine}, unchanged={lock: 0, queue: 0} if supersedes else {lock: 0}, lease=lease):
+        return taken
+    place = etcd.put(queue, mine, lease=lease) if supersedes else 0
+    while True:
+        free = {lock: 0, queue: place} if supersedes else {lock: 0}
+        taken = etcd.write({lock: mine} | ({queue: None} if supersedes else {}), unchanged=free, lease=lease)
+        if taken:
+            return taken
+        since = etcd.revision()  # of the lock's own revision etcd may know no more
+        holder, waiting = etcd.get(lock), etcd.get(queue)
+        if supersedes and (waiting is None or waiting.revision != place):
+            newer = _turn(waiting) if waiting else None
+            raise Superseded(mine.what, f"{newer.who}'s push of {newer.what}" if newer else "a newer push")
+        if holder:
+            doing = _turn(holder)
+            channel.step(f"waiting: {doing}")
+            with channel.waiting(f"waiting: {doing}"), _shown_log(doing, channel):
+                _await_change(etcd, lock, queue, since, give_up, doing)
+
+
+def _await_change(etcd: Etcd, lock: str, queue: str, since: int, give_up: float, doing: Turn) -> None:
+    patience = max(0.0, give_up - time.monotonic())
+    for change in etcd.changes([lock, queue], since, patience):
+        if change.key == queue or change.value is None:
+            return
+    raise NapError(f"nothing is done: {doing}, and that is not over yet", advice="Do it again when it is.")
+
+
+@contextmanager
+def _shown_log(doing: Turn, channel: Channel) -> Iterator[None]:
+    """What the other deploy says, for as long as the block lasts."""
+    if doing.host != socket.gethostname():
+        channel.detail(f"its log is on {doing.host}")
+        yield
+        return
+    if not Path(doing.log).is_file():
+        yield
+        return
+    with follow(Path(doing.log)) as lines:
+
+        def show() -> None:
+            for line in lines:
+                channel.detail(f"| {line}")
+
+        shown = threading.Thread(target=show, daemon=True)
+        shown.start()
+        yield
+        shown.join(_LAST_LINES_SECONDS)
+
+
+@contextmanager
+def _interrupted_when_over(etcd: Etcd, lock: Lock) -> Iterator[None]:
+    """Raise in the main thread when the lock is lost, or its deploy cancelled."""
+    over, leaving = threading.Event(), threading.Lock()
+    reason: list[NapError] = []
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        raise reason[0]
+
+    def watch() -> None:
+        while not over.is_set():
+            with suppress(EtcdAway):  # it is asked again; the lock's lease outlives a restart of etcd
+                try:
+                    reason.append(why_over(etcd, lock))
+                except ValueError:  # grpc's, for a connection that is closed as the block ends
+                    if not over.is_set():
+                        raise
+                    return
+                with leaving:
+                    if not over.is_set():
+                        os.kill(os.getpid(), signal.SIGUSR1)
+                return
+            over.wait(_ETCD_AWAY_SECONDS)
+
+    signal.signal(signal.SIGUSR1, interrupt)
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        with leaving:
+            over.set()
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def why_over(etcd: Etcd, lock: Lock) -> NapError:
+    """Why the deploy must end, once it must: it is waited for."""
+    key, mine = lock.key, lock.turn
+    while True:
+        since = etcd.revision()  # of the lock's own revision etcd may know no more
+        entry = etcd.get(key)
+        if entry is None:
+            break
+        now = _turn(entry)
+        if now.cancelled_by:
+            return Cancelled(mine.doing, now.cancelled_by)
+        if (now.since, now.log) != (mine.since, mine.log):
+            break
+        next(etcd.changes([key], since, _WATCH_SECONDS), None)
+    return NapError(
+        f"no longer {mine.doing}: its turn is lost, for etcd had not heard of it for {LEASE_SECONDS} s; "
+        "what ran before still runs",
+        advice="Do it again.",
+    )
+
+
+def _turn(entry: Entry) -> Turn:
+    return msgspec.convert(entry.value, Turn)

@@ -1,0 +1,270 @@
+"""What can be wrong with apps: what etcd tells, what the scheduler has and what runs, held against each other."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
+
+from docker.errors import APIError, DockerException, NotFound
+
+from nap_receiver.core.errors import NapError, some
+from nap_receiver.deploy.rollout import WITHDRAW_SECONDS, Deploy, take_away_leftovers, units_of
+from nap_receiver.engine.client import engine_at
+from nap_receiver.model.release import UNIT, Instance, Release
+from nap_receiver.store.announcements import PATIENCE, await_withdrawn, good
+from nap_receiver.store.etcdctl import Entry
+from nap_receiver.upkeep.finding import Finding, ok, problem
+from nap_receiver.upkeep.inventory import Container, Inventory
+
+
+def announcements(there: Inventory) -> Iterator[Finding]:
+    """What is announced, or said to be up, is there."""
+    well, what = 0, "container that runs" if there.settings.scheduler == "local" else "unit"
+    for entry, app, instance in _announced(there):
+        if there.turn(app):
+            continue
+        runs, told = there.runs(f"{app}.{instance}"), f"{app}: {instance} is announced ({entry.key})"
+        if runs and entry.lease:
+            well += 1
+        elif runs:
+            about, advice = f"{told} without a lease, and would be when it has ended", "has it announced anew"
+            yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, mend=_renewing(entry))
+        else:
+            about, advice = f"{told} and has no {what}", "takes the announcement away"
+            yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, mend=_forgetting(entry))
+    yield ok(f"{well}, each with its {what.removesuffix(' that runs')}{there.left_out}")
+
+
+def _announced(there: Inventory) -> Iterator[tuple[Entry, str, str]]:
+    places = there.settings.etcd
+    for key in there.etcd.keys:
+        app, instance = "", ""
+        if key.startswith(f"{places.announcements}/"):
+            app, _, instance = key.removeprefix(f"{places.announcements}/").partition("/")
+        elif key.startswith(f"{places.prefix}/apps/"):
+            app, _, rest = key.removeprefix(f"{places.prefix}/apps/").partition("/")
+            instance = rest.removeprefix("up/") if rest.startswith("up/") else ""
+        # Others may announce there too, in their own ways.
+        is_ours = instance and (app in there.apps or UNIT.fullmatch(f"{app}.{instance}"))
+        if is_ours and (entry := there.etcd.get(key)):
+            yield entry, app, instance
+
+
+def _forgetting(announced: Entry) -> Callable[[Deploy], str]:
+    def forget(deploy: Deploy) -> str:
+        _forget(announced, deploy)
+        return "The announcement is taken away."
+
+    return forget
+
+
+def _renewing(announced: Entry) -> Callable[[Deploy], str]:
+    """Take away an announcement whose discovery unit, where it looks next, writes it again, with its lease."""
+
+    def renew(deploy: Deploy) -> str:
+        since = _forget(announced, deploy)
+        for change in deploy.etcd.changes([announced.key], since, PATIENCE):
+            if change.key == announced.key and change.value is not None:
+                return "It is announced anew."
+        return f"The announcement is taken away; nothing has announced it anew within {PATIENCE:g} s."
+
+    return renew
+
+
+def _forget(announced: Entry, deploy: Deploy) -> int:
+    """Delete this key as it was read; the revision of that."""
+    revision = deploy.etcd.write({announced.key: None}, unchanged={announced.key: announced.revision})
+    if not revision:
+        raise NapError(f"{announced.key} was written anew meanwhile")
+    return revision
+
+
+def releases(there: Inventory) -> Iterator[Finding]:
+    """What was begun came to an end."""
+    number = 0
+    for app in there.idle:
+        number += len(there.history(app)) - len(there.unfinished(app))
+        for key in there.records(app).unreadable():
+            about = f"{app}: {key} is no record of a release; somebody else wrote it"
+            yield problem(key, about, f"The app does without it. To see it: etcdctl get {key}")
+        for release in there.unfinished(app):
+            yield problem(
+                f"{app}.{release.name}",
+                f"{app}: {release.name} never finished: its deploy was killed",
+                "nap doctor --fix takes away what is left of it, and so does the next deploy.",
+                app=app,
+                mend=_take_away_unfinished,
+            )
+    yield ok(f"{number} of {_count(len(there.idle), 'app')}, each came to an end{there.left_out}")
+
+
+def _take_away_unfinished(deploy: Deploy) -> str:
+    take_away_leftovers(deploy)
+    return "It is taken away, and written down as failed."
+
+
+def instances(there: Inventory) -> Iterator[Finding]:
+    """What the current release of an app is to run does run, and is announced or up."""
+    well = stopped = 0
+    for app in there.idle:
+        current = there.current(app)
+        if current is None or current.stopped:
+            stopped += bool(current)
+            continue
+        lacking = [each for each in current.instances if there.units.lacks(each.unit)]
+        silent = [each for each in current.instances if each not in lacking and each.key not in there.good(app)]
+        well += len(current.instances) - len(lacking) - len(silent)
+        if not lacking and not silent:
+            continue
+        if there.units.started.isdisjoint(each.unit for each in current.instances):
+            about = f"{app}: {current.name} is the current release, and nothing of it runs"
+        else:
+            told = [f"{_some(lacking)} not kept running and announced"] if lacking else []
+            told += [f"{_some(silent)} neither announced nor up"] if silent else []
+            about = f"{app}: of {current.name}, {'; '.join(told)}"
+        advice = "nap doctor --fix starts what does not run." if lacking else _why(app)
+        yield problem(f"{app}.{current.name}", about, advice, app=app, mend=_starting(lacking))
+    several = f", and {_count(stopped, 'app')} stopped by their users" if stopped else ""
+    yield ok(f"{well} of current releases, each answers or is up{several}{there.left_out}")
+
+
+def _starting(lacking: Sequence[Instance]) -> Callable[[Deploy], str]:
+    def start(deploy: Deploy) -> str:
+        current = deploy.ledger.current()
+        assert current
+        if lacking:
+            _start(lacking, deploy)
+        _await_good(current, deploy.timeout if lacking else PATIENCE, deploy)
+        return f"Started: {_some(lacking)}." if lacking else "All of it is announced, or up, again."
+
+    return start
+
+
+def _start(lacking: Sequence[Instance], deploy: Deploy) -> None:
+    app, release = deploy.app, lacking[0].release
+    placement = deploy.scheduler.place(app.name, app.repository, release.formation)
+    wanted = {each.key for each in lacking}
+    units = units_of(release, deploy.ledger, deploy.scheduler, deploy.settings, placement)
+    deploy.scheduler.start([each for each in units if each.instance.key in wanted])
+
+
+def _await_good(release: Release, seconds: float, deploy: Deploy) -> None:
+    etcd, places, app = deploy.etcd, deploy.settings.etcd, release.app
+    since = etcd.revision()
+    missing = {each.key for each in release.instances} - good(etcd, places, app)
+    if not missing:
+        return
+    for change in etcd.changes([places.announcements_of(app), places.up_of(app)], since, seconds):
+        name = change.key.rpartition("/")[2]
+        if change.value is not None:
+            missing.discard(name)
+        elif name in {each.key for each in release.instances}:
+            missing.add(name)
+        if not missing:
+            return
+    raise NapError(f"{', '.join(sorted(missing))} neither announced nor up within {seconds:g} s", advice=_why(app))
+
+
+def _why(app: str) -> str:
+    return f"See what it says: nap logs {app}; then mend and push it, or have it started anew: nap ps:restart {app}"
+
+
+def units(there: Inventory) -> Iterator[Finding]:
+    """What the scheduler has is of a release that is to run."""
+    well = 0
+    for unit in there.units.instances:
+        app, _, instance = unit.partition(".")
+        if there.turn(app):
+            continue
+        current = there.current(app)
+        wanted = {each.unit: each.key for each in current.instances} if current else {}
+        if unit in wanted:
+            well += 1
+            continue
+        if any(instance.startswith(f"{each.name}.") for each in there.unfinished(app)):
+            continue  # told with that release
+        answers = instance in there.good(app)
+        if app in there.apps:
+            serving = f"{current.name} is the current release" if current else "no release is current"
+            about = f"{app}: {instance} has a unit, but {serving}"
+            spared = answers and (current is None or not set(wanted.values()) <= there.good(app))
+            advice = f"It is good, where the current release is not; see that one: nap ps {app}"
+        elif not there.scheduler.is_ours(unit):
+            continue
+        else:
+            about = f"{app}: {instance} has a unit, but etcd knows of no such app"
+            spared = not there.is_gone(app)
+            advice = "If etcd has lost data, restore it, or push the app again; else stop the app: nap down, then "
+            advice += f"rm {there.state.units}/{app}.*" if there.settings.scheduler == "local" else f"destroy {unit}"
+        if there.is_at_work("nap_receiver.schedulers.fleet", [unit]):
+            continue
+        yield problem(
+            unit,
+            about,
+            advice if spared else "nap doctor --fix stops it, and takes its unit away.",
+            app=app,
+            mend=None if spared else _retiring(unit),
+        )
+    yield ok(f"of {_count(well, 'instance')}, each of its app's current release{there.left_out}")
+
+
+def _retiring(unit: str) -> Callable[[Deploy], str]:
+    def retire(deploy: Deploy) -> str:
+        app, _, instance = unit.partition(".")
+        deploy.scheduler.withdraw([unit])
+        await_withdrawn(deploy.etcd, deploy.settings.etcd, app, [instance], WITHDRAW_SECONDS)
+        deploy.scheduler.stop([unit])
+        return "It is stopped, and its unit taken away."
+
+    return retire
+
+
+def containers(there: Inventory) -> Iterator[Finding]:
+    """What runs is run by a unit, or is a one-off command of somebody's."""
+    on_cluster, well = there.settings.scheduler == "fleet", 0
+    if not there.sees_clients:
+        yield ok("not looked at: they, and whoever waits for them, are on other machines")
+        return
+    for each in there.containers:
+        if there.turn(each.app):
+            continue
+        if there.is_attended(each) or (not on_cluster and each.unit in there.units.there):
+            well += 1
+            continue
+        yield problem(
+            each.id,
+            f"{each.app}: the container {each.name} has no unit, and nobody waits for its end",
+            "nap doctor --fix stops and removes it.",
+            app=each.app,
+            mend=_removing(each),
+        )
+    if on_cluster:
+        told = (
+            f"{_count(well, 'one-off command')}, each with whoever began it; the others are on the cluster's machines"
+        )
+    else:
+        told = f"{well}, each with its unit or whoever began it"
+    yield ok(f"{told}{there.left_out}")
+
+
+def _removing(container: Container) -> Callable[[Deploy], str]:
+    def remove(deploy: Deploy) -> str:
+        try:
+            with engine_at(deploy.settings.engine.url) as engine, contextlib.suppress(NotFound):
+                engine.api.stop(container.id, timeout=deploy.settings.deploy.grace)
+                engine.api.remove_container(container.id, force=True, v=True)
+        except APIError as error:
+            if error.status_code != HTTPStatus.CONFLICT:  # the engine does it, for it was begun with --rm
+                raise NapError(f"the engine does not remove it: {error}") from error
+        except (DockerException, OSError) as error:
+            raise NapError(f"the engine does not remove it: {error}") from error
+        return "It is stopped and removed."
+
+    return remove
+
+
+def _some(which: Sequence[Instance]) -> str:
+    return some([each.label for each in which])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

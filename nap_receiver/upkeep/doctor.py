@@ -1,0 +1,135 @@
+"""`nap doctor`: finds what is wrong with a nap, and mends what can be mended. Read `examine` from top to bottom.
+
+What is done to an app is done under its deploy lock, after another look. What deploys, restarts and ends of themselves
+do changes while it is looked at; so only what is seen twice is told.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from nap_receiver.core.channel import Channel
+from nap_receiver.core.deploy_log import new_log
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.core.settings import load
+from nap_receiver.deploy.rollout import App, Deploy, answer_timeout
+from nap_receiver.schedulers.chosen import scheduler_of
+from nap_receiver.store.etcd import connect
+from nap_receiver.store.ledger import Ledger
+from nap_receiver.store.lock import deploy_lock, turn
+from nap_receiver.upkeep import app_checks, leftover_checks, machine_checks
+from nap_receiver.upkeep.finding import Finding, unseen
+from nap_receiver.upkeep.inventory import Inventory
+
+Check = Callable[[Inventory], Iterator[Finding]]
+
+CHECKS: tuple[Check, ...] = (
+    machine_checks.programs,  # what is started here, the others can look at
+    machine_checks.versions,
+    machine_checks.clocks,
+    app_checks.announcements,  # before those that wait for them to go
+    app_checks.releases,
+    app_checks.instances,  # the current release is there before others go
+    app_checks.units,
+    app_checks.containers,
+    leftover_checks.images,
+    leftover_checks.volumes,
+    leftover_checks.logs,
+    machine_checks.privacy,
+    machine_checks.firewall,
+    machine_checks.disk,
+)
+
+PATIENCE = 5.0
+"""Seconds that a deploy is waited for before what is wrong with its app stays as it is."""
+
+
+def examine(state: State, who: str, *, fix: bool) -> Iterator[Finding]:
+    """Make each check; with `fix`, mend what it finds."""
+    settings = load(state).settings
+    first, second = Inventory(state, settings), Inventory(state, settings)
+    for check in CHECKS:
+        found = _made(check, first)
+        if any(finding.state == "problem" for finding in found):
+            found = _seen_again(found, _made(check, second))
+            if fix:
+                found = _mended(check, found, who, second)
+                settings = load(state).settings
+                first, second = Inventory(state, settings), Inventory(state, settings)
+        yield from found
+
+
+def _made(check: Check, there: Inventory) -> list[Finding]:
+    found: list[Finding] = []
+    try:
+        found.extend(check(there))
+    except NapError as error:
+        found.append(unseen(f"not looked at: {error}", " ".join(error.advice)))
+    except Exception as error:  # noqa: BLE001 -- the others are made all the same
+        found.append(unseen(f"not looked at, for nap itself failed: {type(error).__name__}: {error}"))
+    return [replace(finding, check=check.__name__) for finding in found]
+
+
+def _seen_again(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
+    known = {finding.subject for finding in before}
+    return [finding for finding in now if finding.state != "problem" or finding.subject in known]
+
+
+def _mended(check: Check, found: Sequence[Finding], who: str, there: Inventory) -> list[Finding]:
+    result: dict[str, Finding] = {}
+    for app in dict.fromkeys(finding.app for finding in found if finding.mend):
+        for finding in _mend([each for each in found if each.mend and each.app == app], check, who, there):
+            result[finding.subject] = finding
+    return [result.get(finding.subject, finding) if finding.mend else finding for finding in found]
+
+
+def _mend(wrong: Sequence[Finding], check: Check, who: str, there: Inventory) -> Iterator[Finding]:
+    app = wrong[0].app
+    if not app:
+        yield from (_put_right(finding) for finding in wrong)
+        return
+    try:
+        with _under_lock(app, who, there) as deploy:
+            now = {each.subject: each for each in _made(check, replace(there, app=app, kept={}))}
+            for finding in wrong:
+                again = now.get(finding.subject)
+                if again is None:
+                    yield replace(finding, state="mended", advice="It was over when it was looked at again.")
+                else:
+                    yield _put_right(again, deploy) if again.mend else again
+    except NapError as error:
+        yield from (_not_mended(finding, error) for finding in wrong)
+
+
+def _put_right(finding: Finding, *deploy: Deploy) -> Finding:
+    assert finding.mend
+    try:
+        return replace(finding, state="mended", advice=finding.mend(*deploy))
+    except NapError as error:
+        return _not_mended(finding, error)
+
+
+def _not_mended(finding: Finding, error: NapError) -> Finding:
+    return replace(finding, state="failed", advice=" ".join([f"Not mended: {error}.", *error.advice]))
+
+
+@contextmanager
+def _under_lock(app: str, who: str, there: Inventory) -> Iterator[Deploy]:
+    """Hold the app's lock for the block; what is done is logged as a deploy is, if there is such an app."""
+    state, settings = there.state, there.settings
+    repository = there.repository(app) or state.repositories / f"{app}.git"
+    with Path(os.devnull).open("w") as nobody, Channel(nobody.fileno()) as channel:
+        log = new_log(state, app, "doctor")
+        if app in there.apps:
+            log = channel.keep_log(log)
+        with connect(settings.etcd) as etcd:
+            ledger = Ledger(etcd, settings.etcd, app)
+            mine = turn(who, "doctor", "mending it", log)
+            with deploy_lock(etcd, ledger.root, mine, PATIENCE, channel, supersedes=False) as lock:
+                told = App(app, repository, who, state, settings, channel)
+                timeout, scheduler = answer_timeout(repository, settings), scheduler_of(state, settings)
+                yield Deploy(told, time.monotonic(), timeout, scheduler, etcd, ledger, lock)

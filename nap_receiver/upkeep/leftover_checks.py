@@ -1,0 +1,210 @@
+"""What is kept longer than it need be: images, and logs."""
+
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from docker.errors import DockerException, NotFound
+
+from nap_receiver.core.deploy_log import old_logs, remove_old_logs
+from nap_receiver.core.errors import NapError
+from nap_receiver.deploy.image_pruning import forget_all, remove_all_old
+from nap_receiver.deploy.rollout import Deploy
+from nap_receiver.engine.client import engine_at
+from nap_receiver.engine.daemon import own_url
+from nap_receiver.model.release import UNIT
+from nap_receiver.model.retention_policy import sort_out
+from nap_receiver.upkeep.finding import Finding, ok, problem
+from nap_receiver.upkeep.inventory import EngineImage, Inventory
+
+_STORE = "registry/docker/registry/v2"
+
+
+def images(there: Inventory) -> Iterator[Finding]:
+    """The engine and the registry have images of the apps that there are, and of no more releases than stay."""
+    on_engine = defaultdict(list)
+    for image in there.images:
+        on_engine[image.repository].append(image)
+    well = 0
+    for app in there.idle:
+        stay, unforgotten = _sorted(app, there)
+        unneeded = [each for each in on_engine[app] if _is_unneeded(each, stay, there)]
+        well += len(on_engine[app]) - len(unneeded)
+        if (unneeded or unforgotten) and not there.is_at_work("nap_receiver.deploy.image_pruning", [app]):
+            kept = f"need be kept (deploy.keep_releases is {there.settings.deploy.keep_releases})"
+            yield problem(
+                app,
+                f"{app}: images of releases that no longer {kept}: {_where(len(unneeded), len(unforgotten))}",
+                "nap doctor --fix removes them.",
+                app=app,
+                mend=_remove_old,
+            )
+    yield from _of_gone(on_engine, there)
+    elsewhere = "" if there.settings.scheduler == "local" else "; the registry and the machines were not looked at"
+    yield ok(f"{well} on the engine, of releases that are kept{elsewhere}{there.left_out}")
+
+
+def _sorted(app: str, there: Inventory) -> tuple[frozenset[str], set[str]]:
+    """The images of an app that stay, and those that the registry was not yet told to forget."""
+    history, keep = there.history(app), there.settings.deploy.keep_releases
+    found = sort_out(history, keep, there.units.known_of(app))
+    marked = there.etcd.get(f"{there.settings.etcd.root_of(app)}/removed")
+    removed = int(marked.value) if marked else 0
+    # What is spared for now holds up the mark of what was removed.
+    before = min((release.number for release in found.spared), default=sys.maxsize)
+    left = {release.image for release in found.going if removed < release.number < before}
+    return found.images, left - found.images
+
+
+def _is_unneeded(image: EngineImage, stay: frozenset[str], there: Inventory) -> bool:
+    return stay.isdisjoint(image.names) and image.id not in there.images_in_use
+
+
+def _remove_old(deploy: Deploy) -> str:
+    remove_all_old(deploy)
+    return "They are removed."
+
+
+def _of_gone(on_engine: dict[str, list[EngineImage]], there: Inventory) -> Iterator[Finding]:
+    """Images that nap built for apps that there are no more; others may have put theirs there."""
+    in_registry = _registry_of_own(there)
+    for app in sorted({*on_engine, *in_registry} - set(there.apps)):
+        built = [each for each in on_engine.get(app, []) if each.built_for == app]
+        digests = _built_for(app, in_registry[app]) if app in in_registry else []
+        if not (built or digests) or there.is_at_work("nap_receiver.deploy.image_pruning", [app]):
+            continue
+        if there.is_gone(app) and not there.left_anything(app):
+            yield problem(
+                app,
+                f"{app}: images of an app that is gone: {_where(len(built), len(digests))}",
+                "nap doctor --fix removes them.",
+                app=app,
+                mend=_forgetting(digests),
+            )
+
+
+def _forgetting(digests: Sequence[str]) -> Callable[[Deploy], str]:
+    def forget(deploy: Deploy) -> str:
+        name, registry = deploy.app.name, deploy.settings.registry.address
+        forget_all(name, [f"{registry}/{name}@{each}" for each in digests], deploy.app.state, deploy.settings)
+        return f"They are removed; where that fails, {deploy.app.state.deploy_logs / 'removed.log'} tells."
+
+    return forget
+
+
+def _registry_of_own(there: Inventory) -> dict[str, Path]:
+    """The repositories of nap's own registry, as it keeps them; no other registry tells what is whose."""
+    folder = there.state.root / _STORE / "repositories"
+    if there.settings.scheduler != "local" or not folder.is_dir():
+        return {}
+    return {path.name: path for path in folder.iterdir() if there.app in {"", path.name}}
+
+
+def _built_for(app: str, repository: Path) -> list[str]:
+    """The digests of this repository's images that nap built for the app."""
+    links = (repository / "_manifests" / "revisions").glob("*/*/link")
+    digests = [link.read_text(encoding="utf-8").strip() for link in links]
+    return [digest for digest in digests if _app_of(digest, repository.parent.parent / "blobs") == app]
+
+
+def _app_of(digest: str, blobs: Path) -> str:
+    """The app that nap built an image for, as its label tells; empty where there is none."""
+
+    def blob(digest: str) -> dict[str, Any]:
+        kind, _, name = digest.partition(":")
+        return msgspec.json.decode((blobs / kind / name[:2] / name / "data").read_bytes(), type=dict[str, Any])
+
+    try:
+        labels = blob(blob(digest)["config"]["digest"])["config"]["Labels"] or {}
+        return str(labels.get("nap.app", ""))
+    except (OSError, msgspec.DecodeError, KeyError, TypeError):  # an image of another kind
+        return ""
+
+
+def _where(on_engine: int, in_registry: int) -> str:
+    told = [f"{on_engine} on the engine"] if on_engine else []
+    return " and ".join([*told, *([f"{in_registry} in the registry"] if in_registry else [])])
+
+
+def volumes(there: Inventory) -> Iterator[Finding]:
+    """An engine of nap's own has no anonymous volumes that no container uses; on another they may be anybody's."""
+    if there.settings.scheduler != "local":
+        yield ok("not looked at: they are on the cluster's machines, and go with their containers")
+        return
+    unused = there.unused_volumes
+    if there.settings.engine.url != own_url(there.state):
+        told = f"{len(unused)} anonymous that no container uses" if unused else "no anonymous one without a container"
+        yield ok(f"{told}; the engine is not nap's own, so they stay (docker volume prune)" if unused else told)
+        return
+    if unused:
+        about = f"anonymous volumes that no container uses: {len(unused)}"
+        yield problem("volumes", about, "nap doctor --fix removes them.", mend=_removing_volumes(there, unused))
+    yield ok("no anonymous one without a container" if not unused else "the others have their containers")
+
+
+def _removing_volumes(there: Inventory, names: Sequence[str]) -> Callable[[], str]:
+    def remove() -> str:
+        try:
+            with engine_at(there.settings.engine.url) as engine:
+                for name in names:
+                    with suppress(NotFound):
+                        engine.api.remove_volume(name)
+        except (DockerException, OSError) as error:
+            raise NapError(f"the engine does not remove a volume: {error}") from error
+        return "They are removed."
+
+    return remove
+
+
+def logs(there: Inventory) -> Iterator[Finding]:
+    """There are logs of each app's last deploys and of what runs, and no others."""
+    well = 0
+    for app in there.idle:
+        well += 1
+        if old_logs(there.state, app):
+            about, advice = f"{app}: logs of deploys long past", "nap doctor --fix removes them."
+            yield problem(f"{app} old", about, advice, app=app, mend=_remove_old_logs)
+    for folder in there.state.deploy_logs.glob(f"{there.app or '*'}/"):
+        app = folder.name
+        if app not in there.apps and not there.turn(app) and there.is_gone(app) and not there.left_anything(app):
+            about, advice = f"{app}: logs of an app that is gone ({folder})", "nap doctor --fix removes them."
+            yield problem(f"{app} gone", about, advice, app=app, mend=_removing_all([folder]))
+    for app, files in sorted(_unit_logs(there).items()):
+        about = f"{app}: what instances printed that are gone ({', '.join(sorted(path.name for path in files))})"
+        yield problem(f"{app} units", about, "nap doctor --fix removes it.", app=app, mend=_removing_all(files))
+    yield ok(f"of {well} apps{there.left_out}")
+
+
+def _unit_logs(there: Inventory) -> dict[str, list[Path]]:
+    """Logs of units that the scheduler does not know, by app; but not of one that is stopped: `logs` shows them."""
+    found = defaultdict(list)
+    for path in (there.state.program_logs / "apps").glob(f"{there.app or '*'}.*"):
+        unit = path.name.partition(".log")[0]
+        match = UNIT.fullmatch(unit.removesuffix("-discovery"))
+        if match and unit not in there.units.known and not there.turn(match[1]):
+            current = there.current(match[1])
+            if not current or current.instances:
+                found[match[1]].append(path)
+    return found
+
+
+def _remove_old_logs(deploy: Deploy) -> str:
+    remove_old_logs(deploy.app.state, deploy.app.name)
+    return "They are removed."
+
+
+def _removing_all(paths: Sequence[Path]) -> Callable[[Deploy], str]:
+    def remove(deploy: Deploy) -> str:
+        for path in paths:
+            try:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            except OSError as error:
+                raise NapError(f"{path}: {error.strerror}") from error
+        return "Removed."
+
+    return remove

