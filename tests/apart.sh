@@ -5,6 +5,10 @@
 # usage: tests/apart.sh COMMAND [ARGUMENT…]
 exec unshare --net --mount sh -euc '
 ip link set lo up
+# Nagle at one end of an ssh connection and delayed acknowledgements at the other cost 2 x 40 ms for each (ip-route(8)).
+for to in 127.0.0.0/8 127.0.0.1; do
+    ip route replace local $to dev lo table local proto kernel scope host src 127.0.0.1 quickack 1
+done
 # What it shows of the network is that of whoever mounted it.
 new=$(mktemp -d)
 mount -t sysfs sysfs "$new"
