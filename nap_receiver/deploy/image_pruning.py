@@ -30,6 +30,7 @@ from nap_receiver.core.deadline import deadline
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.privacy import keep_private
+from nap_receiver.core.process import run
 from nap_receiver.core.settings import Settings, load
 from nap_receiver.core.supervision import Fault, Supervisor
 from nap_receiver.deploy.rollout import App, Deploy
@@ -396,4 +397,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,7 +5,6 @@ import urllib.request
 from collections.abc import Sequence
 
 import msgspec
-from requests.utils import requote_uri
 
 from nap_receiver.core.addresses import Forbidden, Network
 from nap_receiver.core.channel import Channel, plain
@@ -25,6 +24,8 @@ def call_url(check: Check, what: str, allowed: Sequence[Network], channel: Chann
     url = check.on_failure.url if check.on_failure else ""
     if not url:
         return
+    from requests.utils import requote_uri  # a fifteenth of a second of libraries that few deploys need
+
     body = msgspec.json.encode({"healthcheck_name": check.name, "errors": [what]})
     try:
         request = urllib.request.Request(requote_uri(url), body, {"Content-Type": "application/json"})

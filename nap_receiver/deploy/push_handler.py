@@ -9,6 +9,7 @@ from nap_receiver.core.channel import STEP, Channel, tell
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.privacy import keep_private
+from nap_receiver.core.process import run
 from nap_receiver.git.push import (
     Deployment,
     Push,
@@ -136,4 +137,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,8 +1,8 @@
 """The `nap` command on its host, and the same commands over ssh."""
 
-import importlib
-import pkgutil
+import os
 import sys
+from typing import NoReturn
 
 import click
 
@@ -10,13 +10,17 @@ from nap_receiver.core.channel import plain
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.core.privacy import keep_private
-from nap_receiver.frontends import commands
-from nap_receiver.frontends.commands.table import Caller, guests, nap
+from nap_receiver.core.process import run
+from nap_receiver.frontends.commands.table import Caller, guests, import_commands, nap
 
 _LONGEST_COMPLAINT = 300
 
-for module in pkgutil.iter_modules(commands.__path__):
-    importlib.import_module(f"{commands.__name__}.{module.name}")
+
+def program() -> NoReturn:
+    """Be the `nap` program."""
+    if "_NAP_COMPLETE" in os.environ:
+        import_commands("completion")
+    run(main)
 
 
 def over_ssh(words: list[str], state: State, user: str) -> int:

@@ -22,6 +22,7 @@ from nap_receiver.core.channel import Channel, tell
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.privacy import keep_private
+from nap_receiver.core.process import run
 from nap_receiver.deploy.creation import created
 from nap_receiver.deploy.push_handler import answer_push, answer_what_is_there, usual_branch
 from nap_receiver.git.git import git
@@ -191,4 +192,4 @@ def _environment(state: State) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

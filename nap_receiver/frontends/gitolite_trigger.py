@@ -8,6 +8,7 @@ from nap_receiver.auth.privileges import require_owner
 from nap_receiver.core.channel import Channel, tell
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.privacy import keep_private
+from nap_receiver.core.process import run
 from nap_receiver.deploy.push_handler import answer_what_is_there
 from nap_receiver.frontends.hook import RECEIVED_BY_ANOTHER, pusher, state_of
 from nap_receiver.model.app import app_name
@@ -36,4 +37,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -9,6 +9,7 @@ from nap_receiver.auth.privileges import require_owner
 from nap_receiver.core.channel import Channel, tell
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.privacy import keep_private
+from nap_receiver.core.process import run
 from nap_receiver.deploy.push_handler import answer_push
 from nap_receiver.git.push import Push, read_push_options, read_updates, repository_settings
 from nap_receiver.model.app import app_name
@@ -46,4 +47,4 @@ def pusher() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -25,6 +25,7 @@ from dulwich.objects import parse_tree
 
 from nap_receiver.core.bounded import killed
 from nap_receiver.core.errors import NapError, some
+from nap_receiver.core.process import run
 from nap_receiver.git.checkout import DOCKERFILE, MANIFESTS
 from nap_receiver.git.dockerignore import NAME as DOCKERIGNORE
 from nap_receiver.git.dockerignore import Patterns, patterns_of
@@ -487,4 +488,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

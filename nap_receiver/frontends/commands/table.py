@@ -1,15 +1,18 @@
 """The one table of commands, for nap's host and, those that say which right they need, over ssh.
 
-A command is a function of its caller; the modules beside this one add theirs when they are imported.
+A command is a function of its caller. The modules beside this one add theirs when they are imported, and a module is
+imported when a command of its name is called: `ps` has `ps:scale`.
 """
 
 import copy
 import getpass
+import importlib
 import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +21,7 @@ from nap_receiver.auth.access import Access, access_of, no_such, require_right
 from nap_receiver.auth.privileges import become_owner
 from nap_receiver.core.channel import tell
 from nap_receiver.core.paths import State, default_root, state_at
+from nap_receiver.frontends import commands
 from nap_receiver.git.repository import repository_called
 from nap_receiver.model.app import checked_app_name
 
@@ -47,13 +51,34 @@ ANYBODY = "anybody"
 """The right that everybody has whom the gate lets in."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def import_commands(module: str | None = None) -> None:
+    """Import the commands of a module of this name, if there is one; without a name, all commands."""
+    for each in sorted(path.stem for path in Path(__file__).parent.glob("*.py")):
+        if module in {each, None}:
+            importlib.import_module(f"{commands.__name__}.{each}")
+
+
+class _Group(click.Group):
+    """A group that imports a command when it is asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        import_commands()
+        return super().list_commands(context)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        import_commands(name.partition(":")[0])
+        if name not in self.commands:
+            import_commands()
+        return super().get_command(context, name)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nap", message="nap %(version)s")
 def nap() -> None:
     """git push to a running, announced app."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, add_help_option=False)
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, add_help_option=False)
 def guests() -> None:
     """What nap does for you: besides git push, git fetch and git archive, these commands."""
 

@@ -1,0 +1,32 @@
+"""How a program of nap's runs that answers one request and ends: most take less than half a second."""
+
+import gc
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+_OBJECTS_PER_COLLECTION = 50_000  # importing nap's libraries makes as many, and no garbage
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Call `main` and end the process with the status that it returns.
+
+    This saves up to a quarter of the processor time of a short program. Garbage is collected rarely. At the end, Python
+    does not free its objects, join threads or call what is registered with `atexit`.
+    """
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_PER_COLLECTION)
+    try:
+        status = main()
+    except SystemExit as exit:
+        if not isinstance(exit.code, int | None):
+            raise
+        status = exit.code
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except OSError:
+        sys.exit(status)  # Python reports it, and exits with status 120
+    os._exit((status or 0) & 0xFF)
