@@ -16,7 +16,7 @@ _TOP = """\
 `make lint` checks that. This page is made from the code (`make docs`).
 """
 _ENTRIES = """
-Four modules lie beside the folders, because files outside the project name them: `gate`, `hook`, `settle` and
+Five modules lie beside the folders, because files outside the project name them: `cli`, `gate`, `hook`, `settle` and
 `router`.
 """
 

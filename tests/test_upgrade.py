@@ -23,8 +23,8 @@ from tests.upgrade.restore import VERSIONS, Restored, end, keys, restore, texts
 MOST_SECONDS = 10
 
 
-def named(version: str, pattern: str) -> set[str]:
-    """What this pattern finds in a record."""
+def named(version: str, pattern: str) -> set[Any]:
+    """What this pattern finds in a record: texts or, with more than one group, tuples of them."""
     return {name for _, text in texts(version) for name in re.findall(pattern, text)}
 
 
@@ -37,6 +37,12 @@ def test_modules_named_in_an_old_state_can_still_be_run(version: str) -> None:
         assert found and found.origin, f"python -m {name}"
         assert 'if __name__ == "__main__":' in Path(found.origin).read_text(), f"python -m {name}"
         assert callable(importlib.import_module(name).main), f"python -m {name}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_command_that_was_installed_before_finds_its_code(version: str) -> None:
+    ((module, function),) = named(version, r"(?m)^from (nap_receiver[\w.]*) import (\w+)$")
+    assert callable(getattr(importlib.import_module(module), function))
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 
-from nap_receiver.programs import path_of
+from nap_receiver.core.installed import path_of
 from tests.machine import ROOT, Nap
 
 Values = Mapping[str, str]

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests import gitolite_server
 from tests.conftest import free_address
-from tests.machine import HTTPD, ROOT, Nap, Pusher
+from tests.machine import COMMAND, HTTPD, ROOT, Nap, Pusher
 from tests.test_certs import DAY, issued
 from tests.upgrade.placeholders import USERS, Values, digest_of_body, emptied, values_of
 
@@ -183,6 +183,8 @@ def _write(nap: Nap, values: dict[str, str], target: Path) -> None:
     lines = [f"{key} {value}\n" for key, value in keys.items()]
     (target / "etcd.txt").write_text(emptied("".join(lines), values))
     folder = nap.folder.parent
+    (target / "bin").mkdir()
+    (target / "bin/nap").write_text(emptied(COMMAND.read_text(), values))
     for path in [*_files(nap.folder), folder / "plain.git/HEAD", folder / "plain.git/config"]:
         copy = target / emptied(str(path.relative_to(folder)), values)
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nap_receiver.engine import make_bridge
+from nap_receiver.engine.daemon import make_bridge
 from tests import gitolite_server
 from tests.conftest import free_address
 from tests.gitolite_server import Gitolite
