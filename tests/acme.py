@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from nap_receiver.core.installed import script
 from nap_receiver.machine.programs import etcd_answers
 from nap_receiver.routing.caddy_configuration import CADDY, FRONT, storage_of
 from nap_receiver.routing.issuing import certified
@@ -78,7 +79,7 @@ def main() -> None:
         for program in (CADDY, FRONT):
             start = ["/bin/sh", starter, str(nap.state.run / f"{program}.json"), caddy]
             run(*start, XDG_CONFIG_HOME=str(nap.state.run / program), SSL_CERT_FILE=str(root))
-        run(sys.executable, "-P", "-m", "nap_receiver.router", str(nap.folder))
+        run(script("nap-router"), str(nap.folder))
 
         eventually(lambda: etcd_answers(nap.settings.etcd), _PATIENCE_SECONDS, "etcd is there")
         with connect(nap.settings.etcd) as etcd:

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ import requests
 
 from nap_receiver.auth.keys import add_key
 from nap_receiver.build.registry import registry_of
+from nap_receiver.core.installed import script
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.settings import Settings, load
 from nap_receiver.core.supervision import Supervisor
@@ -119,6 +119,11 @@ def processes() -> Iterator[tuple[int, int, list[str]]]:
             words = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             yield int(folder.name), int(parent), words
+
+
+def is_script(words: list[str], script: list[str]) -> bool:
+    """Whether a process with these words runs a Python script, with all that the script is given."""
+    return len(words) > len(script) and "python" in words[0] and words[-len(script) :] == script
 
 
 @dataclass
@@ -330,10 +335,14 @@ class Pusher:
 
     def deploying(self) -> int:
         """The process on nap's side that takes this user's push, which is the child of one that waits for it."""
-        gate = [sys.executable, "-P", "-m", "nap_receiver.gate", str(self.nap.state.root), self.user]
-        gates = {number: parent for number, parent, words in processes() if words == gate}
+        gates = self.gates()
         (process,) = [number for number, parent in gates.items() if parent in gates]
         return process
+
+    def gates(self) -> dict[int, int]:
+        """The processes of the gate that serve this user, each with its parent."""
+        words = [script("nap-gate"), str(self.nap.state.root), self.user]
+        return {number: parent for number, parent, theirs in processes() if is_script(theirs, words)}
 
     def announcements(self) -> dict[str, object]:
         """What is announced of this app now, by key."""

@@ -44,7 +44,7 @@ def test_every_example_works_and_every_listing_has_its_shape(nap: Nap, hello: Pu
 def test_every_listing_is_documented() -> None:
     listings = re.findall(
         r'^@command\("([a-z:]+)".*?\)\n(?:@.*\n)*?@json_option',
-        "\n".join(path.read_text() for path in (ROOT / "nap_receiver" / "commands").glob("*.py")),
+        "\n".join(path.read_text() for path in (ROOT / "nap_receiver" / "frontends" / "commands").glob("*.py")),
         re.MULTILINE,
     )
     assert {command.removesuffix(" APP") for command in shapes()} == set(listings)

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from nap_receiver.core.escape import perl_word, sh_word
+from nap_receiver.core.installed import script
 from tests import gitolite_server
 from tests.conftest import free_address
 from tests.gitolite_server import Developer, Gitolite
-from tests.machine import HTTPD, Nap, answer, eventually, processes
+from tests.machine import HTTPD, Nap, answer, eventually, is_script, processes
 
 pytestmark = pytest.mark.machine
 
@@ -166,7 +167,7 @@ def test_a_killed_deploy_fails_the_push(gitolite: Gitolite, nap: Nap, tmp_path: 
 
 
 def is_hook_of(repository: str, number: int, words: list[str]) -> bool:
-    if words[-1:] != ["nap_receiver.hook"]:
+    if not is_script(words, [script("nap-hook")]):
         return False
     return f"GL_REPO={repository}".encode() in Path(f"/proc/{number}/environ").read_bytes().split(b"\0")
 

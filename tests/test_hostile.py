@@ -716,7 +716,7 @@ class Place:
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
                 words = (process / "cmdline").read_bytes().decode("utf-8", "replace").replace("\0", " ")
-                if root in words and ("nap_receiver." in words or "git" in words):
+                if root in words and any(mark in words for mark in ("nap_receiver.", "nap-gate", "nap-router", "git")):
                     yield f"{process.name} {words}"
 
     def attempt(self, table: list[Row], row: Row, run: Callable[[Row], tuple[int, bytes]]) -> tuple[int, str]:
@@ -859,7 +859,7 @@ def environments(place: Place, words: str) -> list[dict[str, str]]:
 def held(place: Place, *options: str) -> Iterator[tuple[list[dict[str, str]], list[dict[str, str]]]]:
     """A push that waits for its client, with these options of ssh's: the environments of the gate's and of git's."""
     gate, git = (
-        f"nap_receiver.gate {place.nap.state.root} {place.intruder.user} ",
+        f"nap-gate {place.nap.state.root} {place.intruder.user} ",
         "git --no-replace-objects receive-pack ",
     )
     client = Wire([*place.intruder.alone(*options), f"git-receive-pack '{MINE}'"])

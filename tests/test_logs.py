@@ -5,7 +5,6 @@ import re
 import shlex
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -142,12 +141,6 @@ def hears(pusher: Pusher, file: Path) -> bool:
     return holds(file, "are you there")
 
 
-def gates(pusher: Pusher) -> list[int]:
-    """The processes that serve this user over ssh."""
-    gate = [sys.executable, "-P", "-m", "nap_receiver.gate", str(pusher.nap.state.root), pusher.user]
-    return [number for number, _, words in processes() if words == gate]
-
-
 @contextmanager
 def following(words: list[str], file: Path, nap: Nap) -> Iterator["subprocess.Popen[bytes]"]:
     """A command whose output goes to a file."""
@@ -272,9 +265,9 @@ def test_following_sees_what_starts_later_and_leaves_nothing_behind(nap: Nap, ta
         heard = [line for line in texts(seen) if "are you there" not in line]
         assert heard[1:5] == ["web.1 before", "web.1 no database", "web.1 last words", "web.1 web.1 of v1 begins"]
         assert sorted(heard[5:]) == ["web.1 web.1 of v2 begins", "web.2 after", "web.2 web.2 of v2 begins"]
-        assert len(gates(talking)) == 2, "who serves it, and who waits for that"
+        assert len(talking.gates()) == 2, "who serves it, and who waits for that"
         client.kill()
-        took = eventually(lambda: not gates(talking), 5, "nobody serves it any more, though nothing is said")
+        took = eventually(lambda: not talking.gates(), 5, "nobody serves it any more, though nothing is said")
         print(f"gone after {took:.2f} s")
         operator.send_signal(signal.SIGINT)
         assert operator.wait(timeout=5) == 0

@@ -12,7 +12,6 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from nap_receiver.core.installed import script
 from nap_receiver.routing.caddy_configuration import inner_socket, leads_to, told_last
 from nap_receiver.store.etcd import EtcdAway
 from tests.conftest import free_address, fresh_nap
@@ -417,7 +417,7 @@ def test_second_router_waits_for_the_first_to_end(nap: Nap, app: str) -> None:
     with instance("one") as one, instance("two") as two:
         announced(nap, app, [one.server_port])
         served(nap, name, 200, "one")
-        command = [sys.executable, "-P", "-m", "nap_receiver.router", str(nap.state.root)]
+        command = [script("nap-router"), str(nap.state.root)]
         second = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         try:
             with stopped(nap, "router"):

@@ -98,7 +98,7 @@ def runs_there(hello: Pusher, container: str, command: str) -> bool:
 def reads_what_is_typed(hello: Pusher) -> bool:
     """Whether a process that serves this user waits for its standard input, says proc_pid_syscall(5)."""
     read = {"x86_64": "0"}.get(os.uname().machine, "63")
-    for gate in gates(hello):
+    for gate in hello.gates():
         with suppress(OSError):  # it has just ended
             if Path(f"/proc/{gate}/syscall").read_text().split()[:2] == [read, "0x0"]:
                 return True
@@ -260,7 +260,7 @@ def test_it_goes_with_the_client(hello: Pusher, options: tuple[str, ...]) -> Non
     running(hello)
     client.kill()
     took = eventually(lambda: not one_offs(hello), GONE_SECONDS, "the container is gone")
-    eventually(lambda: not gates(hello), GONE_SECONDS, "who served it too")
+    eventually(lambda: not hello.gates(), GONE_SECONDS, "who served it too")
     client.communicate()
     print(f"gone after {took:.2f} s")
 
@@ -272,7 +272,7 @@ def test_it_goes_with_the_client_at_any_moment(hello: Pusher, tenths: int) -> No
     time.sleep(tenths / 10)
     client.kill()
     client.communicate()
-    eventually(lambda: not gates(hello), GONE_SECONDS, "nobody serves it")
+    eventually(lambda: not hello.gates(), GONE_SECONDS, "nobody serves it")
     assert one_offs(hello) == []
 
 
@@ -294,7 +294,7 @@ def test_it_goes_with_the_gate(hello: Pusher, how: signal.Signals) -> None:
     words = [*hello.ssh_words(), f"run {hello.app} {DEAF}"]
     client = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     running(hello)
-    (gate,) = gates(hello)
+    (gate,) = hello.gates()
     os.kill(gate, how)
     eventually(lambda: not one_offs(hello), GONE_SECONDS, "the container is gone")
     _, said = client.communicate(timeout=10)
@@ -362,7 +362,7 @@ def test_a_terminal_that_ends_ends_no_deploy(hello: Pusher, how: str) -> None:
         terminal.type("\x03")
         assert terminal.end() == 130
     else:
-        os.kill(gates(hello)[0], signal.SIGHUP)
+        os.kill(min(hello.gates()), signal.SIGHUP)
         terminal.end()
     eventually(lambda: _release(hello) == current + 1, 30, "it goes on, and the next release is live")
 
@@ -379,11 +379,11 @@ def test_ctrl_c_ends_what_follows_a_log(hello: Pusher) -> None:
     terminal.until("web.1: before")
     say(hello, instance, "after")
     terminal.until("web.1: after")  # so it follows
-    eventually(lambda: len(gates(hello)) == 2, 10, "who serves it, and who waits for that")
+    eventually(lambda: len(hello.gates()) == 2, 10, "who serves it, and who waits for that")
     terminal.type("\x03")
     assert terminal.end() == 130
     assert "Traceback" not in terminal.shown
-    eventually(lambda: not gates(hello), GONE_SECONDS, "nobody serves it")
+    eventually(lambda: not hello.gates(), GONE_SECONDS, "nobody serves it")
 
 
 def test_other_commands_read_what_is_typed(nap: Nap, live: Pushed, pusher: Pusher) -> None:
@@ -414,9 +414,3 @@ def test_keys_of_before_are_given_a_terminal(tmp_path: Path, hello: Pusher) -> N
     second = add_key(state, "second", (tmp_path / "key.pub").read_text(), LimitSettings())
     assert keys(state) == [first, second]
     assert [line.partition(",command=")[0] for line in file.read_text().splitlines()] == ["restrict,pty"] * 2
-
-
-def gates(hello: Pusher) -> list[int]:
-    """The processes that serve this user."""
-    words = ["-m", "nap_receiver.gate", str(hello.nap.state.root), hello.user]
-    return sorted(number for number, _, theirs in processes() if theirs[-4:] == words and "python" in theirs[0])

@@ -92,7 +92,7 @@ def test_a_secret_in_a_process_is_seen() -> None:
 def test_no_secret_is_in_arguments_or_an_environment_of_a_process(told: Told) -> None:
     of_ssh = {each for each in told.seen if each.words.startswith("ssh ")}
     assert {(each.secret, each.where) for each in of_ssh} == {("argument", "arguments")}, "the pusher's own machine"
-    gates = {each for each in told.seen if "nap_receiver.gate" in each.words}
+    gates = {each for each in told.seen if "/nap-gate " in each.words}
     assert {(each.secret, each.where) for each in gates} <= {("argument", "environment")}, "what sshd was asked"
     assert told.seen - of_ssh - gates == set()
 

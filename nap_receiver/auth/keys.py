@@ -4,7 +4,6 @@ import base64
 import re
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,7 +157,9 @@ def _write(state: State, all_keys: list[Key]) -> None:
 
 
 def _line(state: State, key: Key) -> str:
-    command = shlex.join([sys.executable, "-P", "-m", "nap_receiver.gate", str(state.root), key.user])
+    from nap_receiver.core.installed import script  # what a connection to the gate does without
+
+    command = shlex.join([script("nap-gate"), str(state.root), key.user])
     quoted = command.replace("\\", "\\\\").replace('"', '\\"')
     return f'restrict,pty,command="{quoted}" {key.key} {key.user}'
 

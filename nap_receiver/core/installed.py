@@ -3,6 +3,9 @@
 import os
 import shutil
 import sysconfig
+from pathlib import Path
+
+from nap_receiver.core.errors import NapError
 
 
 def found_program(program: str) -> str | None:
@@ -13,3 +16,20 @@ def found_program(program: str) -> str | None:
 def path_of(program: str) -> str:
     """The path of an installed program."""
     return found_program(program) or program
+
+
+def script(name: str) -> str:
+    """Find one of nap's own console scripts, such as `nap-gate`, for a file that names its path.
+
+    pyproject.toml lists them in `[project.scripts]`. Python puts a script's folder in front of its module path, and
+    never the current directory (`sys.path` in Python's documentation). The account that installed nap owns that folder.
+    Raises `NapError` where the script is missing.
+    """
+    folders = [sysconfig.get_path("scripts"), sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))]
+    for folder in folders:
+        if os.access(path := Path(folder, name), os.X_OK):
+            return str(path)
+    raise NapError(
+        f"{name} is not in {folders[0]}: the installation of nap is incomplete, or older than its code",
+        advice="Install nap again: make install (in a checkout), or pip install --force-reinstall WHEEL",
+    )

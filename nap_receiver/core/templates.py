@@ -7,7 +7,17 @@ import jinja2
 
 from nap_receiver.core import escape
 
-TEMPLATES = Path(__file__).resolve().parent.parent.parent / "unit_templates"
+
+def _data_folder() -> Path:
+    """The folder of `unit_templates/` and `hooks/`: the package where a wheel was installed, else the checkout."""
+    package = Path(__file__).resolve().parent.parent
+    return package if (package / "unit_templates").is_dir() else package.parent
+
+
+TEMPLATES = _data_folder() / "unit_templates"
+
+HOOKS = _data_folder() / "hooks"
+"""The folder of nap's `post-receive`, which git takes as a `core.hooksPath`."""
 
 
 @cache

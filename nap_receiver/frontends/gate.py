@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from nap_receiver.auth.access import Access, access_of, require_right, require_same_repository
 from nap_receiver.auth.keys import keys
@@ -191,5 +192,6 @@ def _environment(state: State) -> dict[str, str]:
     return ours | {"GIT_CONFIG_SYSTEM": str(state.git_configuration)}
 
 
-if __name__ == "__main__":
+def program() -> NoReturn:
+    """Be the `nap-gate` program."""
     run(main)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nap_receiver.core.errors import NapError
+from nap_receiver.core.installed import script
 from nap_receiver.core.paths import State
 from nap_receiver.core.templates import TEMPLATES, environment
 
@@ -99,9 +100,8 @@ def install(state: State) -> list[str]:
     _require_use_of(state)
     bare = _BLOCK.sub("", gitolite.rc_text())
     templates = environment(TEMPLATES / "gitolite")
-    hook = str(TEMPLATES.parent / "hooks" / "post-receive")
-    trigger = templates.get_template("Nap.pm.j2").render(state=str(state.root), python=sys.executable)
-    receive = templates.get_template("post-receive.j2").render(hook=hook)
+    trigger = templates.get_template("Nap.pm.j2").render(state=str(state.root), program=script("nap-gitolite-trigger"))
+    receive = templates.get_template("post-receive.j2").render(hook=script("nap-hook"))
     rc = _with_block(bare, templates.get_template("rc.j2").render())
     for path in (gitolite.trigger, gitolite.hook):
         _require_ours(path)

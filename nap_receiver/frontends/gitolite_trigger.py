@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from nap_receiver.auth.privileges import require_owner
 from nap_receiver.core.channel import Channel, tell
@@ -15,7 +16,7 @@ from nap_receiver.model.app import app_name
 
 
 def main() -> int:
-    """`python -m nap_receiver.settle VERDICT REPOSITORY`, with what the hook wrote; the exit status of the push.
+    """`nap-gitolite-trigger VERDICT REPOSITORY`, with what the hook wrote; the exit status of the push.
 
     An empty verdict is that of a push that changed nothing. Standard output would be git's protocol, so all is said
     on the other one, which ssh passes on.
@@ -36,5 +37,6 @@ def main() -> int:
     return 0 if tell(2, story) else 1
 
 
-if __name__ == "__main__":
+def program() -> NoReturn:
+    """Be the `nap-gitolite-trigger` program."""
     run(main)

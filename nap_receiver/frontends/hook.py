@@ -4,6 +4,7 @@ import getpass
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from nap_receiver.auth.privileges import require_owner
 from nap_receiver.core.channel import Channel, tell
@@ -46,5 +47,6 @@ def pusher() -> str:
     return os.environ.get("GL_USER") or getpass.getuser()
 
 
-if __name__ == "__main__":
+def program() -> NoReturn:
+    """Be the `nap-hook` program."""
     run(main)

@@ -15,11 +15,11 @@ from nap_receiver.auth.keys import renew
 from nap_receiver.build.registry import registry_answers
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.http import ANSWER_SECONDS, answers_well, serves
-from nap_receiver.core.installed import found_program, path_of
+from nap_receiver.core.installed import found_program, path_of, script
 from nap_receiver.core.paths import ETCD_SOCKET, State
 from nap_receiver.core.settings import EtcdSettings, Settings
 from nap_receiver.core.supervision import Supervisor
-from nap_receiver.core.templates import TEMPLATES, environment
+from nap_receiver.core.templates import HOOKS, TEMPLATES, environment
 from nap_receiver.engine import daemon
 from nap_receiver.engine.login import make_login
 from nap_receiver.routing.caddy import answers
@@ -150,7 +150,7 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
 def _router(state: State, settings: Settings) -> list[Program]:
     """The Caddy that has the routes, the one before it, and what tells both where apps are."""
     where = str(settings.router.https or settings.router.http)
-    router = [sys.executable, "-P", "-m", "nap_receiver.router", str(state.root)]
+    router = [script("nap-router"), str(state.root)]
     return [
         _caddy(CADDY, state, settings, str(inner_socket(state, "web")), "", 60),
         _caddy(FRONT, state, settings, where, "router.http", 65),  # ends first, for it waits for answers from the other
@@ -207,7 +207,7 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         "run": str(state.run),
         "logs": str(state.program_logs),
         "units": str(state.units),
-        "hooks": str(TEMPLATES.parent / "hooks"),
+        "hooks": str(HOOKS),
         "settings": settings,
         "programs": programs,
         "account": getpass.getuser(),

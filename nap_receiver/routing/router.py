@@ -377,7 +377,7 @@ def _say(what: object) -> None:
 
 
 def main() -> None:
-    """`python -m nap_receiver.router STATE`."""
+    """`nap-router STATE`."""
     keep_private()
     state = state_at(sys.argv[1])
     # What this process got as its environment is that of the nap up that started supervisord.
