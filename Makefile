@@ -81,13 +81,13 @@ fleet:
 	@test -x "$$FLEET_BIN/fleetd" -a -x "$$FLEET_BIN/fleetctl" || { echo "$$FLEET_MISSING" >&2; exit 1; }
 
 packages:
-	@.ci/packages
+	@scripts/install-debian-packages
 
 packages-for-python:
-	@.ci/packages python
+	@scripts/install-debian-packages python
 
 packages-for-tests:
-	@.ci/packages test
+	@scripts/install-debian-packages test
 
 # What is downloaded must have a hash of locks/. So what comes as source is built by the locked build tools, too: pip would
 # fetch others, unlocked, for a build in isolation.
