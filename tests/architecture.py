@@ -16,8 +16,8 @@ _TOP = """\
 `make lint` checks that. This page is made from the code (`make docs`).
 """
 _ENTRIES = """
-Five modules lie beside the folders, because files outside the project name them: `cli`, `gate`, `hook`, `settle` and
-`router`.
+Five modules lie beside the folders, because files that nap 0.1 wrote outside the project name them: `cli`, `gate`,
+`hook`, `settle` and `router`. nap names the console scripts of `pyproject.toml` there now.
 """
 
 

@@ -12,12 +12,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nap_receiver.core.drafts import draft_of, put
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.installed import script
 from nap_receiver.core.paths import State
@@ -106,7 +106,7 @@ def install(state: State) -> list[str]:
     for path in (gitolite.trigger, gitolite.hook):
         _require_ours(path)
     _require_no_other_hooks(gitolite)
-    with _draft(gitolite.rc, rc, gitolite.rc.stat().st_mode) as draft:
+    with draft_of(gitolite.rc, rc, gitolite.rc.stat().st_mode) as draft:
         _require_readable(draft, gitolite.rc)
         done = [*_put(gitolite.trigger, trigger, 0o644), *_put(gitolite.hook, receive, 0o755)]
         if rc != gitolite.rc_text():
@@ -132,7 +132,7 @@ def uninstall() -> list[str]:
     bare = _BLOCK.sub("", text)
     done = []
     if bare != text:
-        with _draft(gitolite.rc, bare, gitolite.rc.stat().st_mode) as draft:
+        with draft_of(gitolite.rc, bare, gitolite.rc.stat().st_mode) as draft:
             _require_readable(draft, gitolite.rc)
             draft.rename(gitolite.rc)
         done.append(f"{gitolite.rc}: put back as it was")
@@ -271,29 +271,9 @@ def _require_readable(draft: Path, rc: Path) -> None:
         raise NapError(f"{rc} would not work any more, and is left as it is", words=done.stderr.strip().splitlines())
 
 
-@contextmanager
-def _draft(path: Path, text: str, mode: int) -> Iterator[Path]:
-    """A file beside `path`, with this text and mode, for the block to rename."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name.lstrip('.')}.")
-    os.close(descriptor)
-    draft = Path(name)
-    try:
-        draft.write_bytes(text.encode("utf-8", "surrogateescape"))
-        draft.chmod(mode & 0o7777)
-        yield draft
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def _put(path: Path, text: str, mode: int) -> list[str]:
     """Have `path` hold `text`; what was done."""
-    with suppress(FileNotFoundError):
-        if path.read_bytes() == text.encode("utf-8", "surrogateescape") and path.stat().st_mode & 0o7777 == mode:
-            return []
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _draft(path, text, mode) as draft:
-        draft.rename(path)
-    return [f"{path}: written"]
+    return [f"{path}: written"] if put(path, text, mode) else []
 
 
 def _remove_empty(folder: Path, top: Path) -> None:
