@@ -20,9 +20,12 @@ demo-down: ## stop the demo's nap and all that it started
 LINT := { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy && \
 	{ $(BIN)/lint-imports --no-cache --no-logo >$(VENV)/imports.log || { cat $(VENV)/imports.log >&2; false; }; }; }
 
-# Two at a time, each on a network of its own, so that ports and the engines' firewall rules do not meet. That takes
+# WORKERS at a time, each on a network of its own, so that ports and the engines' firewall rules do not meet. A worker waits
+# a third of its time, so there may be one more than processors. Networks of their own take
 # root, and the fleet that `make cluster` left running cannot be reached from there. What the tests boot and build from
 # is made beside the checks, the first time on a computer.
+WORKERS ?= 3
+
 test: TESTS := not long
 test: whole-tests ## check style and types, then run the tests, on real programs
 
@@ -35,7 +38,7 @@ whole-tests: packages-for-tests $(VENV)/installed-for-tests
 	    $(BIN)/python -m tests.bases & bases=$$!; \
 	    $(LINT); linted=$$?; \
 	    wait $$machine && wait $$bases && [ $$linted = 0 ] || exit 1; \
-	    set -- --dist loadfile --no-loadscope-reorder --tx '2*popen//python=tests/apart.sh $(BIN)/python'; \
+	    set -- --dist loadfile --no-loadscope-reorder --tx '$(WORKERS)*popen//python=tests/apart.sh $(BIN)/python'; \
 	else \
 	    $(LINT) || exit; \
 	fi; $(BIN)/pytest --durations 20 -m '$(TESTS)' "$$@"
