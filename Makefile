@@ -20,10 +20,10 @@ demo-down: ## stop the demo's nap and all that it started
 LINT := { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy && \
 	{ $(BIN)/lint-imports --no-cache --no-logo >$(VENV)/imports.log || { cat $(VENV)/imports.log >&2; false; }; }; }
 
-# WORKERS at a time, each on a network of its own, so that ports and the engines' firewall rules do not meet. A worker waits
-# a third of its time, so there may be one more than processors. Networks of their own take
-# root, and the fleet that `make cluster` left running cannot be reached from there. What the tests boot and build from
-# is made beside the checks, the first time on a computer.
+# WORKERS at a time, each on a network of its own, so that ports and the engines' firewall rules do not meet. That takes
+# root, and the fleet that `make cluster` left running cannot be reached from there. A worker waits for a third of its
+# time, so three keep two processors busy. What the tests boot and build from is made beside the checks, the first time
+# on a computer.
 WORKERS ?= 3
 
 test: TESTS := not long
