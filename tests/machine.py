@@ -132,6 +132,7 @@ class Nap:
 
     folder: Path
     variables: dict[str, str] = field(default_factory=dict)
+    command: Path = COMMAND
 
     @property
     def state(self) -> State:
@@ -152,7 +153,7 @@ class Nap:
     def run(self, *words: str, stdin: str = "", ok: bool = True) -> subprocess.CompletedProcess[str]:
         """`nap …`, by who has the most careless umask; unless `ok` is false it must succeed."""
         done = subprocess.run(
-            [str(COMMAND), *words],
+            [str(self.command), *words],
             env=self.environment,
             input=stdin,
             text=True,
