@@ -116,7 +116,8 @@ def floor(cluster: Cluster, nap: Nap, release: Release, number: int) -> float:
         machine.docker("pull", "--quiet", release.image)
     instance = Instance(msgspec.structs.replace(release, number=number), "web", 1)
     etcd = nap.etcd()
-    digests = write_down(instance.release, Ledger(etcd, nap.settings.etcd, release.app), nap.settings)
+    ledger, adapt = Ledger(etcd, nap.settings.etcd, release.app), Fleet(nap.state, nap.settings).asked_of_engine
+    digests = write_down(instance.release, ledger, nap.settings, adapt)
     etcd.close()
     both = render(instance, digests[instance.key], nap.settings, "", "")
     names = [f"{unit.name}.service" for unit in (both.app, both.discovery)]

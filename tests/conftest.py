@@ -188,7 +188,7 @@ def pusher(nap: Nap, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
     pusher = Pusher(nap, named_after(request), tmp_path)
     yield pusher
     with suppress(NapError):  # the test may have ended the scheduler
-        local = Local(nap.state)
+        local = Local(nap.state, nap.settings)
         running = local.running(pusher.app)
         local.stop([name for unit in running for name in (f"{unit}-discovery", unit)])
 

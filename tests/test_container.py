@@ -3,16 +3,19 @@
 import json
 from base64 import b64decode
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
 from nap_receiver.core.settings import ContainerSettings, HostAddress, LocalSettings, Settings
-from nap_receiver.engine.container import asked_by, asked_by_all, body_of_instance, body_of_one_off, in_force
+from nap_receiver.engine.container import asked_by, asked_by_all, body_of_instance, body_of_one_off, digest_of, in_force
 from nap_receiver.model.health import Answer, Check, Header, OnFailure, answered, ended
 from nap_receiver.model.release import EVERY, Instance, Limits, Release
+from nap_receiver.schedulers.chosen import scheduler_of
 from tests.test_units import RELEASE
 
 WEB, WORKER = Instance(RELEASE, "web", 1), Instance(RELEASE, "worker", 2)
@@ -30,7 +33,8 @@ HOSTILE = {
 
 
 def body(instance: Instance = WEB, variables: Mapping[str, str] = {}, settings: Settings = LOCAL) -> Any:
-    return json.loads(msgspec.json.encode(body_of_instance(instance, variables, settings)))
+    adapt = scheduler_of(State(Path("/nowhere")), settings).asked_of_engine
+    return json.loads(msgspec.json.encode(adapt(instance, body_of_instance(instance, variables, settings))))
 
 
 def test_variables_and_commands_are_in_the_body_unchanged() -> None:
@@ -89,7 +93,7 @@ def test_limits_of_an_app_stand_in_for_the_operators() -> None:
 
 
 def test_bodies_that_differ_have_other_digests() -> None:
-    asked = {body(variables=variables)["Labels"]["nap.body"] for variables in ({}, {"A": "1"}, {"A": "2"}, {"B": "1"})}
+    asked = {digest_of(body(variables=variables)) for variables in ({}, {"A": "1"}, {"A": "2"}, {"B": "1"})}
     assert len(asked) == 4
     assert body(variables={"A": "1"}) == body(variables={"A": "1"})
 

@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import FleetSettings, Settings
+from nap_receiver.model.release import Instance
 from nap_receiver.schedulers.fleet import Fleet
-from nap_receiver.schedulers.units import InstanceUnits, Unit
+from nap_receiver.schedulers.placement import Placement
+from nap_receiver.schedulers.scheduler import Work
+from tests.test_units import RELEASE
 
 
 def fleet(folder: Path, script: str) -> Fleet:
@@ -19,9 +23,9 @@ def fleet(folder: Path, script: str) -> Fleet:
     return Fleet(State(folder), Settings(fleet=FleetSettings(fleetctl=str(program), request_timeout=1)))
 
 
-def units() -> list[InstanceUnits]:
-    both = [Unit("shop.v1.web.1", "[Service]\n"), Unit("shop.v1.web.1-discovery", "[Service]\n")]
-    return [InstanceUnits(None, *both)]  # type: ignore[arg-type]
+def work() -> Work:
+    release = msgspec.structs.replace(RELEASE, app="shop", number=1)
+    return Work((Instance(release, "web", 1),), {"v1.web.1": "d1ge57"}, Placement())
 
 
 def test_machines_and_their_metadata(tmp_path: Path) -> None:
@@ -63,13 +67,13 @@ def test_an_answer_that_makes_no_sense(tmp_path: Path) -> None:
 def test_units_that_the_cluster_does_not_have(tmp_path: Path) -> None:
     only_one = fleet(tmp_path, "printf 'shop.v1.web.1.service\\t-\\n'")
     with pytest.raises(NapError, match=r"fleet has no shop.v1.web.1-discovery.service, although it took them"):
-        only_one.require_placed(units())
+        only_one.require_placed(work())
 
 
 def test_other_units_of_the_same_names(tmp_path: Path) -> None:
     warning = "WARNING: Unit a.service in registry differs from local unit file a.service. Add --replace to override."
     with pytest.raises(NapError, match="the cluster has other units of these names already") as failed:
-        fleet(tmp_path, f"echo '{warning}' >&2").start(units())
+        fleet(tmp_path, f"echo '{warning}' >&2").start(work())
     assert failed.value.words == [warning]
 
 

@@ -16,9 +16,12 @@ import pytest
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import load
-from nap_receiver.deploy.logs import Line, Wanted, _journal_entry, _stamp, merged, not_said
+from nap_receiver.deploy.logs import merged
 from nap_receiver.frontends import cli  # noqa: F401 -- it puts all commands into the table
 from nap_receiver.frontends.commands.table import nap as nap_command
+from nap_receiver.schedulers.container_logs import _stamp, not_said
+from nap_receiver.schedulers.journal_logs import _journal_entry
+from nap_receiver.schedulers.log_source import Line, Wanted
 from tests.cluster import Cluster
 from tests.examples import examples
 from tests.fleet_apps import an_app, host_of, pushed

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from nap_receiver.core.errors import NapError
-from nap_receiver.deploy.logs import _LOOK_AGAIN_SECONDS, Line, Requests, Wanted, merged, requests_since
+from nap_receiver.deploy.logs import _LOOK_AGAIN_SECONDS, Requests, merged, requests_since
 from nap_receiver.model.manifest import manifest_of
 from nap_receiver.model.release import Release
+from nap_receiver.schedulers.log_source import Line, Wanted
 from tests.fleet_apps import pushed
 from tests.machine import Nap, Pushed, Pusher, eventually, throughout
 from tests.test_logs import following

@@ -101,7 +101,7 @@ class Registry:
 @contextmanager
 def registry_of(state: State, settings: Settings) -> Iterator[Registry]:
     """The registry of these settings, for the block; nap's own is logged in to."""
-    schemes = ["http"] if settings.scheduler == "local" else ["https", "http"]
+    schemes = ["http"] if settings.is_single_machine else ["https", "http"]
     with requests.Session() as session:
         session.trust_env = False  # the engine goes there without these proxies and passwords too
         if login := login_of(state, settings):

@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 from urllib.parse import unquote
 
@@ -23,6 +24,10 @@ from nap_receiver.core.paths import State
 ETCD_VARIABLE = "NAP_ETCD_ADDRESS"
 """By this `nap up` says where its own etcd listens, to everything that runs below its state directory."""
 
+PLUGINS = "nap.schedulers"
+"""The entry points by which packages bring schedulers (packaging.python.org, "Entry points specification")."""
+
+_ON_A_CLUSTER = {"fleet"}  # of nap's own schedulers
 _SHOWN_CHARACTERS = 80
 _OTHER_VARIABLES = {"NAP_STATE", "NAP_USER", "NAP_GATE", "NAP_VERDICT"}  # of the state directory, and for the hook
 
@@ -44,6 +49,17 @@ class _Checked(str):
         if not isinstance(text, str) or not cls.fits(text):
             raise ValueError(cls.expected)
         return cls(text)
+
+
+class SchedulerName(_Checked):
+    """What runs the instances: one of nap's own schedulers, or one that another package brings."""
+
+    own: ClassVar[tuple[str, ...]] = ("local", "fleet", "null")
+    expected = f'one of "local", "fleet", "null", or a scheduler of an installed package (entry point {PLUGINS})'
+
+    @classmethod
+    def fits(cls, text: str) -> bool:
+        return text in cls.own or text in metadata.entry_points(group=PLUGINS).names
 
 
 class Address(_Checked):
@@ -667,11 +683,19 @@ class Settings(_Section, frozen=True):
     """What runs the units."""
 
     scheduler: Annotated[
-        Literal["local", "fleet"],
+        SchedulerName,
         msgspec.Meta(
-            description="What runs units: `local` is this machine, through supervisord; `fleet` is a cluster."
+            description="What runs the instances: `local` is this machine, through supervisord; `fleet` is a cluster. "
+            "`null` runs nothing: a push builds the image, pushes it and prints its name."
         ),
-    ] = "local"
+    ] = SchedulerName("local")
+    topology: Annotated[
+        Literal["auto", "machine", "cluster"],
+        msgspec.Meta(
+            description="Who runs etcd, the registry and the router: `machine` is nap, on this machine; `cluster` is "
+            "its operator. `auto` is `cluster` for the scheduler `fleet`, and `machine` for the others."
+        ),
+    ] = "auto"
     etcd: EtcdSettings = EtcdSettings()
     registry: RegistrySettings = RegistrySettings()
     ssh: SshSettings = SshSettings()
@@ -684,6 +708,13 @@ class Settings(_Section, frozen=True):
     commit: CommitSettings = CommitSettings()
     deploy: DeploySettings = DeploySettings()
     limits: LimitSettings = LimitSettings()
+
+    @property
+    def is_single_machine(self) -> bool:
+        """Whether nap runs etcd, the registry and the router on this machine; on a cluster its operator does."""
+        if self.topology == "auto":
+            return self.scheduler not in _ON_A_CLUSTER
+        return self.topology == "machine"
 
 
 @dataclass(frozen=True)
@@ -759,10 +790,12 @@ def load(state: State, environ: Mapping[str, str] = os.environ, started: Mapping
         for key, value in found.items():
             values[key] = _checked(known[key], value, source)
             sources[key] = source
-    if values.get("scheduler", Settings().scheduler) == "local" and has_own_etcd(state, started):
+    settings = _assembled(Settings, values)
+    if settings.is_single_machine and has_own_etcd(state, started):
         values["etcd.address"] = EtcdAddress(state.etcd_url)
         sources["etcd.address"] = f"environment of nap up: {ETCD_VARIABLE}"
-    return Loaded(_assembled(Settings, values), sources)
+        settings = _assembled(Settings, values)
+    return Loaded(settings, sources)
 
 
 def has_own_etcd(state: State, started: Mapping[str, str]) -> bool:

@@ -159,11 +159,11 @@ def _forget(images: Sequence[str], deploy: Deploy) -> bool:
     """Have the registry forget these images; whether it does. Raises `NapError` where it should."""
     settings = deploy.settings
     try:
-        if settings.scheduler == "local" and images:
+        if settings.is_single_machine and images:
             _mark(deploy.app.state, "uncollected").touch()
         _delete(images, deploy.app.state, settings)
     except Unwilling as error:
-        if settings.scheduler == "local":  # nap's own is told to let it
+        if settings.is_single_machine:  # nap's own is told to let it
             raise
         deploy.channel.log_only(f"{deploy.ledger.app}: images of old releases stay in the registry: {error}")
         return False
@@ -176,7 +176,7 @@ def forget_all(app: str, images: Sequence[str], state: State, settings: Settings
     Raises `NapError` where the registry does not; then the engine does all the same.
     """
     try:
-        if settings.scheduler == "local" and images:
+        if settings.is_single_machine and images:
             _mark(state, "uncollected").touch()
         _delete(images, state, settings)
     finally:
@@ -219,9 +219,9 @@ def remove_images(ledger: Ledger, scheduler: Scheduler, state: State, settings: 
         found = sort_out(history, settings.deploy.keep_releases, running)
         with engine_at(settings.engine.url) as engine:
             _remove_from(engine, f"{settings.registry.address}/{ledger.app}", found.images)
-        if settings.scheduler == "local":
+        if settings.is_single_machine:
             if not history:  # and nobody builds one now; once what has ended is forgotten, the next one is v1
-                there = scheduler.units().there
+                there = scheduler.status().there
                 scheduler.discard([unit for unit in running if unit not in there])
             _mend(state)
             _collect(state, settings, at_once=at_once)
@@ -352,7 +352,7 @@ def lack_of_space(state: State, settings: Settings, engine: Engine) -> str:
     if not needed:
         return ""
     places = {"where the engine keeps images": _data_of(engine)}
-    if settings.scheduler == "local":
+    if settings.is_single_machine:
         places["where the registry keeps images"] = state.root / "registry"
     places["where nap keeps its state"] = state.root
     for what, path in places.items():

@@ -17,7 +17,7 @@ from nap_receiver.core.deadline import deadline
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import Settings
-from nap_receiver.engine.container import Body, body_of_one_off, bridge_of
+from nap_receiver.engine.container import Body, body_of_one_off, bridge_of, suffix_of
 from nap_receiver.engine.login import Login, login_of
 from nap_receiver.model.release import Release
 
@@ -43,7 +43,7 @@ class OneOff:
         settings: Settings,
     ) -> None:
         """`words` are the arguments that the container gets, `variables` those that its release is configured with."""
-        self._machine = state.name if settings.scheduler == "local" else ""
+        self._machine = suffix_of(state, settings)
         self.name = ".".join(filter(None, (release.app, release.name, label, self._machine)))
         self._release, self._label, self._words, self._variables = release, label, words, variables
         self._settings, self._login = settings, login_of(state, settings)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec.structs import replace
 
 from nap_receiver.core.errors import NapError, some
+from nap_receiver.core.paths import State
 from nap_receiver.core.settings import ContainerSettings, Settings
 from nap_receiver.deploy.rollout import App, Deploy, release, under_way, withdraw_and_stop
 from nap_receiver.git.repository import remove
@@ -17,6 +18,7 @@ from nap_receiver.model.bounds import require_instances, require_process_types, 
 from nap_receiver.model.release import EVERY, RUN, Limits, Protocol, Release, limits_among, never_deployed
 from nap_receiver.model.retention_policy import before, live_among, require_kept, sort_out
 from nap_receiver.routing.domains import give_up_all
+from nap_receiver.schedulers.chosen import scheduler_of
 from nap_receiver.store.ledger import Ledger
 
 
@@ -91,7 +93,7 @@ def limit(app: App, process: str, change: Callable[[Limits], Limits]) -> None:
         had = limits_among(before, process)
         limits = before | {process: change(had)}
         if limits[process].cpus != had.cpus:
-            require_processors(limits[process].cpus, app.settings)
+            require_processors(limits[process].cpus, app.state, app.settings)
         require_allowed(limits[process], app.settings.container)
         kept = {name: each for name, each in limits.items() if each != Limits() or name != EVERY}
         told = process if process != EVERY else "every process type"
@@ -146,9 +148,9 @@ def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
-def require_processors(number: float, settings: Settings) -> None:
+def require_processors(number: float, state: State, settings: Settings) -> None:
     """Raise `NapError` where this machine has fewer, if it is the one: nothing would start that is to have so many."""
-    if not number or settings.scheduler != "local":
+    if not number or scheduler_of(state, settings).runs_on != "this machine":
         return
     from nap_receiver.engine.client import engine_at  # libraries that no other change has need of
 

@@ -19,7 +19,7 @@ from nap_receiver.core.settings import Settings
 from nap_receiver.deploy.image_pruning import keep_recent, registry_in_use, require_space
 from nap_receiver.deploy.rollout import POSTDEPLOY, App, Deploy, release, run_command, under_way
 from nap_receiver.engine.client import Engine, Image, engine_at
-from nap_receiver.engine.container import bridge_of
+from nap_receiver.engine.container import bridge_of, suffix_of
 from nap_receiver.engine.login import login_of
 from nap_receiver.git.checkout import DOCKERFILE, MANIFESTS, Checkout, check_out
 from nap_receiver.git.push import Deployment, commit_of
@@ -59,7 +59,7 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
             placement = deploy.scheduler.place(asked.app, asked.repository, formation)
             engine = reading.enter_context(engine_at(settings.engine.url))
             require_space(deploy, engine)
-            engine.network(bridge_of(deploy.scheduler.machine))
+            engine.network(bridge_of(suffix_of(app.state, settings)))
             with registry_in_use(app):
                 image = build_and_push(asked, checkout, engine, app)
         warn_of_volumes(image, channel)
@@ -178,6 +178,8 @@ def formation_for(manifest: Manifest, current: Release | None, deploy: Deploy) -
 
 def run_postdeploy(what: str, command: str, deploy: Deploy) -> None:
     """Run a command that app.json has at `what`, after a release of the app is live."""
+    if deploy.scheduler.runs_on == "nothing":
+        return
     current = deploy.ledger.current()
     assert current
     app = deploy.app

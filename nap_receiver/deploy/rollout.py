@@ -28,8 +28,8 @@ from nap_receiver.model.release import WEB, Release
 from nap_receiver.routing.caddy_configuration import dialled, is_routing, leads_to
 from nap_receiver.schedulers.chosen import scheduler_of
 from nap_receiver.schedulers.placement import Placement
-from nap_receiver.schedulers.scheduler import Scheduler
-from nap_receiver.schedulers.units import LEASE_SECONDS, InstanceUnits, render
+from nap_receiver.schedulers.scheduler import Scheduler, Work
+from nap_receiver.schedulers.units import LEASE_SECONDS
 from nap_receiver.store.announcements import (
     Announcement,
     ListensElsewhere,
@@ -147,6 +147,11 @@ def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: boo
         deploy.channel.detail(f"To keep it: {how_to_name(draft, [found.port])}")
         written, addresses = bring_up(draft, before, placement, deploy, is_new=False)
     seconds = time.monotonic() - deploy.started
+    if deploy.scheduler.runs_on == "nothing":
+        show(f"{written.app} {written.name} is released ({seconds:.1f} s)", "", [], deploy.channel)
+        deploy.channel.detail(f"Image: {written.image}")
+        deploy.channel.detail("It runs nowhere yet: nap builds and pushes images here, and runs nothing.")
+        return
     state = "is live"
     if rest := written.at_rest():
         why, how = rest
@@ -175,6 +180,8 @@ def bring_up(
 
 def run_commands_before(release: Release, deploy: Deploy) -> None:
     """Run app.json's predeploy, then what the Procfile names `release`, before anything of the release starts."""
+    if deploy.scheduler.runs_on == "nothing":
+        return
     for label, command, what in (
         (PREDEPLOY, release.predeploy, "scripts.dokku.predeploy"),
         (RELEASE_COMMAND, release.release_command, "the release command"),
@@ -197,17 +204,17 @@ def run_command(release: Release, label: str, command: str, what: str, deploy: D
 def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Announcement]:
     """Start the release's instances and wait until all of them are good; from then on it is the current one."""
     settings, scheduler, etcd = deploy.settings, deploy.scheduler, deploy.etcd
-    units = units_of(release, deploy.ledger, scheduler, settings, placement)
     addresses: list[Announcement] = []
-    if units:
+    if release.instances and scheduler.runs_on != "nothing":
+        work = work_of(release, deploy.ledger, scheduler, settings, placement)
         deploy.channel.step(f"Starting {release.name}: {', '.join(instance.label for instance in release.instances)}")
         before = etcd.revision()
-        scheduler.start(units)
+        scheduler.start(work)
         allowed, channel = settings.build.private_networks.networks, deploy.channel
         wait = Wait(
             before,
             deploy.timeout,
-            lambda: scheduler.require_placed(units),
+            lambda: scheduler.require_placed(work),
             lambda check, what: call_url(check, what, allowed, channel),
             url_of(release.app, settings),
         )
@@ -217,12 +224,12 @@ def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Ann
     return addresses
 
 
-def units_of(
+def work_of(
     release: Release, ledger: Ledger, scheduler: Scheduler, settings: Settings, placement: Placement | None = None
-) -> list[InstanceUnits]:
-    """The units of all instances of the release; what their machines ask their engines is in etcd afterwards."""
-    bodies, machine, url = write_down(release, ledger, settings), scheduler.machine, settings.engine.url
-    return [render(each, bodies[each.key], settings, machine, url, placement) for each in release.instances]
+) -> Work:
+    """All instances of the release, for the scheduler; what their machines ask their engines is in etcd afterwards."""
+    bodies = write_down(release, ledger, settings, scheduler.asked_of_engine)
+    return Work(tuple(release.instances), bodies, placement or Placement())
 
 
 @contextmanager

@@ -7,13 +7,14 @@ environment, an argument or a file name of a program on the host.
 
 import hashlib
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
 from nap_receiver.core.settings import ContainerSettings, Settings
 from nap_receiver.model.app_url import url_of
 from nap_receiver.model.health import Check, Header, visitors_headers
@@ -48,6 +49,7 @@ _MOST_BYTES = 1 << 20  # etcd takes requests of 1.5 MiB (etcd's --max-request-by
 _LOG_FILES = 2
 
 Body = dict[str, Any]
+Adapt = Callable[[Instance, Body], Body]
 
 
 def bridge_of(machine: str) -> str:
@@ -56,14 +58,13 @@ def bridge_of(machine: str) -> str:
 
 
 def body_of_instance(instance: Instance, variables: Mapping[str, str], settings: Settings) -> Body:
-    """What the engine is asked for an instance. Raises `NapError` where a variable cannot be in it."""
+    """What the engine is asked for an instance, but for what its scheduler adds and the label with the digest.
+
+    Raises `NapError` where a variable cannot be in it.
+    """
     release = instance.release
     body = _body(release, instance.label, instance.words, variables, settings, instance.limits)
     address = str(settings.local.host)
-    if settings.scheduler == "fleet":
-        address = ""  # all of the machine's: which machine it will be is not known here
-        body["Labels"]["nap.unit"] = f"{instance.unit}.service"
-        body["HostConfig"]["AutoRemove"] = True  # a unit that fleet destroys does no more than end
     if instance.is_web:
         body["Env"].append(f"PORT={release.port_variable}")
         published = release.published[: settings.container.ports]
@@ -71,7 +72,6 @@ def body_of_instance(instance: Instance, variables: Mapping[str, str], settings:
         body["HostConfig"]["PortBindings"] = {port: [{"HostIp": address, "HostPort": ""}] for port in published}
     else:
         body["Healthcheck"] = {"Test": ["NONE"]}
-    body["Labels"][DIGEST_LABEL] = digest_of(body)
     return body
 
 
@@ -91,22 +91,28 @@ def digest_of(body: Body) -> str:
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()[:16]
 
 
-def write_down(release: Release, ledger: Ledger, settings: Settings) -> dict[str, str]:
+def suffix_of(state: State, settings: Settings) -> str:
+    """What marks the containers of this nap, where several may share an engine: eight digits; nothing on a cluster."""
+    return state.name if settings.is_single_machine else ""
+
+
+def write_down(release: Release, ledger: Ledger, settings: Settings, adapt: Adapt) -> dict[str, str]:
     """Put into etcd what each instance's machine asks its engine and the instance itself; the digest by instance.
 
+    `adapt` is the scheduler's part (`Scheduler.asked_of_engine`).
     Raises `NapError` where a variable or a command cannot be passed on.
     """
     variables = ledger.configuration(release.config)
     digests = {}
     for instance in release.instances:
-        body = body_of_instance(instance, variables, settings)
+        body = adapt(instance, body_of_instance(instance, variables, settings))
+        digests[instance.key] = body["Labels"][DIGEST_LABEL] = digest_of(body)
         if len(msgspec.json.encode(body)) > _MOST_BYTES:
             raise NapError(
                 f"{release.app}: its variables and commands are larger than {_MOST_BYTES} bytes together",
                 advice=f"Make them smaller: config:unset {release.app} NAME",
             )
         ledger.write_container(instance, body, asked_by_all(instance.checks, url_of(release.app, settings)))
-        digests[instance.key] = body["Labels"][DIGEST_LABEL]
     return digests
 
 

@@ -46,7 +46,7 @@ class _Configuration(msgspec.Struct):
 
 def login_of(state: State, settings: Settings) -> Login | None:
     """The login of the registry of these settings; None for one that nap does not run, or that takes anybody."""
-    if settings.scheduler != "local":
+    if not settings.is_single_machine:
         return None
     try:
         found = msgspec.json.decode((state.registry_login / "config.json").read_bytes(), type=_Configuration)

@@ -19,7 +19,7 @@ from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import Settings
 from nap_receiver.engine import daemon
-from nap_receiver.engine.container import bridge_of
+from nap_receiver.engine.container import bridge_of, suffix_of
 
 _LINK_LOCAL = "169.254.0.0/16"
 _PORTS_GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")  # from these Docker gives a published port its number
@@ -40,7 +40,7 @@ def bridges(state: State, settings: Settings) -> list[str]:
     from nap_receiver.engine.client import engine_at  # a quarter of a second, which `nap down` has no need of
 
     with engine_at(settings.engine.url) as near:
-        found = [near.network(bridge_of(state.name if settings.scheduler == "local" else ""))]
+        found = [near.network(bridge_of(suffix_of(state, settings)))]
     if settings.engine.url == daemon.own_url(state):
         found.append(daemon.bridge(state))
     for bridge in found:

@@ -34,16 +34,19 @@ from nap_receiver.machine import firewall
 from nap_receiver.machine.programs import (
     Program,
     caddy_of,
-    foreign,
+    dependencies,
     programs_of,
     require_installed,
     write_configuration,
 )
 from nap_receiver.routing.caddy_origin import require_known
-from nap_receiver.schedulers.local import Local
+from nap_receiver.schedulers.chosen import scheduler_of
 
 UP_SECONDS = 60
 """How long all programs together may take to answer."""
+
+NOT_NAPS = "not nap's"
+"""How a program stands that nap relies on and does not run."""
 
 NOT_STARTED = "not started"
 """How a program stands that came with settings, or with a nap, for which there was no `nap up` yet."""
@@ -75,7 +78,7 @@ def up(state: State) -> Settings:
     if has_own_etcd(state, variables):
         del variables[ETCD_VARIABLE]  # the scheduler may be another one now
     settings = load(state, {**os.environ, **variables}, started={}).settings
-    if settings.scheduler == "local":
+    if settings.is_single_machine:
         variables[ETCD_VARIABLE] = state.etcd_url
         settings = load(state, variables, started={}).settings
     if not settings.engine.url:
@@ -159,7 +162,9 @@ def status(state: State) -> list[Standing]:
         return []
     known = {process["name"]: process for process in supervisor.call("getAllProcessInfo")}
     settings = load(state).settings
-    standings = [Standing(each.name, "not nap's", 0, each.address, each.answers()) for each in foreign(state, settings)]
+    standings = [
+        Standing(each.name, NOT_NAPS, 0, each.address, each.answers()) for each in dependencies(state, settings)
+    ]
     for program in programs_of(state, settings):
         answers, process = program.answers(), known.get(program.name, {"statename": NOT_STARTED, "pid": 0})
         word = "running" if answers else process["statename"].lower()  # supervisord waits a second before it says so
@@ -224,7 +229,7 @@ def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Prog
                     advice=f"All of its log: {log}. Mend what it says and run `nap up` again.",
                 )
         time.sleep(_LOOK_AGAIN_SECONDS if waiting else 0)
-    for each in foreign(state, settings):
+    for each in dependencies(state, settings):
         if not each.answers():
             raise NapError(
                 f"{each.name} at {each.address} does not answer, and nap relies on it",
@@ -234,11 +239,11 @@ def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Prog
 
 def _renew_units(state: State, settings: Settings) -> None:
     """Write the units of what runs on this machine anew, for the settings and templates as they are now."""
-    scheduler = Local(state)
-    apps = scheduler.apps() if settings.scheduler == "local" else []
+    scheduler = scheduler_of(state, settings)
+    apps = scheduler.apps_to_renew()
     if not apps:
         return
-    from nap_receiver.deploy.rollout import units_of
+    from nap_receiver.deploy.rollout import work_of
     from nap_receiver.store.etcd import connect  # a tenth of a second, needed only where there are apps
     from nap_receiver.store.ledger import Ledger
 
@@ -246,8 +251,8 @@ def _renew_units(state: State, settings: Settings) -> None:
         for app in apps:
             ledger = Ledger(etcd, settings.etcd, app)
             if release := ledger.current():
-                units = units_of(release, ledger, scheduler, settings)
-                scheduler.renew(units, settings.deploy.drain + settings.deploy.grace + 20)
+                work = work_of(release, ledger, scheduler, settings)
+                scheduler.renew(work, settings.deploy.drain + settings.deploy.grace + 20)
 
 
 def _require_free_ports(programs: Sequence[Program], own: set[str]) -> None:

@@ -33,6 +33,8 @@ from nap_receiver.routing.caddy_configuration import (
     prepare,
     told_last,
 )
+from nap_receiver.schedulers.chosen import scheduler_of
+from nap_receiver.schedulers.scheduler import Dependency
 from nap_receiver.store.etcdctl import write_etcdctl
 
 _PACKAGES = {
@@ -68,15 +70,6 @@ class Program:
     stop_seconds: int = 20
 
 
-@dataclass(frozen=True)
-class Foreign:
-    """What nap relies on and somebody else runs: where it answers, and how to tell that it does."""
-
-    name: str
-    address: str
-    answers: Callable[[], bool]
-
-
 def require_installed() -> None:
     """Raise `NapError` with the Debian packages to install where a program is missing."""
     missing = sorted({package for program, package in _PACKAGES.items() if not found_program(program)})
@@ -87,25 +80,24 @@ def require_installed() -> None:
         )
 
 
-def foreign(state: State, settings: Settings) -> list[Foreign]:
-    """What somebody else runs: an engine that is not nap's and, under fleet, all that belongs to the cluster."""
-    found = []
+def dependencies(state: State, settings: Settings) -> list[Dependency]:
+    """What somebody else runs: an engine that is not nap's and, on a cluster, all that belongs to that."""
+    found: list[Dependency] = []
     if settings.engine.url != daemon.own_url(state):
         url = settings.engine.url or daemon.USUAL
-        found.append(Foreign("engine", url, lambda: daemon.answers(url)))
-    if settings.scheduler == "fleet":
+        found.append(Dependency("engine", url, lambda: daemon.answers(url)))
+    if not settings.is_single_machine:
         registry = settings.registry.address
         found += [
-            Foreign("etcd", settings.etcd.address, lambda: etcd_answers(settings.etcd)),
-            Foreign("registry", registry, lambda: _greets(registry.host, registry.port, b"")),
-            Foreign("fleet", settings.fleet.endpoint, lambda: _has_machines(state, settings)),
+            Dependency("etcd", settings.etcd.address, lambda: etcd_answers(settings.etcd)),
+            Dependency("registry", registry, lambda: _greets(registry.host, registry.port, b"")),
         ]
-    return found
+    return [*found, *scheduler_of(state, settings).dependencies()]
 
 
 def programs_of(state: State, settings: Settings) -> list[Program]:
-    """All of them, the ones that others need first. Under fleet, the cluster has its own etcd and registry."""
-    if settings.scheduler == "local" and settings.etcd.ca:
+    """All of them, the ones that others need first. A cluster has an etcd, a registry and a router of its own."""
+    if settings.is_single_machine and settings.etcd.ca:
         raise NapError("etcd.ca: the etcd that nap runs itself is on a socket, without TLS", advice="Remove etcd.ca.")
     registry, ssh = settings.registry.address, settings.ssh.address
     scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
@@ -139,8 +131,10 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
     ]
     if settings.router.domain:
         programs += _router(state, settings)
-    if settings.scheduler == "fleet":
-        programs = [program for program in programs if program.name == "gate"]
+    if scheduler_of(state, settings).runs_on != "this machine":
+        programs = [program for program in programs if program.name != "scheduler"]
+    if not settings.is_single_machine:
+        programs = [program for program in programs if program.name in {"gate", "scheduler"}]
     own = daemon.own_url(state)
     if settings.engine.url == own:
         programs.insert(0, Program("engine", daemon.own_command(state), own, "", lambda: daemon.answers(own), 10))
@@ -213,7 +207,7 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         "account": getpass.getuser(),
         "account_is_locked": account_is_locked(),
     }
-    if settings.scheduler == "local":
+    if settings.is_single_machine:
         make_login(state, settings)
     templates = environment(TEMPLATES / "machine")
     changed = set()
@@ -280,15 +274,6 @@ def tls_of(settings: EtcdSettings) -> ssl.SSLContext | None:
         files = ", ".join(filter(None, (settings.ca, settings.certificate, settings.key)))
         raise NapError(f"etcd's files for TLS cannot be used: {error.strerror or error}: {files}") from error
     return context
-
-
-def _has_machines(state: State, settings: Settings) -> bool:
-    from nap_receiver.schedulers.fleet import Fleet
-
-    try:
-        return bool(Fleet(state, settings).machines())
-    except NapError:
-        return False
 
 
 def _greets(host: str, port: int, greeting: bytes) -> bool:

@@ -11,7 +11,7 @@ def own_name(app: str, router: RouterSettings) -> str:
 def has_router(settings: Settings) -> bool:
     """Whether apps have names; on a cluster only where its operator has set one up, below a domain that is told."""
     domain = settings.router.domain
-    return bool(domain) and not (settings.scheduler == "fleet" and domain == RouterSettings().domain)
+    return bool(domain) and not (not settings.is_single_machine and domain == RouterSettings().domain)
 
 
 def url_of(app: str, settings: Settings) -> str:

@@ -8,11 +8,13 @@ watch; what needs a moment is asked for again.
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,12 @@ from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.privacy import keep_private
 from nap_receiver.core.settings import Settings, load
+from nap_receiver.engine.container import Body
+from nap_receiver.model.release import Instance
+from nap_receiver.schedulers.log_source import Source
 from nap_receiver.schedulers.placement import Machine, Placement, placement_of
-from nap_receiver.schedulers.scheduler import Units
-from nap_receiver.schedulers.units import InstanceUnits
+from nap_receiver.schedulers.scheduler import Dependency, Units, VersionOf, Work
+from nap_receiver.schedulers.units import InstanceUnits, render
 
 _ASK_AGAIN_SECONDS = 0.5
 _SPARE_SECONDS = 5  # over the requests' own timeouts, for a program that hangs
@@ -35,10 +40,11 @@ _ENDED = {"inactive", "failed"}
 class Fleet:
     """A `Scheduler` for a cluster."""
 
-    machine = ""
+    runs_on = "a cluster"
 
     def __init__(self, state: State, settings: Settings) -> None:
         self._state = state
+        self._all = settings
         self._settings = settings.fleet
         self._places = settings.etcd
         self._stop_seconds = settings.deploy.drain + settings.deploy.grace + _STOP_SPARE_SECONDS
@@ -54,8 +60,15 @@ class Fleet:
             for id, ip, metadata in rows
         ]
 
-    def start(self, units: Sequence[InstanceUnits]) -> None:
-        texts = {_file(unit.name): unit.text for pair in units for unit in (pair.app, pair.discovery)}
+    def asked_of_engine(self, instance: Instance, body: Body) -> Body:
+        for bindings in body["HostConfig"].get("PortBindings", {}).values():
+            bindings[0]["HostIp"] = ""  # all of the machine's: which machine it will be is not known here
+        body["Labels"]["nap.unit"] = _file(instance.unit)
+        body["HostConfig"]["AutoRemove"] = True  # a unit that fleet destroys does no more than end
+        return body
+
+    def start(self, work: Work) -> None:
+        texts = {_file(unit.name): unit.text for pair in self._units(work) for unit in (pair.app, pair.discovery)}
         with tempfile.TemporaryDirectory(prefix="nap-units-") as folder:
             for name, text in texts.items():
                 Path(folder, name).write_text(text, encoding="utf-8", errors="surrogateescape")
@@ -67,7 +80,8 @@ class Fleet:
                 advice="See what they are: fleetctl list-unit-files. The next push gets names of its own.",
             )
 
-    def require_placed(self, units: Sequence[InstanceUnits]) -> None:
+    def require_placed(self, work: Work) -> None:
+        units = self._units(work)
         targets = self._desired()
         missing = {_file(unit.name) for pair in units for unit in (pair.app, pair.discovery)} - targets.keys()
         if missing:
@@ -130,9 +144,15 @@ class Fleet:
         return [unit for unit, (_, state, target) in wanted.items() if state != "launched" and target != "-"]
 
     def running(self, app: str) -> list[str]:
-        return self.units().known_of(app)
+        return self.status().known_of(app)
 
-    def units(self) -> Units:
+    def _units(self, work: Work) -> list[InstanceUnits]:
+        return [
+            render(each, work.bodies[each.key], self._all, "", self._all.engine.url, work.placement)
+            for each in work.instances
+        ]
+
+    def status(self) -> Units:
         rows = self._listed("list-unit-files", "unit,dstate")
         states = {name.removesuffix(".service"): state for name, state in rows}
         started = frozenset(name for name, state in states.items() if state == "launched")
@@ -147,6 +167,49 @@ class Fleet:
                 raise
             return False
         return self._places.exits_of(unit.partition(".")[0]) in text and self._places.url in text
+
+    @contextmanager
+    def logs(self, app: str) -> Iterator[Source]:
+        from nap_receiver.schedulers.journal_logs import Journals
+
+        if not self._settings.logs:
+            raise NapError(
+                "what apps print on a cluster is in the journals of its machines, and nap is not told how to read them",
+                advice='Ask the operator to set fleet.logs, such as "ssh://root@{address}" (docs/logs.md).',
+            )
+        with closing(Journals(self._settings.logs, self.machines(), self._settings.request_timeout)) as journals:
+            yield journals
+
+    def apps_to_renew(self) -> list[str]:
+        return []  # units are given to the cluster with each release, and stay as they are
+
+    def renew(self, work: Work, seconds: float) -> None:
+        pass
+
+    def how_to_remove(self, app: str, unit: str) -> str:
+        return f"fleetctl destroy {unit}.service {_discovery(unit)}.service"
+
+    def dependencies(self) -> Sequence[Dependency]:
+        return (Dependency("fleet", self._settings.endpoint, self._has_machines),)
+
+    def _has_machines(self) -> bool:
+        try:
+            return bool(self.machines())
+        except NapError:
+            return False
+
+    def versions(self) -> Mapping[str, VersionOf]:
+        return {"fleetctl": VersionOf((self._settings.fleetctl, "--version"), "1.0.0")}
+
+    def clocks(self) -> Mapping[str, tuple[str, ssl.SSLContext | None]]:
+        endpoint = self._settings.endpoint
+        if not endpoint.startswith("http://") or self._settings.tunnel:
+            return {}
+        found: dict[str, tuple[str, ssl.SSLContext | None]] = {"fleet": (endpoint, None)}
+        if self._settings.driver == "API":
+            port = re.sub(r".*:(?=\d+/?$)|.*", "", endpoint).strip("/") or "80"
+            found |= {f"machine {each.address}": (f"http://{each.address}:{port}", None) for each in self.machines()}
+        return found
 
     def _destroy(self, units: Iterable[str]) -> None:
         names = [_file(unit) for unit in units]

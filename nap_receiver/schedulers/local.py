@@ -5,15 +5,21 @@ before a reboot runs after it. A unit whose file is gone is stopped and then for
 between starts without it.
 """
 
+import ssl
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from nap_receiver.core.paths import State
+from nap_receiver.core.settings import Settings
 from nap_receiver.core.supervision import Fault, Refused, Supervisor
+from nap_receiver.engine.container import Body
+from nap_receiver.model.release import Instance
+from nap_receiver.schedulers.log_source import Source
 from nap_receiver.schedulers.placement import Placement
-from nap_receiver.schedulers.scheduler import Units
-from nap_receiver.schedulers.units import InstanceUnits, Unit
+from nap_receiver.schedulers.scheduler import Dependency, Units, VersionOf, Work
+from nap_receiver.schedulers.units import Unit, render
 
 _ALIVE = {"STARTING", "RUNNING", "BACKOFF"}
 _GONE = (Fault.BAD_NAME, Fault.NOT_RUNNING)
@@ -24,23 +30,27 @@ _THERE = (Fault.BAD_NAME, Fault.ALREADY_ADDED)  # another deploy reads the folde
 class Local:
     """A `Scheduler` for the machine that this state directory is on."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    runs_on = "this machine"
+
+    def __init__(self, state: State, settings: Settings) -> None:
+        self._state, self._settings = state, settings
         self._supervisor = Supervisor(state.run / "scheduler.sock", "the local scheduler")
-        self.machine = state.name
 
     def place(self, app: str, repository: Path, formation: dict[str, int]) -> Placement:
         return Placement()
 
-    def start(self, units: Sequence[InstanceUnits]) -> None:
-        wanted = [unit for pair in units for unit in (pair.app, pair.discovery)]
+    def asked_of_engine(self, instance: Instance, body: Body) -> Body:
+        return body
+
+    def start(self, work: Work) -> None:
+        wanted = self._units(work)
         for unit in wanted:
             self._write(unit)
         added = self._reread()
         for name in (unit.name for unit in wanted if unit.name not in added):
             self._supervisor.unless((Fault.ALREADY_STARTED,), "startProcess", name, False)
 
-    def require_placed(self, units: Sequence[InstanceUnits]) -> None:
+    def require_placed(self, work: Work) -> None:
         pass  # there is one machine, this one
 
     def withdraw(self, instances: Sequence[str]) -> None:
@@ -50,7 +60,7 @@ class Local:
             self._end(unit, wait=True)
 
     def stop(self, instances: Sequence[str]) -> None:
-        there = self.units().there  # what was stopped before keeps its log until something starts: `logs` shows it
+        there = self.status().there  # what was stopped before keeps its log until something starts: `logs` shows it
         self._remove_files(instances)
         for instance in instances:
             if instance in there:
@@ -64,27 +74,43 @@ class Local:
             self._end(instance, wait=True)
 
     def running(self, app: str) -> list[str]:
-        return self.units().known_of(app)
+        return self.status().known_of(app)
 
-    def units(self) -> Units:
+    def status(self) -> Units:
         files = {path.stem for path in self._state.units.glob("*.conf")}
         states = {each["name"]: each["statename"] for each in self._supervisor.call("getAllProcessInfo")}
         alive = {name for name, state in states.items() if state in _ALIVE}
         return Units(frozenset(files | alive), frozenset(files & alive), frozenset(files | states.keys()))
 
+    @contextmanager
+    def logs(self, app: str) -> Iterator[Source]:
+        from nap_receiver.engine.client import engine_at  # the engine's library is for those who call it
+        from nap_receiver.schedulers.container_logs import Containers
+
+        with engine_at(self._settings.engine.url) as engine:
+            yield Containers(app, self._state, engine.api)
+
     def is_ours(self, unit: str) -> bool:
         return True
 
-    def apps(self) -> list[str]:
-        """The apps that this scheduler was given units of."""
+    def how_to_remove(self, app: str, unit: str) -> str:
+        return f"nap down, then rm {self._state.units}/{app}.*"
+
+    def dependencies(self) -> Sequence[Dependency]:
+        return ()
+
+    def versions(self) -> Mapping[str, VersionOf]:
+        return {}
+
+    def clocks(self) -> Mapping[str, tuple[str, ssl.SSLContext | None]]:
+        return {}
+
+    def apps_to_renew(self) -> list[str]:
         return sorted({path.name.partition(".")[0] for path in self._state.units.glob("*.conf")})
 
-    def renew(self, units: Sequence[InstanceUnits], seconds: float) -> None:
-        """Put these units in the place of their namesakes, and restart those whose text is another one now.
-
-        An instance may take `seconds` to stop.
-        """
-        known = [unit for pair in units for unit in (pair.discovery, pair.app) if self._file(unit.name).exists()]
+    def renew(self, work: Work, seconds: float) -> None:
+        """Only units whose text is another one now are restarted."""
+        known = [unit for unit in reversed(self._units(work)) if self._file(unit.name).exists()]
         changed = [unit for unit in known if self._text(unit.name) != unit.text]
         for unit in changed:
             self._write(unit)
@@ -96,6 +122,12 @@ class Local:
             patient.remove(unit.name)
         for unit in changed:
             patient.unless(_THERE, "addProcessGroup", unit.name)
+
+    def _units(self, work: Work) -> list[Unit]:
+        """The units of these instances, of each its app unit first."""
+        machine, url = self._state.name, self._settings.engine.url
+        both = (render(each, work.bodies[each.key], self._settings, machine, url) for each in work.instances)
+        return [unit for pair in both for unit in (pair.app, pair.discovery)]
 
     def _file(self, unit: str) -> Path:
         return self._state.units / f"{unit}.conf"

@@ -7,10 +7,10 @@ from http import HTTPStatus
 from docker.errors import APIError, DockerException, NotFound
 
 from nap_receiver.core.errors import NapError, some
-from nap_receiver.deploy.rollout import WITHDRAW_SECONDS, Deploy, take_away_leftovers, units_of
+from nap_receiver.deploy.rollout import Deploy, take_away_leftovers, withdraw_and_stop, work_of
 from nap_receiver.engine.client import engine_at
 from nap_receiver.model.release import UNIT, Instance, Release
-from nap_receiver.store.announcements import PATIENCE, await_withdrawn, good
+from nap_receiver.store.announcements import PATIENCE, good
 from nap_receiver.store.etcdctl import Entry
 from nap_receiver.upkeep.finding import Finding, ok, problem
 from nap_receiver.upkeep.inventory import Container, Inventory
@@ -18,7 +18,7 @@ from nap_receiver.upkeep.inventory import Container, Inventory
 
 def announcements(there: Inventory) -> Iterator[Finding]:
     """What is announced, or said to be up, is there."""
-    well, what = 0, "container that runs" if there.settings.scheduler == "local" else "unit"
+    well, what = 0, "container that runs" if there.scheduler.runs_on == "this machine" else "unit"
     for entry, app, instance in _announced(there):
         if there.turn(app):
             continue
@@ -104,6 +104,9 @@ def _take_away_unfinished(deploy: Deploy) -> str:
 
 def instances(there: Inventory) -> Iterator[Finding]:
     """What the current release of an app is to run does run, and is announced or up."""
+    if there.scheduler.runs_on == "nothing":
+        yield ok("not looked at: this scheduler runs nothing")
+        return
     well = stopped = 0
     for app in there.idle:
         current = there.current(app)
@@ -143,8 +146,8 @@ def _start(lacking: Sequence[Instance], deploy: Deploy) -> None:
     app, release = deploy.app, lacking[0].release
     placement = deploy.scheduler.place(app.name, app.repository, release.formation)
     wanted = {each.key for each in lacking}
-    units = units_of(release, deploy.ledger, deploy.scheduler, deploy.settings, placement)
-    deploy.scheduler.start([each for each in units if each.instance.key in wanted])
+    work = work_of(release, deploy.ledger, deploy.scheduler, deploy.settings, placement)
+    deploy.scheduler.start(work.only(wanted))
 
 
 def _await_good(release: Release, seconds: float, deploy: Deploy) -> None:
@@ -193,8 +196,8 @@ def units(there: Inventory) -> Iterator[Finding]:
         else:
             about = f"{app}: {instance} has a unit, but etcd knows of no such app"
             spared = not there.is_gone(app)
-            advice = "If etcd has lost data, restore it, or push the app again; else stop the app: nap down, then "
-            advice += f"rm {there.state.units}/{app}.*" if there.settings.scheduler == "local" else f"destroy {unit}"
+            advice = "If etcd has lost data, restore it, or push the app again; else stop the app: "
+            advice += there.scheduler.how_to_remove(app, unit)
         if there.is_at_work("nap_receiver.schedulers.fleet", [unit]):
             continue
         yield problem(
@@ -209,10 +212,7 @@ def units(there: Inventory) -> Iterator[Finding]:
 
 def _retiring(unit: str) -> Callable[[Deploy], str]:
     def retire(deploy: Deploy) -> str:
-        app, _, instance = unit.partition(".")
-        deploy.scheduler.withdraw([unit])
-        await_withdrawn(deploy.etcd, deploy.settings.etcd, app, [instance], WITHDRAW_SECONDS)
-        deploy.scheduler.stop([unit])
+        withdraw_and_stop(deploy.app.name, [unit], deploy)
         return "It is stopped, and its unit taken away."
 
     return retire
@@ -220,7 +220,7 @@ def _retiring(unit: str) -> Callable[[Deploy], str]:
 
 def containers(there: Inventory) -> Iterator[Finding]:
     """What runs is run by a unit, or is a one-off command of somebody's."""
-    on_cluster, well = there.settings.scheduler == "fleet", 0
+    on_cluster, well = there.scheduler.runs_on == "a cluster", 0
     if not there.sees_clients:
         yield ok("not looked at: they, and whoever waits for them, are on other machines")
         return

@@ -18,6 +18,7 @@ from nap_receiver.core.settings import EtcdSettings, Settings
 from nap_receiver.core.supervision import Supervisor
 from nap_receiver.deploy.rollout import POSTDEPLOY, PREDEPLOY, RELEASE_COMMAND
 from nap_receiver.engine.client import engine_at
+from nap_receiver.engine.container import suffix_of
 from nap_receiver.git.repository import repository_called, repository_of
 from nap_receiver.machine.programs import etcd_answers
 from nap_receiver.model.release import UNIT, Outcome, Release
@@ -127,7 +128,7 @@ class Inventory:
     def _reached(self) -> EtcdSettings:
         """Where etcd is. Raises `NapError` where it does not answer."""
         places = self.settings.etcd
-        if self.settings.scheduler == "local":
+        if self.settings.is_single_machine:
             self._require_own_etcd()
         if not etcd_answers(places):  # etcdctl takes its time over one that is away
             advice = "`nap status` tells what is down, and on a single machine `nap up` starts it."
@@ -162,15 +163,15 @@ class Inventory:
     @once
     def containers(self) -> list[Container]:
         """The containers of this nap on its engine, as names and labels tell; on a cluster, those of one-offs."""
-        on_cluster = self.settings.scheduler == "fleet"
-        suffix = "" if on_cluster else f".{self.state.name}"
+        mark = suffix_of(self.state, self.settings)
+        suffix = f".{mark}" if mark else ""
         found = []
         for each in self._listed("containers", all=True, filters=self._filters):
             labels, name = each["Labels"] or {}, each["Names"][0].removeprefix("/") if each["Names"] else ""
             match = UNIT.fullmatch(name.removesuffix(suffix))
             if not (name.endswith(suffix) and match and labels.get("nap.app") == match[1]):
                 continue
-            if on_cluster and not self._is_one_off(each["Image"], labels):
+            if not mark and not self._is_one_off(each["Image"], labels):
                 continue
             label = labels.get("nap.instance", "")
             found.append(Container(each["Id"], name, match[0], match[1], label, each["State"] == "running"))
@@ -190,7 +191,7 @@ class Inventory:
     def sees_clients(self) -> bool:
         """Whether those who wait for containers of the engine's are processes of this machine's."""
         address = self.settings.engine.url or os.environ.get("DOCKER_HOST", "")
-        return self.settings.scheduler == "local" or address.startswith("unix:") or not address
+        return self.settings.is_single_machine or address.startswith("unix:") or not address
 
     @once
     def images_in_use(self) -> set[str]:
@@ -225,7 +226,7 @@ class Inventory:
     @once
     def units(self) -> Units:
         """What the scheduler has."""
-        return self.scheduler.units()
+        return self.scheduler.status()
 
     @once
     def scheduler(self) -> Scheduler:
@@ -264,9 +265,7 @@ class Inventory:
 
     def runs(self, instance: str) -> bool:
         """Whether this instance has a container that runs; on a cluster, whether it has a unit."""
-        if self.settings.scheduler == "fleet":
-            return instance in self.units.there
-        return instance in self._running
+        return instance in (self._running if self.scheduler.runs_on == "this machine" else self.units.there)
 
     @once
     def _running(self) -> set[str]:

@@ -45,7 +45,7 @@ def images(there: Inventory) -> Iterator[Finding]:
                 mend=_remove_old,
             )
     yield from _of_gone(on_engine, there)
-    elsewhere = "" if there.settings.scheduler == "local" else "; the registry and the machines were not looked at"
+    elsewhere = "" if there.settings.is_single_machine else "; the registry and the machines were not looked at"
     yield ok(f"{well} on the engine, of releases that are kept{elsewhere}{there.left_out}")
 
 
@@ -100,7 +100,7 @@ def _forgetting(digests: Sequence[str]) -> Callable[[Deploy], str]:
 def _registry_of_own(there: Inventory) -> dict[str, Path]:
     """The repositories of nap's own registry, as it keeps them; no other registry tells what is whose."""
     folder = there.state.root / _STORE / "repositories"
-    if there.settings.scheduler != "local" or not folder.is_dir():
+    if not there.settings.is_single_machine or not folder.is_dir():
         return {}
     return {path.name: path for path in folder.iterdir() if there.app in {"", path.name}}
 
@@ -133,7 +133,7 @@ def _where(on_engine: int, in_registry: int) -> str:
 
 def volumes(there: Inventory) -> Iterator[Finding]:
     """An engine of nap's own has no anonymous volumes that no container uses; on another they may be anybody's."""
-    if there.settings.scheduler != "local":
+    if not there.settings.is_single_machine:
         yield ok("not looked at: they are on the cluster's machines, and go with their containers")
         return
     unused = there.unused_volumes

@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path
 
@@ -44,9 +44,8 @@ OLDEST = {
     "git": "2.36",  # cat-file --batch-command
     "OpenSSH": "8.2",  # security keys
     "Caddy": "2.6",
-    "fleetctl": "1.0.0",
 }
-"""The oldest version of each program that nap works with."""
+"""The oldest version of each program that nap works with; its scheduler says those of its own."""
 
 MOST_SKEW_SECONDS = 5.0
 """How far two clocks may be apart."""
@@ -68,7 +67,7 @@ def programs(there: Inventory) -> Iterator[Finding]:
             well.append(each.program)
             continue
         about, mend = f"{each.program} does not answer at {each.address} ({each.state})", None
-        if each.state == "not nap's":
+        if each.state == lifecycle.NOT_NAPS:
             advice = "Start it, or say where it is: settings.toml, nap settings."
         elif each.state == lifecycle.NOT_STARTED:
             advice = "It is wanted since settings, or nap itself, were changed: nap up"
@@ -93,11 +92,14 @@ def _starting(state: State) -> Callable[[], str]:
 def versions(there: Inventory) -> Iterator[Finding]:
     """No program is older than nap can do with, and nap's own copy of Caddy is that of its package."""
     well = []
-    for program, oldest in OLDEST.items():
-        if program in _not_run(there.settings):
-            continue
+    theirs = there.scheduler.versions()
+    oldest_of = OLDEST | {program: each.oldest for program, each in theirs.items()}
+    if not (there.settings.is_single_machine and there.settings.router.domain):
+        del oldest_of["Caddy"]
+    for program, oldest in oldest_of.items():
         try:
-            version = _NUMBER.findall(_said_by(program, there.settings))[0]
+            command = theirs[program].command if program in theirs else ()
+            version = _NUMBER.findall(_said_by(program, command, there.settings))[0]
         except (NapError, IndexError) as error:
             reason = str(error) if isinstance(error, NapError) else "it does not tell its version"
             yield unseen(f"{program}: {reason}")
@@ -114,18 +116,12 @@ def versions(there: Inventory) -> Iterator[Finding]:
     yield ok(", ".join(well))
 
 
-def _not_run(settings: Settings) -> set[str]:
-    if settings.scheduler == "fleet":
-        return {"Caddy"}
-    return {"fleetctl"} if settings.router.domain else {"fleetctl", "Caddy"}
-
-
 def _parts(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-def _said_by(program: str, settings: Settings) -> str:
-    """What a program says where its version is the first number with a dot in it."""
+def _said_by(program: str, command: Sequence[str], settings: Settings) -> str:
+    """What a program says where its version is the first number with a dot in it; `command` asks a scheduler's."""
     if program == "Python":
         return platform.python_version()
     if program == "Docker Engine":
@@ -139,14 +135,16 @@ def _said_by(program: str, settings: Settings) -> str:
             return str(msgspec.json.decode(_of_etcd("/version", settings.etcd))["etcdserver"])
         except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise NapError("it does not tell its version") from error
-    command = {
-        "docker": ["docker", "--version"],
-        "etcdctl": ["etcdctl", "version"],
-        "git": ["git", "--version"],
-        "OpenSSH": [path_of("sshd"), "-V"],  # those before 9.3 take it for a mistake, and tell theirs all the same
-        "Caddy": [caddy_of(settings), "version"],
-        "fleetctl": [settings.fleet.fleetctl, "--version"],
-    }[program]
+    command = (
+        command
+        or {
+            "docker": ["docker", "--version"],
+            "etcdctl": ["etcdctl", "version"],
+            "git": ["git", "--version"],
+            "OpenSSH": [path_of("sshd"), "-V"],  # those before 9.3 take it for a mistake, and tell theirs all the same
+            "Caddy": [caddy_of(settings), "version"],
+        }[program]
+    )
     try:
         done = subprocess.run(command, capture_output=True, timeout=_ASK_SECONDS, check=False, env=_environment())
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -188,16 +186,7 @@ def _clocks(there: Inventory) -> dict[str, tuple[str, ssl.SSLContext | None]]:
     scheme, _, rest = settings.engine.url.partition("://")
     if scheme in {"tcp", "http"}:
         found["engine"] = (f"http://{rest}/_ping", None)
-    endpoint = settings.fleet.endpoint
-    if settings.scheduler == "fleet" and endpoint.startswith("http://") and not settings.fleet.tunnel:
-        found["fleet"] = (endpoint, None)
-        if settings.fleet.driver == "API":
-            from nap_receiver.schedulers.fleet import Fleet  # its library is for those who call it
-
-            port = re.sub(r".*:(?=\d+/?$)|.*", "", endpoint).strip("/") or "80"
-            machines = Fleet(there.state, settings).machines()
-            found |= {f"machine {each.address}": (f"http://{each.address}:{port}", None) for each in machines}
-    return found
+    return {**found, **there.scheduler.clocks()}
 
 
 def _ahead(url: str, context: ssl.SSLContext | None) -> float:

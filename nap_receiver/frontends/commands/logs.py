@@ -11,7 +11,7 @@ from nap_receiver.frontends.commands.table import Caller, app_argument, at_rest,
 from nap_receiver.model.release import ROUTER, Release, never_deployed
 
 if TYPE_CHECKING:
-    from nap_receiver.deploy.logs import Wanted
+    from nap_receiver.schedulers.log_source import Wanted
     from nap_receiver.store.ledger import Records
 
 _USUAL_LINES = 100
@@ -57,7 +57,9 @@ def _process(context: click.Context, parameter: click.Parameter, value: str) -> 
 def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, number: int | None) -> None:
     """Show the last lines that the instances of APP printed, merged by time; of the release that serves."""
     from nap_receiver.core.settings import load
-    from nap_receiver.deploy.logs import Wanted, follow, merged, source_of
+    from nap_receiver.deploy.logs import follow, merged
+    from nap_receiver.schedulers.chosen import scheduler_of
+    from nap_receiver.schedulers.log_source import Wanted
 
     records = records_of(caller, app)
     if process == ROUTER:
@@ -81,7 +83,7 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
         _refuse_unknown(release, process, tail)
     settings = load(caller.state).settings
     # Ctrl-C is how one stops to follow, and whoever reads it through a pipe may have seen enough.
-    with suppress(BrokenPipeError, KeyboardInterrupt), source_of(app, caller.state, settings) as source:
+    with suppress(BrokenPipeError, KeyboardInterrupt), scheduler_of(caller.state, settings).logs(app) as source:
         lines = source.past(instances, most)
         shown = merged(lines, most)
         for why in source.missing:
@@ -107,9 +109,10 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
 def _show_requests(caller: Caller, records: "Records", tail: bool, most: int, number: int | None) -> None:
     """Show the last requests to an app that the router has answered."""
     from nap_receiver.core.settings import load
-    from nap_receiver.deploy.logs import Requests, Wanted, follow, merged, requests_since
+    from nap_receiver.deploy.logs import Requests, follow, merged, requests_since
     from nap_receiver.routing.caddy_configuration import is_routing
     from nap_receiver.routing.domains import names_of
+    from nap_receiver.schedulers.log_source import Wanted
 
     settings, log = load(caller.state).settings, caller.state.router_log
     if number is not None:

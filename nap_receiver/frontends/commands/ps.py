@@ -4,6 +4,7 @@ import re
 
 import click
 
+from nap_receiver.core.paths import State
 from nap_receiver.frontends.commands.table import (
     Caller,
     app_argument,
@@ -42,6 +43,8 @@ def list_processes(caller: Caller, app: str, as_json: bool) -> None:
             state = "up" if key in there else "not up"
         rows.append((process, release, state, urls.get(key, "")))
     rest = at_rest(current) if current else (f"{app} was never deployed", "To deploy it: git push nap master")
+    if not rest and not there and _runs_nothing(caller.state):
+        rows, rest = [], (f"{app} is released, and nap runs nothing here", f"Its image: releases:info {app}")
     if rows or as_json or not rest:
         show_listing(rows, "process", "release", "state", "address", as_json=as_json)
     if as_json:
@@ -50,6 +53,14 @@ def list_processes(caller: Caller, app: str, as_json: bool) -> None:
         click.echo(". ".join(rest))
     elif any(each.is_web for each in wanted.values()) and (url := url_of(app, load(caller.state).settings)):
         click.echo(f"\n{app} is reached at {url}")
+
+
+def _runs_nothing(state: State) -> bool:
+    """Whether the scheduler runs nothing."""
+    from nap_receiver.core.settings import load
+    from nap_receiver.schedulers.chosen import scheduler_of
+
+    return scheduler_of(state, load(state).settings).runs_on == "nothing"
 
 
 @command("ps:restart", right="push")

@@ -1,0 +1,187 @@
+"""What instances print, read from this machine's engine and from the files of the local scheduler.
+
+The engine has it with the time of each line, but only of containers that are there. The files have what the containers
+before them printed, without times.
+"""
+
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from nap_receiver.core.channel import plain
+from nap_receiver.core.errors import NapError
+from nap_receiver.core.paths import State
+from nap_receiver.model.release import Instance
+from nap_receiver.schedulers.log_source import Line, Wanted, time_of
+
+_TRY_AGAIN_SECONDS = 1.0
+_LONGEST_LINE = 1 << 20  # bytes; the engine hands out a longer line than 16 KiB in parts
+
+
+class Containers:
+    """The containers of one app on this machine's engine, and the files of the local scheduler."""
+
+    def __init__(self, app: str, state: State, api: Any) -> None:
+        self._app, self._state, self._api = app, state, api
+        self._began = time.time()
+        self._seen: dict[str, str] = {}  # by a container's id, the time of its last line that was told; or none yet
+        self._followed: set[str] = set()
+        self._lock = threading.Lock()
+        self.missing: list[str] = []
+
+    def past(self, instances: Sequence[Instance], most: int) -> list[Line]:
+        return [line for instance in instances for line in self._past_of(instance, max(most, 1))]
+
+    def follow(self, wanted: Wanted, tell: Callable[[Line], None]) -> None:
+        threading.Thread(target=self._watch, args=(wanted, tell), daemon=True).start()
+
+    def _past_of(self, instance: Instance, most: int) -> list[Line]:
+        log = self._state.program_logs / "apps" / f"{instance.unit}.log"
+        # First, so that the engine has told all that is in it of its container.
+        written, ended = _last_lines(log, 2 * most)
+        there = self._inspected(f"{instance.unit}.{self._state.name}")
+        if there is None:
+            return [Line(ended, instance.label, text) for text in written]
+        with _answering():
+            said = list(self._said(there["Id"], instance.label, follow=False, tail=most))
+        if said:
+            self._seen[there["Id"]] = said[-1].at
+        if len(said) >= most:
+            return said
+        created = _stamp(there["Created"])
+        before = not_said(written, [line.text for line in said])
+        return [*(Line(created, instance.label, text) for text in before), *said]
+
+    def _inspected(self, container: str) -> Any:
+        """What the engine knows of a container, or None where there is none."""
+        from docker.errors import NotFound
+
+        with _answering():
+            try:
+                return self._api.inspect_container(container)
+            except NotFound:
+                return None
+
+    def _said(self, container: str, label: str, **which: Any) -> Iterator[Line]:
+        """What a container printed, a whole line at a time."""
+        begun, at = b"", ""
+        for part in self._api.logs(container, stream=True, timestamps=True, **which):
+            stamp, _, said = part.partition(b" ")
+            at = at if begun else _stamp(stamp.decode())
+            begun += said
+            if begun.endswith(b"\n") or len(begun) > _LONGEST_LINE:
+                yield Line(at, label, _text(begun))
+                begun = b""
+        if begun:
+            yield Line(at, label, _text(begun))
+
+    def _watch(self, wanted: Wanted, tell: Callable[[Line], None]) -> None:
+        """Follow each container that is there, and each that starts; for ever."""
+        filters = {"type": "container", "label": f"nap.app={self._app}", "event": ["start", "die"]}
+        since, first = int(self._began), True
+        while True:
+            with suppress(*_away()):  # an engine that went away may come back
+                events = self._api.events(since=since, filters=filters, decode=True)
+                for there in self._api.containers(all=True, filters={"label": f"nap.app={self._app}"}):
+                    if first:  # what those printed before that were not asked for is not wanted now
+                        self._seen.setdefault(there["Id"], time_of(self._began))
+                    self._follow(there["Id"], there["Names"][0].lstrip("/"), wanted, tell)
+                first = False
+                for event in events:
+                    container, since = event["Actor"]["ID"], event["time"]
+                    # One that has ended was perhaps quicker than the news that it had started.
+                    if event["Action"] == "start" or container not in self._seen:
+                        self._follow(container, event["Actor"]["Attributes"]["name"], wanted, tell)
+            time.sleep(_TRY_AGAIN_SECONDS)
+
+    def _follow(self, container: str, name: str, wanted: Wanted, tell: Callable[[Line], None]) -> None:
+        unit, _, machine = name.rpartition(".")
+        label = wanted.label(unit)
+        if label is None or machine != self._state.name:
+            return
+        with self._lock:
+            if container in self._followed:
+                return
+            self._followed.add(container)
+        self._seen.setdefault(container, "")
+        threading.Thread(target=self._pass_on, args=(container, label, tell), daemon=True).start()
+
+    def _pass_on(self, container: str, label: str, tell: Callable[[Line], None]) -> None:
+        """Tell what a container prints until it has ended, or the engine has."""
+        with suppress(*_away()):
+            for follow in (True, False):  # of what it said last, the engine keeps a line without an end from followers
+                last = self._seen[container]
+                since = {"since": int(datetime.fromisoformat(last[:19] + "Z").timestamp())} if last else {}
+                for line in self._said(container, label, follow=follow, **since):
+                    if line.at > last:
+                        tell(line)
+                        self._seen[container] = line.at
+        with self._lock:
+            self._followed.discard(container)
+
+
+def not_said(written: Sequence[str], said: Sequence[str]) -> list[str]:
+    """Of the lines that the runs of an instance wrote, those that are not among what its container `said`.
+
+    Not cut where the container began, because the file may lack lines of it, have them in another order, and has
+    what the programs around it say. The container's first line may stand behind one that has no end.
+    """
+    left = Counter(said)
+    before: deque[str] = deque()
+    for text in reversed(written):
+        if left[text]:
+            left[text] -= 1
+        elif said and said[0] and left[said[0]] and text.endswith(said[0]):
+            left[said[0]] -= 1
+            before.appendleft(text.removesuffix(said[0]))
+        else:
+            before.appendleft(text)
+    return list(before)
+
+
+def _last_lines(log: Path, most: int) -> tuple[list[str], str]:
+    """The last lines of a file of the scheduler's, and of the one before it; and when it was written last."""
+    lines: deque[bytes] = deque(maxlen=most)
+    ended = ""
+    for path in (log.with_name(f"{log.name}.1"), log):
+        with suppress(FileNotFoundError), path.open("rb") as opened:
+            lines.extend(opened)
+            ended = time_of(os.fstat(opened.fileno()).st_mtime)
+    return [_text(line) for line in lines], ended
+
+
+def _stamp(at: str) -> str:
+    """An engine's time with all nine digits, of which it leaves out zeros at the end."""
+    seconds, _, fraction = at.removesuffix("Z").partition(".")
+    return f"{seconds}.{fraction:0<9}Z"
+
+
+def _text(line: bytes) -> str:
+    return plain(line.decode("utf-8", "replace"))
+
+
+def _away() -> tuple[type[Exception], ...]:
+    """What the SDK raises when a container or the engine is gone."""
+    import requests
+    import urllib3
+    from docker.errors import DockerException
+
+    return (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except _away() as error:
+        raise NapError(
+            "the Docker Engine did not answer",
+            words=[plain(str(error))[:300]],
+            advice="On a single machine `nap status` tells what is down, and `nap up` starts it.",
+        ) from error
