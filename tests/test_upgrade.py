@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from nap_receiver.core.installed import digest_of_code
 from tests import gitolite_server
 from tests.gitolite_server import Developer
 from tests.machine import HTTPD, ROOT, Nap, answer, eventually
@@ -52,6 +53,14 @@ def test_files_of_the_checkout_named_in_an_old_state_are_still_there(version: st
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
+def test_code_is_told_from_other_code_by_its_digest(tmp_path: Path) -> None:
+    digests = set()
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("b.py", "2"), ("notes", "3")):
+        (tmp_path / name).write_text(text)
+        digests.add(digest_of_code(tmp_path))
+    assert len(digests) == 3, "only modules count"
+
+
 @pytest.fixture(scope="module", params=VERSIONS)
 def restored(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[Restored]:
     """A nap of that version, whose code is this one now; nobody has run `nap up` since."""
@@ -63,7 +72,9 @@ def restored(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[Res
 @pytest.fixture(scope="module")
 def upgraded(restored: Restored) -> Restored:
     """The same after `nap up`."""
+    before = restored.nap.process("router")
     restored.nap.run("up")
+    assert restored.nap.process("router") not in {0, before}, "the router runs the new code"
     return restored
 
 
@@ -138,6 +149,16 @@ def test_old_trigger_and_hook_of_gitolite_serve_pushes(restored: Restored, tmp_p
         assert renewed.status == 0, renewed.text
     finally:
         gitolite_server.stop(gitolite)
+
+
+@pytest.mark.machine
+def test_up_again_restarts_nothing(upgraded: Restored) -> None:
+    nap = upgraded.nap
+    before = {each["program"]: each["process"] for each in listed(nap, "status")}
+    instances = nap.keys("/services/")
+    nap.run("up")
+    assert {each["program"]: each["process"] for each in listed(nap, "status")} == before
+    assert nap.keys("/services/") == instances
 
 
 @pytest.mark.machine

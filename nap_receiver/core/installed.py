@@ -1,11 +1,14 @@
-"""Where the installed programs are that nap runs."""
+"""Where the installed programs are that nap runs, and which code of nap is installed."""
 
+import hashlib
 import os
 import shutil
 import sysconfig
 from pathlib import Path
 
 from nap_receiver.core.errors import NapError
+
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def found_program(program: str) -> str | None:
@@ -33,3 +36,13 @@ def script(name: str) -> str:
         f"{name} is not in {folders[0]}: the installation of nap is incomplete, or older than its code",
         advice="Install nap again: make install (in a checkout), or pip install --force-reinstall WHEEL",
     )
+
+
+def digest_of_code(package: Path = PACKAGE) -> str:
+    """Return sixteen hexadecimal digits that differ where nap's own modules differ, by path or by text."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        text = path.read_bytes()
+        digest.update(f"{path.relative_to(package)} {len(text)}\n".encode())
+        digest.update(text)
+    return digest.hexdigest()[:16]

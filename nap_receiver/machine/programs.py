@@ -15,7 +15,7 @@ from nap_receiver.auth.keys import renew
 from nap_receiver.build.registry import registry_answers
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.http import ANSWER_SECONDS, answers_well, serves
-from nap_receiver.core.installed import found_program, path_of, script
+from nap_receiver.core.installed import digest_of_code, found_program, path_of, script
 from nap_receiver.core.paths import ETCD_SOCKET, State
 from nap_receiver.core.settings import EtcdSettings, Settings
 from nap_receiver.core.supervision import Supervisor
@@ -230,10 +230,13 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
 
 
 def _prepare_router(state: State, settings: Settings) -> bool:
-    """Write what Caddy starts with; whether what the router goes by is other than before."""
+    """Write what Caddy starts with; return whether the router's settings or its code differ from before.
+
+    A process keeps the code that it started with: after an upgrade, the router has to start again.
+    """
     prepare(state)
     path = state.run / "router.settings"
-    now = [str(state.root), repr(settings.router), repr(settings.etcd)]
+    now = [str(state.root), repr(settings.router), repr(settings.etcd), digest_of_code()]
     before = path.read_text().splitlines() if path.exists() else []
     if now == before:
         return False
