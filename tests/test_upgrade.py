@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,13 @@ def test_files_of_the_checkout_named_in_an_old_state_are_still_there(version: st
     files = named(version, r"\{checkout\}/([\w./-]+)")
     assert "hooks/post-receive" in files
     assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_console_scripts_named_in_an_old_state_are_still_installed(version: str) -> None:
+    named_ones = named(version, r"\{scripts\}/(nap[\w-]*)")
+    installed = {each.name for each in distribution("nap").entry_points}
+    assert named_ones - installed == set()
 
 
 def test_code_is_told_from_other_code_by_its_digest(tmp_path: Path) -> None:

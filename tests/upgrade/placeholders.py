@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+import sysconfig
 from collections.abc import Mapping
 
 from nap_receiver.core.installed import path_of
@@ -19,6 +20,7 @@ def values_of(nap: Nap, ports: Values, keys: Values) -> dict[str, str]:
     """The values on this machine. `ports` has them by setting, `keys` the public key by user, as `type base64`."""
     return {
         "python": sys.executable,
+        "scripts": sysconfig.get_path("scripts"),
         "caddy": path_of("caddy"),
         "checkout": str(ROOT),
         "state": str(nap.folder),

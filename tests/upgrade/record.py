@@ -16,7 +16,7 @@ from typing import Any
 
 from tests import gitolite_server
 from tests.conftest import free_address
-from tests.machine import COMMAND, HTTPD, ROOT, Nap, Pusher
+from tests.machine import COMMAND, HTTPD, QUICK_SSH, ROOT, Nap, Pusher
 from tests.test_certs import DAY, issued
 from tests.upgrade.placeholders import USERS, Values, digest_of_body, emptied, values_of
 
@@ -67,7 +67,10 @@ class User(Pusher):
         self.repository = folder / "repository"
         self.repository.mkdir(parents=True)
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
-        self.ssh = f"ssh -i {folder}/key -o UserKnownHostsFile={folder}/known -o StrictHostKeyChecking=accept-new"
+        self.ssh = (
+            f"ssh -i {folder}/key -o UserKnownHostsFile={folder}/known -o StrictHostKeyChecking=accept-new "
+            f"-o LogLevel=ERROR {QUICK_SSH}"
+        )
         self.git("init", "--quiet", "--initial-branch=master")
         self.git("config", "user.email", f"{user}@example.org")
         self.git("config", "user.name", user)
