@@ -12,7 +12,6 @@ import select
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -240,6 +239,8 @@ def tell(descriptor: int, story: Callable[[Channel], None], last_words: Callable
         except NapError as error:
             channel.failure(error, last_words)
         except Exception as error:  # noqa: BLE001 -- a bug of nap's must not show the pusher a traceback
+            import traceback  # only for such a bug
+
             channel.log_only(traceback.format_exc())
             channel.failure(
                 NapError(

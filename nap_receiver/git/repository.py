@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -77,7 +76,7 @@ def create(repository: Path, object_format: str = OBJECT_FORMATS[0]) -> None:
             try:
                 draft.rename(repository)
             except OSError:
-                shutil.rmtree(draft)
+                _remove_tree(draft)
                 if not repository.is_dir():  # else another push created it meanwhile
                     raise
 
@@ -100,7 +99,7 @@ def discard_incoming(repository: Path) -> None:
         with suppress(BlockingIOError):  # the next one does it
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for left in repository.glob("objects/tmp_objdir-incoming-*"):
-                shutil.rmtree(left)
+                _remove_tree(left)
     finally:
         os.close(folder)
 
@@ -123,8 +122,14 @@ def discard_empty(repository: Path, state: State) -> bool:
 def remove(repository: Path, state: State) -> None:
     """Remove a repository, and the folders above it that hold no other."""
     if repository.is_dir():
-        shutil.rmtree(repository)
+        _remove_tree(repository)
     _remove_empty_above(repository, state)
+
+
+def _remove_tree(folder: Path) -> None:
+    from shutil import rmtree  # libraries of compression, which no other connection needs
+
+    rmtree(folder)
 
 
 def move(repository: Path, target: Path, state: State) -> None:
