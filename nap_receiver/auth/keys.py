@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nap_receiver.core.drafts import put
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.model.bounds import require_at_most
@@ -149,11 +150,8 @@ def _fields(blob: bytes) -> list[bytes]:
 
 
 def _write(state: State, all_keys: list[Key]) -> None:
-    draft = _file(state).with_suffix(".draft")
     state.ssh.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft.write_text("".join(_line(state, key) + "\n" for key in all_keys), encoding="utf-8")
-    draft.chmod(0o600)
-    draft.rename(_file(state))
+    put(_file(state), "".join(_line(state, key) + "\n" for key in all_keys), 0o600)
 
 
 def _line(state: State, key: Key) -> str:

@@ -16,12 +16,18 @@ from nap_receiver.core.settings import Settings
 from nap_receiver.engine.login import login_of
 
 _REQUEST_SECONDS = 5
+_GONE = {202, 404}
+_FORBIDDEN = {401, 403, 405}
 _MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.oci.image.index.v1+json",
 )
+
+
+class Unwilling(NapError):
+    """A registry that lets nap delete nothing."""
 
 
 class _Named(msgspec.Struct):
@@ -52,17 +58,31 @@ class Registry:
         self._session, self._schemes = session, schemes
 
     def ask(self, method: str, path: str, **options: Any) -> requests.Response:
-        """What it answers. Raises `NapError` where it does not."""
-        try:
-            url = f"{self._schemes[0]}://{self.address}/v2/{path}"
-            return self._session.request(method, url, timeout=_REQUEST_SECONDS, **options)
-        except requests.exceptions.SSLError:
-            if self._schemes[1:]:
+        """What it answers; with the next scheme where it does not speak TLS. Raises `NapError` where it does not."""
+        while True:
+            try:
+                url = f"{self._schemes[0]}://{self.address}/v2/{path}"
+                return self._session.request(method, url, timeout=_REQUEST_SECONDS, **options)
+            except requests.exceptions.SSLError as error:
+                if not self._schemes[1:]:
+                    raise NapError(f"the registry at {self.address} does not answer over TLS: {error}") from error
                 self._schemes = self._schemes[1:]
-                return self.ask(method, path, **options)
-            raise
-        except requests.RequestException as error:
-            raise NapError(f"the registry at {self.address} does not answer") from error
+            except requests.RequestException as error:
+                raise NapError(f"the registry at {self.address} does not answer") from error
+
+    def delete(self, image: str) -> None:
+        """Delete an image's manifest (`registry/app@sha256:…`), and with it its tags, if this registry has it.
+
+        Raises `Unwilling` where this registry deletes nothing, and `NapError` where it fails.
+        """
+        there, _, named = image.partition("/")
+        if there != self.address:  # of a time when the setting was another
+            return
+        repository, _, digest = named.partition("@")
+        reply = self.ask("DELETE", f"{repository}/manifests/{digest}")
+        if reply.status_code not in _GONE:
+            kind = Unwilling if reply.status_code in _FORBIDDEN else NapError
+            raise kind(f"the registry at {self.address} answers {reply.status_code} {reply.reason}")
 
     def copy(self, image: str, app: str) -> str:
         """Have the registry keep an image (`registry/old@sha256:…`) as one of `app` too; how it is called there.

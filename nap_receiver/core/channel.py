@@ -13,13 +13,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TextIO
 
 from nap_receiver.core.deploy_log import last_line, open_log
 from nap_receiver.core.errors import End, NapError
+from nap_receiver.core.interruption import interrupted_by, is_interrupted_by
 
 STEP = "----->"
 """How the line of a step begins."""
@@ -232,8 +233,8 @@ def tell(descriptor: int, story: Callable[[Channel], None], last_words: Callable
 
     A failure is told in the channel's style, what happened and what to do next to `last_words` where there is one.
     """
-    signal.signal(signal.SIGTERM, _stop)
-    with Channel(descriptor) as channel:
+    stoppable = nullcontext() if is_interrupted_by(signal.SIGTERM) else interrupted_by(signal.SIGTERM, _stopped)
+    with Channel(descriptor) as channel, stoppable:
         try:
             story(channel)
         except NapError as error:
@@ -258,6 +259,5 @@ def _trouble(text: str) -> str:
     return f" !     {text}".replace("\n", " ")
 
 
-def _stop(signum: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is under way is being cleaned up now
-    raise NapError("the deploy was stopped from outside; what ran before still runs", advice="Push again to deploy.")
+def _stopped() -> NapError:
+    return NapError("the deploy was stopped from outside; what ran before still runs", advice="Push again to deploy.")

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from nap_receiver.core.drafts import put
 from nap_receiver.core.errors import NapError, UnknownSetting
 from nap_receiver.core.paths import State
 
@@ -811,10 +812,7 @@ def settings_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str
 
 def write_environment(state: State, variables: Mapping[str, str]) -> None:
     """Keep settings for everything that runs below this state directory until the next `nap up`."""
-    state.run.mkdir(parents=True, exist_ok=True)
-    draft = state.environment_file.with_suffix(".draft")
-    draft.write_bytes(msgspec.json.encode(dict(variables)))
-    draft.rename(state.environment_file)
+    put(state.environment_file, msgspec.json.encode(dict(variables)), 0o600)
 
 
 def read_environment(state: State) -> dict[str, str]:

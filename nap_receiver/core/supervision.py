@@ -2,7 +2,6 @@
 
 import enum
 import http.client
-import socket
 import xmlrpc.client
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nap_receiver.core.errors import NapError
+from nap_receiver.core.http import UnixConnection
 
 CALL_SECONDS = 15
 """How long one call may take; a discovery unit is given 10 s to withdraw."""
@@ -94,8 +94,4 @@ class _UnixTransport(xmlrpc.client.Transport):
         self._seconds = seconds
 
     def make_connection(self, host: object) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("localhost", timeout=self._seconds)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(self._seconds)
-        connection.sock.connect(str(self._path))
-        return connection
+        return UnixConnection(self._path, self._seconds)

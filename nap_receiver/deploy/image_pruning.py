@@ -25,9 +25,10 @@ from pathlib import Path
 
 from docker.errors import APIError, DockerException, NotFound
 
-from nap_receiver.build.registry import registry_of
+from nap_receiver.build.registry import Unwilling, registry_of
 from nap_receiver.core.deadline import deadline
 from nap_receiver.core.errors import NapError
+from nap_receiver.core.jobs import start_job
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.privacy import keep_private
 from nap_receiver.core.process import run
@@ -47,15 +48,11 @@ _COLLECT_EVERY_SECONDS = 600
 _COLLECT_SECONDS = 600
 _PATIENCE_SECONDS = 300  # for builds to end
 _SHORT_PATIENCE_SECONDS = 10  # likewise, while a pusher waits
+PRUNING = "prune-images"
+"""The kind of job that removes images of an app (`core.jobs`)."""
+
 _REGISTRY_SECONDS = 20  # to answer again
 _LOOK_AGAIN_SECONDS = 0.02
-
-_GONE = {202, 404}
-_FORBIDDEN = {401, 403, 405}
-
-
-class Unwilling(NapError):
-    """A registry that lets nap delete nothing."""
 
 
 def keep_recent(deploy: Deploy, *, wait: bool = False) -> None:
@@ -187,21 +184,11 @@ def _delete(images: Sequence[str], state: State, settings: Settings) -> None:
     """Delete these images' manifests, and with them their tags."""
     with registry_of(state, settings) as registry:
         for image in images:
-            there, _, named = image.partition("/")
-            if there != registry.address:  # of a time when the setting was another
-                continue
-            repository, _, digest = named.partition("@")
-            reply = registry.ask("DELETE", f"{repository}/manifests/{digest}")
-            if reply.status_code not in _GONE:
-                kind = Unwilling if reply.status_code in _FORBIDDEN else NapError
-                raise kind(f"the registry at {registry.address} answers {reply.status_code} {reply.reason}")
+            registry.delete(image)
 
 
 def _remove_later(app: str, state: State) -> None:
-    state.deploy_logs.mkdir(parents=True, exist_ok=True)
-    with (state.deploy_logs / "removed.log").open("a") as log:
-        command = [sys.executable, "-P", "-m", __name__, str(state.root), app]
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    start_job(state, PRUNING, __name__, [app], "removed.log")
 
 
 def remove_images(ledger: Ledger, scheduler: Scheduler, state: State, settings: Settings, *, at_once: bool) -> None:

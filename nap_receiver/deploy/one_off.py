@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from nap_receiver.core.channel import Channel, plain
@@ -24,7 +23,7 @@ from nap_receiver.model.release import Release
 if TYPE_CHECKING:
     from nap_receiver.engine.client import Engine
 
-_END = (signal.SIGHUP, signal.SIGTERM)
+_END = frozenset((signal.SIGHUP, signal.SIGTERM))
 _KEYS = (signal.SIGINT, signal.SIGQUIT)  # of a terminal that docker has too: it passes them on to the program
 _AGAIN_SECONDS = 0.2
 _NO_KEY = b"\xff".decode(errors="surrogateescape")  # no text in UTF-8 has this byte
@@ -138,15 +137,11 @@ def run_attended(one_off: OneOff, hint: str = "") -> int:
     Raises `NapError` for the last.
     """
     heard: list[int] = []
-    told_to_end = os.eventfd(0)
-
-    def hear(signum: int, frame: FrameType | None) -> None:
-        heard.append(signum)
-        if signum in _END:
-            os.eventfd_write(told_to_end, 1)
-
+    # Python calls a handler between two of its own steps; its wakeup descriptor ends a poll that has just begun, too.
+    woken, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     for each in (*_END, *_KEYS):
-        signal.signal(each, hear)
+        signal.signal(each, lambda number, frame: heard.append(number))
     terminal = os.isatty(0) and os.isatty(1)
     words = one_off.create(attended=True, terminal=terminal)
     if hint and not terminal and not _has_input(0):
@@ -154,9 +149,10 @@ def run_attended(one_off: OneOff, hint: str = "") -> int:
     process = subprocess.Popen(words, env=one_off.environment)
     poller = select.poll()
     poller.register(os.pidfd_open(process.pid), select.POLLIN)
-    poller.register(told_to_end, select.POLLIN)
+    poller.register(woken, select.POLLIN)
     poller.register(1, 0)  # a program may be silent for ever, so no write would tell
-    poller.poll()
+    while poller.poll() == [(woken, select.POLLIN)] and not _END.intersection(heard):
+        os.read(woken, 4096)
     cut_short = process.poll() is None
     if cut_short:
         process.terminate()

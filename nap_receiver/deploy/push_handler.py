@@ -76,9 +76,7 @@ def deploy(asked: Deployment, state: State, channel: Channel, *, moved: bool = T
     """
     from nap_receiver.auth.access import Access, claim  # libraries that a push that deploys nothing has no need of
     from nap_receiver.core.settings import load
-    from nap_receiver.model.app_url import url_of
-    from nap_receiver.model.release import Outcome
-    from nap_receiver.store.announcements import serving, show
+    from nap_receiver.deploy.already_running import runs_already
     from nap_receiver.store.etcd import connect
     from nap_receiver.store.ledger import Ledger
     from nap_receiver.store.lock import whose_turn
@@ -87,17 +85,9 @@ def deploy(asked: Deployment, state: State, channel: Channel, *, moved: bool = T
     with connect(settings.etcd) as etcd:
         ledger = Ledger(etcd, settings.etcd, asked.app)
         claim(etcd, settings.etcd.access_of(asked.app), Access(name_of(asked.repository, state)))
-        current = ledger.current()
-        addresses = serving(etcd, settings.etcd, current) if current and not whose_turn(etcd, ledger.root) else None
-        if current and addresses is not None:
-            commit, url = asked.commit[:7], url_of(asked.app, settings)
-            if current.commit == asked.commit:
-                show(f"{asked.app} {current.name} already runs {commit}", url, addresses, channel)
-                return
-            if not moved and (last := ledger.last_of(asked.commit)) and last[1] == Outcome("live"):
-                show(f"{asked.app} {current.name} runs {current.commit[:7]} ({current.why})", url, addresses, channel)
-                channel.detail(f"{commit} was {last[0].name}. To run it again: rollback {asked.app} {last[0].name}")
-                return
+        is_free = whose_turn(etcd, ledger.root) is None  # else what runs may be another release in a moment
+        if is_free and runs_already(asked, ledger, etcd, settings, channel, moved=moved):
+            return
     from nap_receiver.deploy.receiver import receive  # and these, only a deploy
 
     receive(asked, state, settings, channel)

@@ -1,6 +1,7 @@
 """The story of a deploy, from the pushed commit to the printed address. Read `receive` from top to bottom.
 
-Its first step, which of the pushed refs deploys, is `answer.answer_push`: most pushes end there, and need none of this.
+Its first step, which of the pushed refs deploys, is `push_handler.answer_push`: most pushes end there, and need none of
+this.
 """
 
 import shlex
@@ -16,6 +17,7 @@ from nap_receiver.core.deadline import deadline
 from nap_receiver.core.errors import NapError, some
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import Settings
+from nap_receiver.deploy.already_running import runs_already
 from nap_receiver.deploy.image_pruning import keep_recent, registry_in_use, require_space
 from nap_receiver.deploy.rollout import POSTDEPLOY, App, Deploy, release, run_command, under_way
 from nap_receiver.engine.client import Engine, Image, engine_at
@@ -23,11 +25,9 @@ from nap_receiver.engine.container import bridge_of, suffix_of
 from nap_receiver.engine.login import login_of
 from nap_receiver.git.checkout import DOCKERFILE, MANIFESTS, Checkout, check_out
 from nap_receiver.git.push import Deployment, commit_of
-from nap_receiver.model.app_url import url_of
 from nap_receiver.model.bounds import require_instances, require_process_types, require_variables
 from nap_receiver.model.manifest import Manifest, manifest_of
 from nap_receiver.model.release import DEFAULT_PORT, Release
-from nap_receiver.store.announcements import serving, show
 from nap_receiver.store.listening import how_to_name
 from nap_receiver.store.lock import Superseded
 
@@ -41,12 +41,8 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
     app = App(asked.app, asked.repository, asked.pusher, state, settings, channel)
     with under_way(app, commit, f"deploying {commit}", supersedes=True) as deploy:
         current = deploy.ledger.current()
-        if current and current.commit == asked.commit:
-            there = serving(deploy.etcd, settings.etcd, current)
-            if there is not None:
-                url = url_of(current.app, settings)
-                show(f"{current.app} {current.name} already runs {commit}", url, there, channel)
-                return
+        if runs_already(asked, deploy.ledger, deploy.etcd, settings, channel, moved=True):
+            return
         require_newest(asked, current)
         with ExitStack() as reading:
             checkout = reading.enter_context(check_out_in_time(asked, settings))

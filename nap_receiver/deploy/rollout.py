@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from nap_receiver.core.channel import Channel
 from nap_receiver.core.deploy_log import new_log, remove_old_logs
 from nap_receiver.core.errors import NapError
+from nap_receiver.core.interruption import uninterrupted
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import Settings
 from nap_receiver.deploy.on_failure import call_url
@@ -104,19 +105,24 @@ def under_way(app: App, what: str, doing: str, *, supersedes: bool = False) -> I
     """
     log = app.channel.keep_log(new_log(app.state, app.name, what))
     remove_old_logs(app.state, app.name)
-    timeout, scheduler = answer_timeout(app.repository, app.settings), scheduler_of(app.state, app.settings)
     with connect(app.settings.etcd) as etcd:
         ledger = Ledger(etcd, app.settings.etcd, app.name)
         mine = turn(app.who, what, doing, log)
         patience = app.settings.deploy.build_timeout
         with deploy_lock(etcd, ledger.root, mine, patience, app.channel, supersedes=supersedes) as lock:
-            deploy = Deploy(app, time.monotonic(), timeout, scheduler, etcd, ledger, lock)
+            deploy = begun(app, etcd, ledger, lock)
             take_away_leftovers(deploy)
             if ledger.is_full(app.settings.limits.releases):
                 from nap_receiver.deploy.image_pruning import prune_records  # it imports this module
 
                 prune_records(deploy)
             yield deploy
+
+
+def begun(app: App, etcd: Etcd, ledger: Ledger, lock: Lock) -> Deploy:
+    """A deploy of the app that begins now, under its lock. Raises `NapError` where `nap.timeout` is no number."""
+    timeout, scheduler = answer_timeout(app.repository, app.settings), scheduler_of(app.state, app.settings)
+    return Deploy(app, time.monotonic(), timeout, scheduler, etcd, ledger, lock)
 
 
 def take_away_leftovers(deploy: Deploy) -> None:
@@ -238,10 +244,10 @@ def taken_away_on_failure(release: Release, deploy: Deploy) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        reason, silent = str(error) or type(error).__name__, error if isinstance(error, Silent) else None
         try:
-            take_away(
-                release, str(error) or type(error).__name__, deploy, silent=error if isinstance(error, Silent) else None
-            )
+            with uninterrupted():
+                take_away(release, reason, deploy, silent)
         except NapError as remains:
             raise NapError(
                 f"{error}; and {release.name} could not be taken away: {remains}",

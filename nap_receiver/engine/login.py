@@ -6,13 +6,13 @@ run/registry-login/config.json   the login itself, as docker(1) reads it where D
 
 import base64
 import binascii
-import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
+from nap_receiver.core.drafts import put
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import Settings
 
@@ -68,8 +68,8 @@ def make_login(state: State, settings: Settings) -> None:
     login = Login(_USER, secrets.token_urlsafe(_PASSWORD_BYTES))
     hashed = bcrypt.hashpw(login.password.encode(), bcrypt.gensalt(_ROUNDS)).decode()
     auth = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()
-    _write(hashes, f"{login.user}:{hashed}\n".encode())
-    _write(folder / "config.json", msgspec.json.encode(_Configuration({settings.registry.address: _Auth(auth)})))
+    put(hashes, f"{login.user}:{hashed}\n", 0o600)
+    put(folder / "config.json", msgspec.json.encode(_Configuration({settings.registry.address: _Auth(auth)})), 0o600)
 
 
 def _is_known(login: Login, hashes: Path) -> bool:
@@ -80,12 +80,3 @@ def _is_known(login: Login, hashes: Path) -> bool:
         return bcrypt.checkpw(login.password.encode(), hashes.read_bytes().strip().partition(b":")[2])
     except (FileNotFoundError, ValueError):  # it is not there, or has no hash
         return False
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file by one that nobody else can read."""
-    draft = path.with_suffix(".draft")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-    draft.rename(path)

@@ -11,6 +11,9 @@ from nap_receiver.core.errors import NapError
 from nap_receiver.model.command import heeding_signals
 from nap_receiver.model.health import UPTIME_SECONDS, Check
 
+DISCOVERY = "-discovery"
+"""What follows an instance's unit name in the name of the unit that announces it."""
+
 EVERY = "*"
 """Stands for every process type that has no limits of its own."""
 

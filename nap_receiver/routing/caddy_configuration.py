@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from nap_receiver.core.drafts import put
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import RouterSettings
 from nap_receiver.model.release import Protocol
@@ -295,9 +296,7 @@ def become_only_router(state: State) -> None:
 
 def say_told(state: State, sites: Iterable[Site]) -> None:
     """Let others know that Caddy does so, of who holds the lock."""
-    draft = _told(state).with_suffix(".draft")
-    draft.write_bytes(msgspec.json.encode({site.app: site.instances for site in sites}))
-    draft.replace(_told(state))
+    put(_told(state), msgspec.json.encode({site.app: site.instances for site in sites}), 0o600)
 
 
 def has_told(state: State) -> bool:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import ssl
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,15 +20,19 @@ from typing import Any
 import sh
 
 from nap_receiver.core.errors import NapError
+from nap_receiver.core.jobs import is_at_work, start_job
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.privacy import keep_private
 from nap_receiver.core.settings import Settings, load
 from nap_receiver.engine.container import Body
-from nap_receiver.model.release import Instance
+from nap_receiver.model.release import DISCOVERY, Instance
 from nap_receiver.schedulers.log_source import Source
 from nap_receiver.schedulers.placement import Machine, Placement, placement_of
 from nap_receiver.schedulers.scheduler import Dependency, Units, VersionOf, Work
 from nap_receiver.schedulers.units import InstanceUnits, render
+
+TAKING_AWAY = "take-away-units"
+"""The kind of job that destroys units when they have stopped (`core.jobs`)."""
 
 _ASK_AGAIN_SECONDS = 0.5
 _SPARE_SECONDS = 5  # over the requests' own timeouts, for a program that hangs
@@ -106,10 +109,7 @@ class Fleet:
             return
         self._tell_to_stop(_units(instances))
         # What is left to do takes as long as the instances take, and nobody waits for it.
-        command = [sys.executable, "-P", "-m", __name__, str(self._state.root), *instances]
-        self._state.deploy_logs.mkdir(parents=True, exist_ok=True)
-        with (self._state.deploy_logs / "taken-away.log").open("a") as log:
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        start_job(self._state, TAKING_AWAY, __name__, instances, "taken-away.log")
 
     def discard(self, instances: Sequence[str]) -> None:
         self.stop(instances)
@@ -157,6 +157,9 @@ class Fleet:
         states = {name.removesuffix(".service"): state for name, state in rows}
         started = frozenset(name for name, state in states.items() if state == "launched")
         return Units(frozenset(states), started, frozenset(states))
+
+    def is_stopping(self, instance: str) -> bool:
+        return is_at_work(self._state, TAKING_AWAY, instance)
 
     def is_ours(self, unit: str) -> bool:
         """Its text tells: where it says how its instance ended. False where there is no such unit any more."""
@@ -274,7 +277,7 @@ def _units(instances: Iterable[str]) -> list[str]:
 
 
 def _discovery(instance: str) -> str:
-    return f"{instance}-discovery"
+    return instance + DISCOVERY
 
 
 def _file(unit: str) -> str:

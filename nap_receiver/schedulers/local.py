@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from nap_receiver.core.drafts import put
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import Settings
 from nap_receiver.core.supervision import Fault, Refused, Supervisor
 from nap_receiver.engine.container import Body
-from nap_receiver.model.release import Instance
+from nap_receiver.model.release import DISCOVERY, Instance
 from nap_receiver.schedulers.log_source import Source
 from nap_receiver.schedulers.placement import Placement
 from nap_receiver.schedulers.scheduler import Dependency, Units, VersionOf, Work
@@ -54,7 +55,7 @@ class Local:
         pass  # there is one machine, this one
 
     def withdraw(self, instances: Sequence[str]) -> None:
-        units = [f"{instance}-discovery" for instance in instances]
+        units = [instance + DISCOVERY for instance in instances]
         self._remove_files(units)
         for unit in units:
             self._end(unit, wait=True)
@@ -89,6 +90,9 @@ class Local:
 
         with engine_at(self._settings.engine.url) as engine:
             yield Containers(app, self._state, engine.api)
+
+    def is_stopping(self, instance: str) -> bool:
+        return False  # a unit that is stopping is no unit of `status` any more
 
     def is_ours(self, unit: str) -> bool:
         return True
@@ -136,10 +140,7 @@ class Local:
         return self._file(unit).read_text(encoding="utf-8", errors="surrogateescape")
 
     def _write(self, unit: Unit) -> None:
-        path = self._file(unit.name)
-        draft = path.with_suffix(".draft")
-        draft.write_text(unit.text, encoding="utf-8", errors="surrogateescape")
-        draft.rename(path)
+        put(self._file(unit.name), unit.text, 0o600)
 
     def _remove_files(self, units: Iterable[str]) -> None:
         for unit in units:

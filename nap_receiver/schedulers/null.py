@@ -63,6 +63,9 @@ class Null:
     def renew(self, work: Work, seconds: float) -> None:
         pass
 
+    def is_stopping(self, instance: str) -> bool:
+        return False
+
     def is_ours(self, unit: str) -> bool:
         return False
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from nap_receiver.engine.container import Body
-from nap_receiver.model.release import UNIT, Instance
+from nap_receiver.model.release import DISCOVERY, UNIT, Instance
 from nap_receiver.schedulers.log_source import Source
 from nap_receiver.schedulers.placement import Placement
-
-_DISCOVERY = "-discovery"
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Units:
     @cached_property
     def instances(self) -> list[str]:
         """The instances that they are of, without what is no unit of nap's."""
-        names = {unit.removesuffix(_DISCOVERY) for unit in self.there}
+        names = {unit.removesuffix(DISCOVERY) for unit in self.there}
         return sorted(name for name in names if UNIT.fullmatch(name))
 
     def known_of(self, app: str) -> list[str]:
@@ -39,7 +37,7 @@ class Units:
 
     def lacks(self, instance: str) -> bool:
         """Whether one of the two units of this instance is not there, or not kept running."""
-        return not {instance, instance + _DISCOVERY} <= self.started
+        return not {instance, instance + DISCOVERY} <= self.started
 
 
 @dataclass(frozen=True)
@@ -124,6 +122,9 @@ class Scheduler(Protocol):
 
     def renew(self, work: Work, seconds: float) -> None:
         """Put their units, as they are now, in the place of those there are; an instance may take `seconds` to stop."""
+
+    def is_stopping(self, instance: str) -> bool:
+        """Whether this instance was told to stop, and is being taken away."""
 
     def is_ours(self, unit: str) -> bool:
         """Whether this unit was made under these settings; a cluster may have those of another nap too."""

@@ -10,7 +10,7 @@ from nap_receiver.core.errors import NapError
 from nap_receiver.core.settings import Settings
 from nap_receiver.core.templates import TEMPLATES, environment
 from nap_receiver.engine.container import NETWORK, bridge_of
-from nap_receiver.model.release import Instance
+from nap_receiver.model.release import DISCOVERY, Instance
 from nap_receiver.schedulers.placement import Placement
 
 # What a unit of systemd's, a program of supervisord's, a container and a file can all be called without quotes.
@@ -71,7 +71,7 @@ def render(
     return InstanceUnits(
         instance,
         Unit(instance.unit, _rendered(folder, "app", values)),
-        Unit(f"{instance.unit}-discovery", _rendered(folder, "discovery", values)),
+        Unit(instance.unit + DISCOVERY, _rendered(folder, "discovery", values)),
     )
 
 

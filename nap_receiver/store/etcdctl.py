@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from nap_receiver.core.drafts import put
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 
@@ -155,9 +156,7 @@ def _quoted(key: bytes) -> str:
 
 def write_etcdctl(state: State, places: "EtcdSettings") -> None:
     """Keep how etcdctl reaches etcd, and below what there is who may do what."""
-    draft = _file(state).with_suffix(".draft")
-    draft.write_text(json.dumps({"environment": _environment(places), "access": places.access}), encoding="utf-8")
-    draft.rename(_file(state))
+    put(_file(state), json.dumps({"environment": _environment(places), "access": places.access}), 0o600)
 
 
 def environment_of(where: "State | EtcdSettings") -> dict[str, str]:

@@ -11,10 +11,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar
 
 import msgspec
@@ -22,6 +21,7 @@ import msgspec
 from nap_receiver.core.channel import Channel
 from nap_receiver.core.deploy_log import follow
 from nap_receiver.core.errors import End, NapError
+from nap_receiver.core.interruption import interrupted_by, is_interrupted_by
 from nap_receiver.store.etcd import Entry, Etcd, EtcdAway
 from nap_receiver.store.etcdctl import Reader
 
@@ -71,6 +71,10 @@ class Cancelled(NapError):
             f"no longer {doing}: {by} cancelled it; what ran before still runs",
             advice="Do it again, if it is wanted after all.",
         )
+
+
+_reasons: list[NapError] = []
+"""Why the locks of this process are lost, the first one first."""
 
 
 @dataclass(frozen=True)
@@ -185,17 +189,13 @@ def _shown_log(doing: Turn, channel: Channel) -> Iterator[None]:
 def _interrupted_when_over(etcd: Etcd, lock: Lock) -> Iterator[None]:
     """Raise in the main thread when the lock is lost, or its deploy cancelled."""
     over, leaving = threading.Event(), threading.Lock()
-    reason: list[NapError] = []
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        raise reason[0]
+    own = not is_interrupted_by(signal.SIGUSR1)  # a rename holds two locks
 
     def watch() -> None:
         while not over.is_set():
             with suppress(EtcdAway):  # it is asked again; the lock's lease outlives a restart of etcd
                 try:
-                    reason.append(why_over(etcd, lock))
+                    _reasons.append(why_over(etcd, lock))
                 except ValueError:  # grpc's, for a connection that is closed as the block ends
                     if not over.is_set():
                         raise
@@ -206,14 +206,13 @@ def _interrupted_when_over(etcd: Etcd, lock: Lock) -> Iterator[None]:
                 return
             over.wait(_ETCD_AWAY_SECONDS)
 
-    signal.signal(signal.SIGUSR1, interrupt)
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield
-    finally:
-        with leaving:
-            over.set()
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    with interrupted_by(signal.SIGUSR1, lambda: _reasons[0]) if own else nullcontext():
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            with leaving:
+                over.set()
 
 
 def why_over(etcd: Etcd, lock: Lock) -> NapError:

@@ -198,7 +198,7 @@ def units(there: Inventory) -> Iterator[Finding]:
             spared = not there.is_gone(app)
             advice = "If etcd has lost data, restore it, or push the app again; else stop the app: "
             advice += there.scheduler.how_to_remove(app, unit)
-        if there.is_at_work("nap_receiver.schedulers.fleet", [unit]):
+        if there.scheduler.is_stopping(unit):
             continue
         yield problem(
             unit,

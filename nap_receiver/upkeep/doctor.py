@@ -5,7 +5,6 @@ do changes while it is looked at; so only what is seen twice is told.
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,8 +15,7 @@ from nap_receiver.core.deploy_log import new_log
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import load
-from nap_receiver.deploy.rollout import App, Deploy, answer_timeout
-from nap_receiver.schedulers.chosen import scheduler_of
+from nap_receiver.deploy.rollout import App, Deploy, begun
 from nap_receiver.store.etcd import connect
 from nap_receiver.store.ledger import Ledger
 from nap_receiver.store.lock import deploy_lock, turn
@@ -131,5 +129,4 @@ def _under_lock(app: str, who: str, there: Inventory) -> Iterator[Deploy]:
             mine = turn(who, "doctor", "mending it", log)
             with deploy_lock(etcd, ledger.root, mine, PATIENCE, channel, supersedes=False) as lock:
                 told = App(app, repository, who, state, settings, channel)
-                timeout, scheduler = answer_timeout(repository, settings), scheduler_of(state, settings)
-                yield Deploy(told, time.monotonic(), timeout, scheduler, etcd, ledger, lock)
+                yield begun(told, etcd, ledger, lock)

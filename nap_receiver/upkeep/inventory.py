@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -288,11 +288,6 @@ class Inventory:
         """The parent of the `docker start --attach` of each one-off container that has one (`one_off`)."""
         clients = [each for each in self.processes.values() if each.words[1:3] == ["start", "--attach"]]
         return {each.words[-1]: each.parent for each in clients}
-
-    def is_at_work(self, module: str, words: Sequence[str]) -> bool:
-        """Whether one of nap's own processes, of this module and for this nap, goes on about one of these words."""
-        wanted = {str(self.state.root), module}
-        return any(wanted <= set(each.words) and set(words) & set(each.words) for each in self.processes.values())
 
     def repository(self, app: str) -> Path | None:
         """The app's repository, as far as it is known."""

@@ -13,11 +13,12 @@ from docker.errors import DockerException, NotFound
 
 from nap_receiver.core.deploy_log import old_logs, remove_old_logs
 from nap_receiver.core.errors import NapError
-from nap_receiver.deploy.image_pruning import forget_all, remove_all_old
+from nap_receiver.core.jobs import is_at_work
+from nap_receiver.deploy.image_pruning import PRUNING, forget_all, remove_all_old
 from nap_receiver.deploy.rollout import Deploy
 from nap_receiver.engine.client import engine_at
 from nap_receiver.engine.daemon import own_url
-from nap_receiver.model.release import UNIT
+from nap_receiver.model.release import DISCOVERY, UNIT
 from nap_receiver.model.retention_policy import sort_out
 from nap_receiver.upkeep.finding import Finding, ok, problem
 from nap_receiver.upkeep.inventory import EngineImage, Inventory
@@ -35,7 +36,7 @@ def images(there: Inventory) -> Iterator[Finding]:
         stay, unforgotten = _sorted(app, there)
         unneeded = [each for each in on_engine[app] if _is_unneeded(each, stay, there)]
         well += len(on_engine[app]) - len(unneeded)
-        if (unneeded or unforgotten) and not there.is_at_work("nap_receiver.deploy.image_pruning", [app]):
+        if (unneeded or unforgotten) and not is_at_work(there.state, PRUNING, app):
             kept = f"need be kept (deploy.keep_releases is {there.settings.deploy.keep_releases})"
             yield problem(
                 app,
@@ -76,7 +77,7 @@ def _of_gone(on_engine: dict[str, list[EngineImage]], there: Inventory) -> Itera
     for app in sorted({*on_engine, *in_registry} - set(there.apps)):
         built = [each for each in on_engine.get(app, []) if each.built_for == app]
         digests = _built_for(app, in_registry[app]) if app in in_registry else []
-        if not (built or digests) or there.is_at_work("nap_receiver.deploy.image_pruning", [app]):
+        if not (built or digests) or is_at_work(there.state, PRUNING, app):
             continue
         if there.is_gone(app) and not there.left_anything(app):
             yield problem(
@@ -185,7 +186,7 @@ def _unit_logs(there: Inventory) -> dict[str, list[Path]]:
     found = defaultdict(list)
     for path in (there.state.program_logs / "apps").glob(f"{there.app or '*'}.*"):
         unit = path.name.partition(".log")[0]
-        match = UNIT.fullmatch(unit.removesuffix("-discovery"))
+        match = UNIT.fullmatch(unit.removesuffix(DISCOVERY))
         if match and unit not in there.units.known and not there.turn(match[1]):
             current = there.current(match[1])
             if not current or current.instances:

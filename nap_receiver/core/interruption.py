@@ -1,0 +1,73 @@
+"""Interrupt what the main thread does: for a deadline, a lost lock, or a request from outside to end.
+
+Only one interruption happens at a time, and the first one is the one that is reported: until its block has ended, the
+others are ignored. What cleans up runs under `uninterrupted`.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from nap_receiver.core.errors import NapError
+
+_reasons: dict[signal.Signals, Callable[[], NapError]] = {}
+"""What each signal in use raises."""
+_happened: list[signal.Signals] = []
+"""The signal whose interruption is under way, if there is one."""
+_waiting: list[signal.Signals] = []
+"""The signals that came while nothing may be interrupted."""
+_protected = 0
+
+
+@contextmanager
+def interrupted_by(number: signal.Signals, reason: Callable[[], NapError]) -> Iterator[None]:
+    """Raise what `reason` makes in the main thread when this signal comes during the block.
+
+    Raises `RuntimeError` where the signal is in use already.
+    """
+    if number in _reasons:
+        raise RuntimeError(f"{number.name} interrupts something else already")
+    previous = signal.signal(number, _interrupt)
+    _reasons[number] = reason
+    try:
+        yield
+    finally:
+        # From here on a signal that comes is too late, so nothing can be raised between these lines.
+        del _reasons[number]
+        signal.signal(number, previous)
+        _happened[:] = [each for each in _happened if each != number]
+        _waiting[:] = [each for each in _waiting if each != number]
+
+
+def is_interrupted_by(number: signal.Signals) -> bool:
+    """Whether a block has this signal in use."""
+    return number in _reasons
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off interruptions until the block ends; none follows where the block raises an error of its own."""
+    global _protected
+    _protected += 1
+    try:
+        yield
+    finally:
+        _protected -= 1
+    if not _protected and not _happened and _waiting:
+        _raise(_waiting.pop(0))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    came = signal.Signals(number)
+    if came not in _reasons or _happened:
+        return
+    if _protected:
+        _waiting.append(came)
+    else:
+        _raise(came)
+
+
+def _raise(came: signal.Signals) -> None:
+    _happened.append(came)
+    raise _reasons[came]()
