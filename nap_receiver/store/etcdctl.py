@@ -116,7 +116,7 @@ def _found(
         answer = _answer(environment, gets, max(0.0, give_up - time.monotonic()))
         revision = revision or answer["header"]["revision"]
         for (_, end), response in zip(asked, answer.get("responses", ()), strict=True):
-            page = response["Response"]["ResponseRange"]
+            (page,) = response["Response"].values()  # etcd 3.4 calls it ResponseRange, 3.5 response_range
             found |= {_key(kv): kv for kv in page.get("kvs", ())}
             if end and page.get("more"):
                 left.append((base64.b64decode(page["kvs"][-1]["key"]) + b"\0", end))
