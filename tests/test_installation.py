@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from nap_receiver.auth.keys import add_key, keys, renew
+from nap_receiver.core.errors import NapError
 from nap_receiver.core.installed import script
 from nap_receiver.core.paths import state_at
 from nap_receiver.core.settings import LimitSettings
+from nap_receiver.machine import programs
 from tests.machine import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -70,3 +72,13 @@ def test_a_console_script_imports_nothing_from_the_current_directory(name: str, 
         (tmp_path / f"{module}.py").write_text("raise SystemExit('imported from the current directory')\n")
     done = subprocess.run([script(name)], cwd=tmp_path, stdin=subprocess.DEVNULL, text=True, capture_output=True)
     assert "imported from the current directory" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("there", "package"), [(set(), "docker.io"), ({"dockerd"}, "docker-cli")])
+def test_missing_program_is_named_by_its_debian_package(
+    there: set[str], package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "found_program", lambda name: name if name != "docker" and there else None)
+    with pytest.raises(NapError) as refused:
+        programs.require_installed()
+    assert package in refused.value.advice[0].split()

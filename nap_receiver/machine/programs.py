@@ -73,6 +73,8 @@ class Program:
 def require_installed() -> None:
     """Raise `NapError` with the Debian packages to install where a program is missing."""
     missing = sorted({package for program, package in _PACKAGES.items() if not found_program(program)})
+    if found_program("dockerd") and "docker.io" in missing:  # from Debian 13 on, docker.io is without its client
+        missing[missing.index("docker.io")] = "docker-cli"
     if missing:
         raise NapError(
             "some of the programs that nap runs are not installed",
