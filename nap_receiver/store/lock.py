@@ -195,13 +195,14 @@ def _interrupted_when_over(etcd: Etcd, lock: Lock) -> Iterator[None]:
         while not over.is_set():
             with suppress(EtcdAway):  # it is asked again; the lock's lease outlives a restart of etcd
                 try:
-                    _reasons.append(why_over(etcd, lock))
+                    reason = why_over(etcd, lock)
                 except ValueError:  # grpc's, for a connection that is closed as the block ends
                     if not over.is_set():
                         raise
                     return
                 with leaving:
                     if not over.is_set():
+                        _reasons.append(reason)
                         os.kill(os.getpid(), signal.SIGUSR1)
                 return
             over.wait(_ETCD_AWAY_SECONDS)
@@ -213,6 +214,8 @@ def _interrupted_when_over(etcd: Etcd, lock: Lock) -> Iterator[None]:
         finally:
             with leaving:
                 over.set()
+            if own:
+                _reasons.clear()
 
 
 def why_over(etcd: Etcd, lock: Lock) -> NapError:
