@@ -53,8 +53,8 @@ def fresh_nap(folder: Path, **settings: str) -> Nap:
 
 
 _LONGEST = (
-    "fleet_units doctor failures run public_apps docs router_change deploy turns gitolite retention clients domains "
-    "logs tenant_values big_context tenants_apart certs apps"
+    "doctor clients failures public_apps turns router_change fleet_units domains logs gitolite run docs deploy "
+    "retention tenant_values hostile big_context tenants_apart certs apps config"
 )
 """The files that take more than a minute, the longest first."""
 
