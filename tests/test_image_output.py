@@ -318,6 +318,15 @@ def test_a_push_tells_the_digest_and_how_much_was_new() -> None:
     assert lines == [f"-----> Image 10.0.0.1:5000/team-shop@{DIGEST[:19]}… (2.1 MB, 1 of 2 layers new)"]
 
 
+def test_digest_is_found_where_images_are_kept_in_containerds_store() -> None:
+    image, _ = pushed(
+        {"status": "Pushed", "progressDetail": {}, "id": "a"},
+        {"status": f"1a2b: digest: {DIGEST} size: 696"},
+    )
+    assert image is not None
+    assert image.digest == f"10.0.0.1:5000/team-shop@{DIGEST}"
+
+
 @pytest.mark.parametrize(
     ("items", "reason"),
     [

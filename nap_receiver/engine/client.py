@@ -205,7 +205,7 @@ class Engine:
                         raise _push_failed(app, registry, item["error"])
                     if "id" in item:
                         layers[item["id"]] = item.get("status", "")
-                    digest = item.get("aux", {}).get("Digest", digest)
+                    digest = _digest(item, version) or digest
                 about = self.api.inspect_image(tag)
         except APIError as error:
             raise _push_failed(app, registry, error.explanation or str(error)) from error
@@ -223,6 +223,16 @@ class Engine:
             sorted(config.get("Volumes") or ()),
             _shell_command(config),
         )
+
+
+def _digest(item: dict[str, Any], tag: str) -> str:
+    """The digest that an item of a push names, or nothing.
+
+    Each engine says it in the last status, for people. In `aux` it is where images are not kept in containerd's store,
+    which Docker 29 uses unless told otherwise (moby, daemon/containerd/image_push.go).
+    """
+    said = re.fullmatch(rf"{re.escape(tag)}: digest: (sha256:[0-9a-f]{{64}}) size: [0-9]+", item.get("status", ""))
+    return str(item.get("aux", {}).get("Digest", "")) or (said[1] if said else "")
 
 
 def _shell_command(config: dict[str, Any]) -> str:

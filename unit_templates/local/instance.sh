@@ -84,7 +84,7 @@ main() {
             id=$(state '{{.Id}}')
             follow docker attach --no-stdin --sig-proxy=false "$id"
             ;;
-        *'No such '*) start ;;
+        *[Nn]'o such '*) start ;; # docker 29 begins small
         true* | false*)
             docker rm --force --volumes "$NAP_CONTAINER" >/dev/null 2>&1
             start
