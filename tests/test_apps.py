@@ -37,7 +37,7 @@ def test_a_destroyed_app_is_gone_and_can_be_made_anew(nap: Nap, pusher: Pusher, 
     assert destroyed.returncode == 0, destroyed.stdout + destroyed.stderr
     lines = destroyed.stdout.splitlines()
     assert lines[0] == f"-----> Stopping {pusher.app}: {pusher.app}.v1.web.1"
-    assert lines[-1] == f"=====> {pusher.app} is gone"
+    assert lines[-1] == f"=====> {pusher.app} is destroyed"
     with pytest.raises(subprocess.CalledProcessError):
         nap.docker("pull", image)
     listing = ("images", "--quiet", f"{nap.settings.registry.address}/{pusher.app}")

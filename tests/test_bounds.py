@@ -216,7 +216,7 @@ def test_what_one_app_has_is_in_no_others_way(nap: Nap, pusher: Pusher, live: Pu
 
     gone = flooded.ssh_command("apps:destroy", FLOODED, "--confirm", FLOODED)
     assert gone.returncode == 0, gone.stdout + gone.stderr
-    assert f"=====> {FLOODED} is gone" in gone.stdout
+    assert f"=====> {FLOODED} is destroyed" in gone.stdout
     assert not nap.keys(f"/nap/apps/{FLOODED}/")
     assert not nap.keys(f"/nap/access/{FLOODED}")
 

@@ -455,8 +455,8 @@ def test_a_certificate_that_was_brought_is_served(safe: Nap, shop: Pusher) -> No
     until = one.certificate.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert (status, trouble) == (0, [])
     assert said.splitlines() == [
-        f"{app} is served with it at {www}, *.{app}.local, until {until}",
-        f"With others, as before: {app}.localhost, {app}.example.test",
+        f"{app} uses this certificate for {www}, *.{app}.local, until {until}",
+        f"Domains with another certificate: {app}.localhost, {app}.example.test",
     ]
     shows(safe, www, ROOT.pem, "Test middle")
     assert visit(safe, f"other.{app}.local", ROOT.pem) == "Test middle"
@@ -473,7 +473,7 @@ def test_a_certificate_that_was_brought_is_served(safe: Nap, shop: Pusher) -> No
     for path in logs:
         assert key not in path.read_text(errors="replace").replace("\\n", ""), path
 
-    assert shop.ssh_command("certs:remove", app).stdout == f"{app} is served with the router's own certificates\n"
+    assert shop.ssh_command("certs:remove", app).stdout == f"{app} uses the router's own certificates\n"
     shows(safe, www, internal(safe), OWN)
     assert json.loads(safe.run("certs", app, "--json").stdout) == []
     again = shop.ssh_command("certs:remove", app)
@@ -499,10 +499,10 @@ def test_a_certificate_is_shown_at_no_name_of_another_app(safe: Nap, shop: Pushe
     removed = shop.ssh_command("domains:remove", shop.app, f"a.{shop.app}.local")
     assert removed.returncode == 0
     assert removed.stderr.splitlines()[0] == (
-        f" !     The certificate that was brought is for a.{shop.app}.local too, and is not used any more"
+        f" !     The certificate of {shop.app} also names a.{shop.app}.local, so it is no longer used"
     )
     assert shop.ssh_command("certs", shop.app).stderr == (
-        f" !     It is not used: {shop.app} does not have a.{shop.app}.local any more\n"
+        f" !     This certificate is not used: {shop.app} no longer has a.{shop.app}.local\n"
     )
     safe.run("domains:add", other.app, f"a.{shop.app}.local")
     shows(safe, f"a.{shop.app}.local", internal(safe), OWN)

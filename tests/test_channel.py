@@ -83,7 +83,7 @@ def logged(log: Path) -> list[str]:
 
 
 def test_the_look() -> None:
-    error = NapError("hello: the build failed", words=["make: *** [all] Error 2"], advice=["Mend it.", "Push again."])
+    error = NapError("hello: the build failed", words=["make: *** [all] Error 2"], advice=["Fix it.", "Push again."])
     assert said(
         lambda c: c.step("hello: building 1a2b3c4 from master"),
         lambda c: c.detail("Step 1/2 : FROM busybox\n ---> 1234"),
@@ -98,7 +98,7 @@ def test_the_look() -> None:
         "=====> hello v3 is live",
         "       make: *** [all] Error 2",
         " !     hello: the build failed",
-        " !     Mend it.",
+        " !     Fix it.",
         " !     Push again.",
     ]
 

@@ -87,7 +87,7 @@ def last_lines(app: str, release: str) -> list[str]:
     return [
         "       there is no database",
         f" !     {app} {release} web.1 exited with status 3 before it answered on port 8080",
-        " !     Mend it, commit, and push again; what ran before still runs.",
+        " !     Fix it, commit, and push again; running instances were not changed.",
     ]
 
 

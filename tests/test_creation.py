@@ -23,8 +23,8 @@ def test_what_is_set_before_the_first_push_holds_from_the_first_release(nap: Nap
     assert opened.stderr.startswith(f" !     {app} was never deployed, and nothing answers there yet")
     assert created.stdout.splitlines() == [
         f"=====> {app} is created",
-        f"       Once it is deployed, it is reached at {url}",
-        f"       To deploy it, in your repository: git remote add nap HOST:{app} (HOST as you give it to ssh)",
+        f"       Address after the first deploy: {url}",
+        f"       To deploy, in your repository: git remote add nap HOST:{app} (HOST: as in your ssh command)",
         "       git push nap master",
     ]
     assert access_of(app, nap.state) == Access(app, {pusher.user: "owner"})

@@ -37,8 +37,8 @@ def test_every_example_works_and_every_listing_has_its_shape(nap: Nap, hello: Pu
     assert "hello v4 is live" in said["rollback hello"]
     assert said["config:get hello GREETING"] == "hello\n"
     assert "web.2" in said["ps:scale hello web=2"]
-    assert "hello is greeter from now on" in said["apps:rename hello greeter"]
-    assert "greeter is gone" in said["apps:destroy greeter --confirm greeter"]
+    assert "hello is now named greeter" in said["apps:rename hello greeter"]
+    assert "greeter is destroyed" in said["apps:destroy greeter --confirm greeter"]
 
 
 def test_every_listing_is_documented() -> None:

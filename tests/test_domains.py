@@ -209,21 +209,19 @@ def test_an_app_answers_to_the_domains_that_its_owner_adds(nap: Nap, pusher: Pus
     app, www, wild = pusher.app, f"www.{pusher.app}.test", f"*.{pusher.app}.test"
     assert ask(nap, www)[0] == 404
     added = pusher.ssh_command("domains:add", app, www.upper() + ".", f"'{wild}'")
-    assert (added.returncode, added.stdout) == (0, f"{app} answers to {www}, {wild}\n")
+    assert (added.returncode, added.stdout) == (0, f"{app} is reachable at {www}, {wild}\n")
     served(nap, www, 200, "one")
     served(nap, www.upper(), 200, "one")
     served(nap, f"anything.{app}.test", 200, "one")
     assert ask(nap, f"a.b.{app}.test")[0] == 404
     assert ask(nap, f"{app}.test")[0] == 404
     assert listed(nap, app) == [wild, www]
-    assert nap.run("domains:add", app, www).stdout == f"{app} answers to {www}\n", "again"
+    assert nap.run("domains:add", app, www).stdout == f"{app} is reachable at {www}\n", "again"
 
     absent = pusher.ssh_command("domains:remove", app, www, "not.example.test")
     assert (absent.returncode, absent.stderr.splitlines()[0]) == (1, f" !     {app} has no domain not.example.test")
     assert listed(nap, app) == [wild, www], "all or none"
-    assert (
-        pusher.ssh_command("domains:remove", app, f"'{wild}'").stdout == f"{app} does not answer to {wild} any more\n"
-    )
+    assert pusher.ssh_command("domains:remove", app, f"'{wild}'").stdout == f"{app} is no longer reachable at {wild}\n"
     served(nap, f"anything.{app}.test", 404)
     assert ask(nap, www)[0] == 200
     assert nap.run("domains:remove", app, www).returncode == 0

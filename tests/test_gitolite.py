@@ -163,7 +163,7 @@ def test_a_killed_deploy_fails_the_push(gitolite: Gitolite, nap: Nap, tmp_path: 
     os.kill(hook[0], signal.SIGKILL)
     said, _ = push.communicate(timeout=20)
     assert push.returncode == 1, said
-    assert "the deploy was killed; what ran before still runs" in said
+    assert "the deploy was killed; running instances were not changed" in said
 
 
 def is_hook_of(repository: str, number: int, words: list[str]) -> bool:
@@ -258,7 +258,7 @@ def test_installing_again_changes_nothing(other: Gitolite, nap: Nap) -> None:
     before = other.files()
     again = other.nap("gitolite:install", nap=nap)
     assert other.files() == before
-    assert again.stdout.startswith("All of it was there already.")
+    assert again.stdout.startswith("nap is already installed in this gitolite. Nothing was changed.")
     assert "option nap = deploy" in again.stdout
     assert not again.stderr
 
@@ -278,7 +278,7 @@ def test_uninstalling_leaves_all_as_it_was(other: Gitolite, nap: Nap) -> None:
         assert after[name] == before[name]
     assert not (other.home / "local").exists()
     again = other.nap("gitolite:uninstall", nap=nap)
-    assert again.stdout.startswith("Nothing of nap's was there.")
+    assert again.stdout.startswith("nap is not installed in this gitolite. Nothing was changed.")
 
 
 def test_gitolite_serves_on_without_the_trigger(other: Gitolite, nap: Nap) -> None:

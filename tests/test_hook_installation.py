@@ -126,8 +126,8 @@ def test_command_says_what_comes_next(shop: Path, state: State) -> None:
         return subprocess.run(words, text=True, capture_output=True, check=False)
 
     first, second, refused = called(shop), called(shop), called(Path("/"))
-    assert "becomes the app shop." in first.stdout
-    assert second.stdout.startswith("The hook was there already.\n")
+    assert "Its deploy branch deploys the app shop." in first.stdout
+    assert second.stdout.startswith("The hook is already installed.\n")
     advice = " !     Name one: nap hook:install /path/to/app.git\n"
     assert (refused.returncode, refused.stderr) == (1, f" !     / is no bare repository\n{advice}")
 

@@ -54,7 +54,7 @@ def test_a_mistake_in_the_procfile(procfile: str, mistake: str) -> None:
     with pytest.raises(NapError) as refused:
         read(procfile)
     assert str(refused.value) == f"shop: {mistake}"
-    assert refused.value.advice[-1].startswith("Mend it, commit, and push again")
+    assert refused.value.advice[-1].startswith("Fix it, commit, and push again")
 
 
 def test_a_procfile_that_is_no_text() -> None:
@@ -232,7 +232,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         "shop: Procfile: line 4: router is what nap calls its own",
         "Give the process type another name.",
     ]
-    assert procfile[-1].startswith("Mend them, commit, and push again")
+    assert procfile[-1].startswith("Fix them, commit, and push again")
     told = [line.removeprefix("shop: app.json: ") for line in refusal(PROCFILE, document)]
     assert told[:-2] == [
         'formation.web.quantity: expected a whole number, got "two"',

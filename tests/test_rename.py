@@ -21,7 +21,7 @@ def test_a_renamed_app_is_the_same_under_another_name(nap: Nap, pusher: Pusher, 
     lines = renamed.stdout.splitlines()
     assert "-----> Starting v4: web.1" in lines
     assert lines[-2:] == [
-        f"=====> {old} is {new} from now on",
+        f"=====> {old} is now named {new}",
         f"       In your repository: git remote set-url nap …/{new}",
     ]
     url = next(line.strip() for line in lines if line.startswith("       http://127.0.0.1:"))

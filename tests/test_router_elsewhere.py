@@ -85,7 +85,7 @@ def test_a_router_on_a_machine_of_its_own(nap: Nap, pusher: Pusher, live: Pushed
         assert '"GET / HTTP/1.1" 200 ' in elsewhere.run("logs", pusher.app, "-p", "router").stdout
 
         stack.enter_context(running(words(follower["ExecStart"]), variables, folder / "second"))
-        waits = "There is a router already; this one takes its place when it ends."
+        waits = "Another router is running. This one takes over when the other ends."
         eventually(lambda: waits in (folder / "second").read_text(), 10, "a second one waits")
         first.send_signal(signal.SIGINT)
         assert first.wait(timeout=5) == 0

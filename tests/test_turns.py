@@ -130,7 +130,8 @@ def test_cancelled_deploy_leaves_nothing_and_says_by_whom(nap: Nap, pusher: Push
     assert time.monotonic() - asked < 5
     said = rest(deploy)
     assert deploy.returncode == 1
-    assert f" !     no longer deploying {commit}: {pusher.user} cancelled it; what ran before still runs" in said
+    cancelled_it = f"{pusher.user} cancelled it; running instances were not changed"
+    assert f" !     no longer deploying {commit}: {cancelled_it}" in said
     assert answer(before.url) == "one"
     assert nap.leftovers(pusher.app, 2) == []
     rows = json.loads(pusher.ssh_command("builds", pusher.app, "--json").stdout)
@@ -163,7 +164,7 @@ def test_killed_deploy_holds_up_the_next_one_for_ten_seconds_at_most(nap: Nap, p
     killed = time.monotonic()
     said = rest(deploy)
     assert deploy.returncode == 1
-    assert " !     the deploy was killed (signal 9); what ran before still runs" in said
+    assert " !     the deploy was killed (signal 9); running instances were not changed" in said
     pusher.commit(Dockerfile=HTTPD, index_html="two")
     following = pusher.start_push()
     lines = read_until(following, f"-----> {pusher.app}: building")

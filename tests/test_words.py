@@ -64,10 +64,8 @@ def test_whole_sentences_are_listed(tmp_path: Path, capsys: pytest.CaptureFixtur
     cli.over_ssh(["help"], State(tmp_path), "alice")
     listed = " ".join(capsys.readouterr().out.split())
     assert "..." not in listed.partition("Commands:")[2]
-    assert (
-        "Stop APP and remove it for good: its instances, releases, rights, repository and logs. apps:rename" in listed
-    )
-    assert "Let USER read, push to, or own APP. access:remove" in listed
+    assert "Stop APP and delete its instances, releases, rights, repository and logs. apps:rename" in listed
+    assert "Give USER a right to APP: read, push (includes read), or owner (includes push). access:remove" in listed
 
 
 @pytest.mark.parametrize(("words", "why"), NOT_UNDERSTOOD)

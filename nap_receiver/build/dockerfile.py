@@ -452,5 +452,5 @@ def refused(app: str, why: str, advice: str) -> NapError:
     """The error that a Dockerfile is not built; `advice` is what to do before the next push."""
     return NapError(
         f"{app}: the build failed in the Dockerfile: {why}",
-        advice=f"{advice}, commit, and push again; nothing was started, and what ran before still runs.",
+        advice=f"{advice}, commit, and push again; nothing was started, and running instances were not changed.",
     )

@@ -56,5 +56,5 @@ def build_failed(
     return NapError(
         f"{app}: the build failed{at or ' in the Dockerfile'}: {reason}",
         words=words,
-        advice="Mend it, commit, and push again; nothing was started, and what ran before still runs.",
+        advice="Fix it, commit, and push again; nothing was started, and running instances were not changed.",
     )

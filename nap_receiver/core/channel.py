@@ -245,7 +245,7 @@ def tell(descriptor: int, story: Callable[[Channel], None], last_words: Callable
             channel.log_only(traceback.format_exc())
             channel.failure(
                 NapError(
-                    f"nap itself failed ({type(error).__name__}: {error}); what ran before still runs",
+                    f"nap itself failed ({type(error).__name__}: {error}); running instances were not changed",
                     advice="Ask the operator to look into the deploy log; pushing again may help.",
                 ),
                 last_words,
@@ -260,4 +260,5 @@ def _trouble(text: str) -> str:
 
 
 def _stopped() -> NapError:
-    return NapError("the deploy was stopped from outside; what ran before still runs", advice="Push again to deploy.")
+    what = "the deploy was stopped from outside; running instances were not changed"
+    return NapError(what, advice="Push again to deploy.")

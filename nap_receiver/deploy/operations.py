@@ -212,7 +212,7 @@ def destroy(app: App) -> None:
         else:
             kept.append(f"{app.repository}, which is not nap's own")
         shutil.rmtree(state.deploy_logs / app.name, ignore_errors=True)
-        channel.result(f"{app.name} is gone")
+        channel.result(f"{app.name} is destroyed")
         for what in kept:
             channel.detail(f"Kept: {what}")
 

@@ -38,7 +38,7 @@ def rename(app: App, name: str, access: Access) -> None:
         if (logs / app.name).is_dir() and not (logs / name).exists():
             (logs / app.name).rename(logs / name)
         kept = end(deploy, name)  # the registry has the images under the new name too
-        app.channel.result(f"{app.name} is {name} from now on")
+        app.channel.result(f"{app.name} is now named {name}")
         app.channel.detail(f"In your repository: git remote set-url nap …/{name_of(target, app.state)}")
         for what in kept:
             app.channel.detail(f"Kept of {app.name}: {what}")

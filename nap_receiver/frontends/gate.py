@@ -80,7 +80,7 @@ def _told_if_killed(process: int) -> int:
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     if status < 0:
         with Channel(2) as channel:
-            reason = f"the deploy was killed (signal {-status}); what ran before still runs"
+            reason = f"the deploy was killed (signal {-status}); running instances were not changed"
             channel.failure(NapError(reason, advice="Push again to deploy."))
     return status if status >= 0 else 1
 

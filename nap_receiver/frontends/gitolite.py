@@ -34,7 +34,7 @@ _BLOCK = re.compile(r"^# nap: begin .*?^# nap: end\n", re.MULTILINE | re.DOTALL)
 _LAST_LINE = re.compile(r"^1;", re.MULTILINE)
 _TRIGGER = "Nap::post_git"
 _SHOWN, _SHOWN_WORDS = 5, 10
-_AGAIN = "Mend that, then try again."
+_AGAIN = "Fix that, then try again."
 
 # As gitolite reads it ("sub init" in its Rc.pm).
 _READ_RC = """
@@ -67,9 +67,7 @@ class Gitolite:
         done = _run([self.program, *words], stdin)
         if done.returncode:
             said = (done.stderr + done.stdout).strip().splitlines()
-            raise NapError(
-                f"`gitolite {' '.join(words)}` failed", words=said[-10:], advice="Mend that, then try again."
-            )
+            raise NapError(f"`gitolite {' '.join(words)}` failed", words=said[-10:], advice="Fix that, then try again.")
         return done.stdout.strip()
 
     def rc_text(self) -> str:

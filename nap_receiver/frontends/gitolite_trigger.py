@@ -29,7 +29,7 @@ def main() -> int:
         if verdict == "failed":  # and the hook has said why
             raise NapError("Not deployed, although the commits have arrived.")
         if verdict:
-            raise NapError("the deploy was killed; what ran before still runs", advice="Push again to deploy.")
+            raise NapError("the deploy was killed; running instances were not changed", advice="Push again to deploy.")
         state = state_of(repository)
         require_owner(state, RECEIVED_BY_ANOTHER)
         answer_what_is_there(app_name(repository, state, os.environ), repository, pusher(), state, channel)

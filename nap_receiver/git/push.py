@@ -214,7 +214,7 @@ def checked_setting(
     if found is not None and not fits(found):
         raise NapError(
             f'{repository}/config: nap.{name}: expected {expected}, got "{found}"',
-            advice=f"Mend it there with: git config nap.{name} {value}",
+            advice=f"Fix it with: git config nap.{name} {value}",
         )
     return found
 

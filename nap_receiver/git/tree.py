@@ -187,7 +187,7 @@ class Tree:
         try:
             patterns = patterns_of(files.pop(DOCKERIGNORE, b""))
         except NapError as error:
-            raise NapError(f"{self._app}: {error}", advice="Mend the line, commit, and push again.") from error
+            raise NapError(f"{self._app}: {error}", advice="Fix the line, commit, and push again.") from error
         return name, time, files, list(self._leaves(top, patterns))
 
     def _commit(self, name: str) -> tuple[bytes, bytes, int]:

@@ -226,7 +226,7 @@ def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Prog
                     f"{program.name} {'does not stay up' if crashed else f'did not answer within {UP_SECONDS} s'}"
                     f" ({program.address})",
                     words=_last_lines(log),
-                    advice=f"All of its log: {log}. Mend what it says and run `nap up` again.",
+                    advice=f"All of its log: {log}. Fix the cause and run `nap up` again.",
                 )
         time.sleep(_LOOK_AGAIN_SECONDS if waiting else 0)
     for each in dependencies(state, settings):

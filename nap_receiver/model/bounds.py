@@ -39,7 +39,7 @@ def require_variables(app: str, before: Mapping[str, str], after: Mapping[str, s
 
 def require_process_types(app: str, number: int, had: int, limits: "LimitSettings") -> None:
     """Raise `NapError` where the app cannot have so many process types."""
-    advice = "Remove some from the Procfile, commit, and push again; nothing was built, and what ran before still runs."
+    advice = "Remove some from the Procfile, commit, and push again. Running instances were not changed."
     require_at_most("process_types", limits, f"{app} would have {number} process types", number, had, advice)
 
 

@@ -137,7 +137,7 @@ class Manifest:
                 + (f"; nor are {some(lacking[1:])}" if lacking[1:] else ""),
                 advice=[
                     f"Set what is missing, then push again: config:set {app} {' '.join(f'{n}=…' for n in shown)}",
-                    "Nothing was built, and what ran before still runs.",
+                    "Nothing was built, and running instances were not changed.",
                 ],
             )
         return values | synced
@@ -206,10 +206,10 @@ def _refusal(app: str, mistakes: Sequence[NapError]) -> NapError:
         told += [f"{app}: {each}", *each.advice]
     if (more := len(mistakes) - _MOST_TOLD) > 0:
         told.append(f"{app}: and {more} more" + (", or even more" if len(mistakes) >= _MOST_FOUND else ""))
-    what = "Mend them" if others else "Mend it"
+    what = "Fix them" if others else "Fix it"
     return NapError(
         f"{app}: {first}",
-        advice=[*told, f"{what}, commit, and push again; nothing was built, and what ran before still runs."],
+        advice=[*told, f"{what}, commit, and push again; nothing was built, and running instances were not changed."],
     )
 
 

@@ -98,7 +98,7 @@ class Fleet:
             raise NapError(
                 f"fleet finds no machine for {unit.name}: it asks for {', '.join(asked) or 'any'}; the machines are: "
                 f"{there}",
-                advice="Mend its nap.metadata, nap.machine or nap.spread; and see: fleetctl list-unit-files",
+                advice="Fix its nap.metadata, nap.machine or nap.spread; and see: fleetctl list-unit-files",
             )
 
     def withdraw(self, instances: Sequence[str]) -> None:

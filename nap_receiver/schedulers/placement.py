@@ -63,7 +63,7 @@ def placement_of(
         wanted = " and ".join(asked) or "one at all"
         raise NapError(
             f"{app} fits on no machine: it asks for {wanted}; the machines are: {there}",
-            advice="Mend nap.metadata or nap.machine in its repository's git config, or fleet.… in the settings."
+            advice="Fix nap.metadata or nap.machine in its repository's git config, or fleet.… in the settings."
             if asked
             else "See that fleetd runs on the cluster's machines: fleetctl list-machines",
         )

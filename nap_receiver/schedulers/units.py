@@ -86,5 +86,5 @@ def _rendered(folder: Path, kind: str, values: dict[str, object]) -> str:
         return environment(folder).get_template(template.name).render(values)
     except jinja2.TemplateError as error:
         raise NapError(
-            f"{template}: {error}", advice="Mend the template, or put back the one that nap came with."
+            f"{template}: {error}", advice="Fix the template, or put back the one that nap came with."
         ) from error

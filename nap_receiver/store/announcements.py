@@ -366,7 +366,7 @@ def _exited(instance: Instance, report: _Exit, found: Listening | None) -> Insta
     error = plain(_decoded(report.error).replace("\n", " ").strip())
     words = _lines(report.output)
     name = f"{release.app} {release.name} {instance.label}"
-    advice = ["Mend it, commit, and push again; what ran before still runs."]
+    advice = ["Fix it, commit, and push again; running instances were not changed."]
     if check := _checked(instance, report.check):
         what = f"{name}: its check ({plain(check.shown(release.port))}) failed {check.tries}"
         if check.asks_port and found:

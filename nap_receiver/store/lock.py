@@ -68,7 +68,7 @@ class Cancelled(NapError):
 
     def __init__(self, doing: str, by: str) -> None:
         super().__init__(
-            f"no longer {doing}: {by} cancelled it; what ran before still runs",
+            f"no longer {doing}: {by} cancelled it; running instances were not changed",
             advice="Do it again, if it is wanted after all.",
         )
 
@@ -234,7 +234,7 @@ def why_over(etcd: Etcd, lock: Lock) -> NapError:
         next(etcd.changes([key], since, _WATCH_SECONDS), None)
     return NapError(
         f"no longer {mine.doing}: its turn is lost, for etcd had not heard of it for {LEASE_SECONDS} s; "
-        "what ran before still runs",
+        "running instances were not changed",
         advice="Do it again.",
     )
 

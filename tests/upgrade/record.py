@@ -159,7 +159,7 @@ def _live(nap: Nap, ports: Values) -> dict[str, str]:
 
 
 def link_hook(bare: Path) -> None:
-    """Do as README.md says, "In a git server that is there already"."""
+    """Install the hook by hand, as the README of 0.1.0 says: with a symbolic link."""
     (bare / "hooks").mkdir(exist_ok=True)
     (bare / "hooks/post-receive").symlink_to(ROOT / "hooks/post-receive")
 

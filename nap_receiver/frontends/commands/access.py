@@ -11,7 +11,7 @@ from nap_receiver.git.repository import name_of, repository_of
 @app_argument
 @json_option
 def list_access(caller: Caller, app: str, as_json: bool) -> None:
-    """List who may do what with APP."""
+    """List the users of APP and their rights."""
     access = require_app(caller, app)
     show_listing(access.users.items(), "user", "right", as_json=as_json)
 
@@ -21,7 +21,7 @@ def list_access(caller: Caller, app: str, as_json: bool) -> None:
 @click.argument("user")
 @click.argument("right", type=click.Choice(RIGHTS), default="push")
 def add_access(caller: Caller, app: str, user: str, right: str) -> None:
-    """Let USER read, push to, or own APP. Who may push may also read; an owner may both, and say who else may."""
+    """Give USER a right to APP: read, push (includes read), or owner (includes push)."""
     from nap_receiver.auth.keys import keys
 
     _set_right(caller, app, user, right)
@@ -36,9 +36,9 @@ def add_access(caller: Caller, app: str, user: str, right: str) -> None:
 @app_argument
 @click.argument("user")
 def remove_access(caller: Caller, app: str, user: str) -> None:
-    """Let USER do nothing with APP any more."""
+    """Remove the right of USER to APP."""
     _set_right(caller, app, user, None)
-    click.echo(f"{user} has no right to {app} any more")
+    click.echo(f"{user} no longer has a right to {app}")
 
 
 def _set_right(caller: Caller, app: str, user: str, right: str | None) -> None:

@@ -23,7 +23,7 @@ from nap_receiver.model.app import app_name, checked_app_name
 @command("apps", right=ANYBODY)
 @json_option
 def list_apps(caller: Caller, as_json: bool) -> None:
-    """List the apps that you may read, and whose they are."""
+    """List the apps that you may read, with repository, owners and URL."""
     from nap_receiver.auth.access import everybodys
     from nap_receiver.core.settings import load
     from nap_receiver.model.app_url import url_of
@@ -46,13 +46,12 @@ def list_apps(caller: Caller, as_json: bool) -> None:
     "--object-format",
     type=click.Choice(OBJECT_FORMATS),
     default=OBJECT_FORMATS[0],
-    help="sha256 for a repository that was made with git init --object-format=sha256.",
+    help="sha256 if your repository was created with git init --object-format=sha256.",
 )
 def create_app(caller: Caller, app: str, object_format: str) -> None:
-    """Create APP before anything is pushed to it. What is set then applies to its first release.
+    """Create APP before the first push. Config, counts and domains that you set then apply to its first release.
 
-    On nap's machine, the whole path of a repository that is not nap's own, such as one of gitolite's, stands for its
-    app.
+    For a repository outside nap, such as one of gitolite's, the operator gives its whole path as APP.
     """
     from nap_receiver.auth.access import Access
     from nap_receiver.auth.keys import keys
@@ -75,9 +74,9 @@ def create_app(caller: Caller, app: str, object_format: str) -> None:
     settings = load(caller.state).settings
     click.echo(f"=====> {name} is created")
     if url := url_of(name, settings):
-        click.echo(f"       Once it is deployed, it is reached at {url}")
-    place = remote_url(settings, path) if caller.is_operator else f"HOST:{path} (HOST as you give it to ssh)"
-    click.echo(f"       To deploy it, in your repository: git remote add nap {place}")
+        click.echo(f"       Address after the first deploy: {url}")
+    place = remote_url(settings, path) if caller.is_operator else f"HOST:{path} (HOST: as in your ssh command)"
+    click.echo(f"       To deploy, in your repository: git remote add nap {place}")
     click.echo("       git push nap master")
     if caller.is_operator:
         users = {key.user for key in keys(caller.state)}
@@ -99,7 +98,7 @@ def _repository_of_others(path: str) -> Path:
 @app_argument
 @click.argument("name", callback=lambda context, parameter, value: checked_app_name(value))
 def rename_app(caller: Caller, app: str, name: str) -> None:
-    """Call APP by another NAME from now on; its releases, variables, rights and logs go with it."""
+    """Rename APP to NAME. Releases, variables, rights and logs are kept."""
     access = require_app(caller, app)
     from nap_receiver.deploy.rename import rename
 
@@ -108,9 +107,9 @@ def rename_app(caller: Caller, app: str, name: str) -> None:
 
 @command("apps:destroy", right="owner")
 @app_argument
-@click.option("--confirm", metavar="APP", help="The app's name again, instead of being asked for it.")
+@click.option("--confirm", metavar="APP", help="The name of the app, to skip the question.")
 def destroy_app(caller: Caller, app: str, confirm: str | None) -> None:
-    """Stop APP and remove it for good: its instances, releases, rights, repository and logs."""
+    """Stop APP and delete its instances, releases, rights, repository and logs. This cannot be undone."""
     require_app(caller, app)
     from nap_receiver.deploy import operations
 

@@ -15,7 +15,7 @@ _CANCEL_SECONDS = 60.0
 @app_argument
 @json_option
 def list_builds(caller: Caller, app: str, as_json: bool) -> None:
-    """List the builds of APP whose log is on this host, the oldest first."""
+    """List the builds of APP that have a log on this host, oldest first."""
     there = logs(caller.state, app)
     rows = [(log.stem, "over" if is_over(log) else "goes on", result(log) or "") for log in there]
     show_listing(rows, "build", "state", "result", as_json=as_json)
@@ -24,9 +24,9 @@ def list_builds(caller: Caller, app: str, as_json: bool) -> None:
 @command("builds:output", right="read")
 @app_argument
 @click.argument("build", required=False)
-@click.option("-t", "--tail", is_flag=True, help="Stay until the build has ended.")
+@click.option("-t", "--tail", is_flag=True, help="Follow the log until the build ends.")
 def show_build(caller: Caller, app: str, build: str | None, tail: bool) -> None:
-    """Show all that BUILD said, from its start; the last build unless one is named."""
+    """Show the log of BUILD. Default: the latest build."""
     log = log_of(caller.state, app, build)
     with suppress(BrokenPipeError):  # whoever reads it has seen enough
         if not tail:
@@ -40,7 +40,7 @@ def show_build(caller: Caller, app: str, build: str | None, tail: bool) -> None:
 @command("builds:cancel", right="push")
 @app_argument
 def cancel_build(caller: Caller, app: str) -> None:
-    """Stop the deploy of APP that goes on; what ran before still runs."""
+    """Cancel the running deploy of APP. The current release keeps running."""
     from nap_receiver.core.settings import load
     from nap_receiver.store.etcd import connect
     from nap_receiver.store.ledger import Ledger

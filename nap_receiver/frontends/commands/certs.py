@@ -12,7 +12,7 @@ from nap_receiver.frontends.commands.table import Caller, app_argument, command,
 @app_argument
 @json_option
 def show_certificate(caller: Caller, app: str, as_json: bool) -> None:
-    """Show the certificate that was brought for APP."""
+    """Show the certificate that the owner of APP added."""
     from nap_receiver.core.settings import load
     from nap_receiver.routing.certificates import about
     from nap_receiver.routing.domains import names_of
@@ -28,13 +28,13 @@ def show_certificate(caller: Caller, app: str, as_json: bool) -> None:
         rows.append((", ".join(found.names), found.issuer, found.until))
     show_listing(rows, "names", "issuer", "until", as_json=as_json)
     if entry and (lost := sorted(set(entry.value["names"]) - set(names_of(kept, settings, app)))):
-        click.echo(f" !     It is not used: {app} does not have {lost[0]} any more", err=True)
+        click.echo(f" !     This certificate is not used: {app} no longer has {lost[0]}", err=True)
 
 
 @command("certs:add", right="owner")
 @app_argument
 def add_certificate(caller: Caller, app: str) -> None:
-    """Serve names of APP with a certificate: in PEM on standard input, with its chain and its key."""
+    """Add your own certificate for domains of APP. Standard input: certificate, chain and key in PEM."""
     from nap_receiver.auth.access import no_such
     from nap_receiver.core.settings import load
     from nap_receiver.routing.certificates import about, checked, require_own
@@ -57,15 +57,15 @@ def add_certificate(caller: Caller, app: str) -> None:
                 break
         else:
             raise no_such(app)
-    click.echo(f"{app} is served with it at {', '.join(brought.names)}, until {about(brought.chain).until}")
+    click.echo(f"{app} uses this certificate for {', '.join(brought.names)}, until {about(brought.chain).until}")
     if others := [name for name in names if not covers(brought.names, name)]:
-        click.echo(f"With others, as before: {', '.join(others)}")
+        click.echo(f"Domains with another certificate: {', '.join(others)}")
 
 
 @command("certs:remove", right="owner")
 @app_argument
 def remove_certificate(caller: Caller, app: str) -> None:
-    """Serve the names of APP with the router's own certificates again."""
+    """Remove the certificate of APP. The router uses its own certificates again."""
     from nap_receiver.core.settings import load
     from nap_receiver.store.etcd import connect
 
@@ -75,4 +75,4 @@ def remove_certificate(caller: Caller, app: str) -> None:
         if not etcd.get(places.certificate_of(app)):
             raise NapError(f"{app} has no certificate of its own")
         etcd.delete(places.certificate_of(app))
-    click.echo(f"{app} is served with the router's own certificates")
+    click.echo(f"{app} uses the router's own certificates")

@@ -45,7 +45,7 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 @command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh"]))
 def print_completion(caller: Caller, shell: str) -> None:
-    """Print what makes SHELL complete nap's commands: eval "$(nap completion bash)" in ~/.bashrc"""
+    """Print the completion script for SHELL. In ~/.bashrc: eval "$(nap completion bash)"."""
     made = get_completion_class(shell)
     assert made
     click.echo(made(nap, {}, "nap", "_NAP_COMPLETE").source())

@@ -23,7 +23,7 @@ from nap_receiver.model.variables import LONGEST_VALUE_BYTES, check_value, check
 @app_argument
 @json_option
 def list_config(caller: Caller, app: str, as_json: bool) -> None:
-    """List the variables of APP, with their values."""
+    """List the variables of APP and their values."""
     found = sorted(_configuration(caller, app).items())
     show_listing(found, "name", "value", as_json=as_json)
 
@@ -44,9 +44,9 @@ def show_variable(caller: Caller, app: str, name: str) -> None:
 @click.argument("variables", nargs=-1, required=True, metavar="NAME=VALUE...")
 @click.option("--raw", is_flag=True, help="Keep a newline at the end of standard input.")
 def set_variables(caller: Caller, app: str, variables: tuple[str, ...], raw: bool) -> None:
-    """Set variables of APP, all in one new release. The value of a NAME without one is read from standard input.
+    """Set variables of APP in one new release. NAME without = reads its value from standard input.
 
-    A newline at its end is left out, unless --raw keeps it.
+    One newline at the end of standard input is removed, unless you give --raw.
     """
     given = [variable.partition("=") for variable in variables]
     if [equals for _, equals, _ in given].count("") > 1:
@@ -60,7 +60,7 @@ def set_variables(caller: Caller, app: str, variables: tuple[str, ...], raw: boo
 @command("config:import", right="push")
 @app_argument
 def import_variables(caller: Caller, app: str) -> None:
-    """Set the variables of a .env file on standard input, all in one new release: config:import shop < .env"""
+    """Set the variables of a .env file in one new release: config:import shop < .env"""
     found = read_env_file(sys.stdin.buffer.read(LONGEST_BYTES + 1))
     for notice in found.notices:
         click.echo(f" !     {notice}", err=True)
@@ -71,9 +71,9 @@ def import_variables(caller: Caller, app: str) -> None:
 
 @command("config:export", right="push")
 @app_argument
-@click.option("--format", "form", type=click.Choice(FORMS), default=FORMS[0], help="A .env file unless told otherwise.")
+@click.option("--format", "form", type=click.Choice(FORMS), default=FORMS[0], help="Default: .env file.")
 def export_variables(caller: Caller, app: str, form: Form) -> None:
-    """Print the variables of APP for another program to read: as a .env file, for a shell, or as JSON."""
+    """Print the variables of APP as a .env file, as shell commands, or as JSON."""
     text = written_as(_configuration(caller, app), form)
     click.echo(text.encode("utf-8", "surrogateescape"), nl=False)
 
@@ -82,7 +82,7 @@ def export_variables(caller: Caller, app: str, form: Form) -> None:
 @app_argument
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def unset_variables(caller: Caller, app: str, names: tuple[str, ...]) -> None:
-    """Remove variables of APP, all in one new release. A NAME that it does not have is skipped."""
+    """Remove variables of APP in one new release. Unknown names are skipped."""
     there = _configuration(caller, app)
     for name in names:
         if name not in there:

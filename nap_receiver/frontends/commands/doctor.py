@@ -8,10 +8,10 @@ from nap_receiver.frontends.commands.table import Caller, command, json_option, 
 
 
 @command("doctor")
-@click.option("--fix", is_flag=True, help="Mend what can be mended; an app that is being deployed is left alone.")
+@click.option("--fix", is_flag=True, help="Repair what can be repaired, except for apps that are being deployed.")
 @json_option
 def doctor(caller: Caller, fix: bool, as_json: bool) -> None:
-    """Look for what is wrong with this nap; exit status 1 where something is, or remains after --fix."""
+    """Check this nap for problems. Exit status 1 if there are problems, or if some remain after --fix."""
     from nap_receiver.upkeep.doctor import examine  # a third of a second of libraries
 
     well = True

@@ -22,7 +22,7 @@ from nap_receiver.model.release import WEB
 @app_argument
 @json_option
 def list_domains(caller: Caller, app: str, as_json: bool) -> None:
-    """List the names that APP answers to on the web: its own, and the domains that were added."""
+    """List the domains of APP: its own name and the added ones."""
     from nap_receiver.core.settings import load
     from nap_receiver.model.app_url import has_router, own_name
     from nap_receiver.routing import domains
@@ -39,9 +39,9 @@ def list_domains(caller: Caller, app: str, as_json: bool) -> None:
 @app_argument
 @click.argument("names", nargs=-1, required=True, metavar="DOMAIN...")
 def add_domains(caller: Caller, app: str, names: tuple[str, ...]) -> None:
-    """Have APP answer to each DOMAIN too, such as www.example.org or *.example.org.
+    """Add each DOMAIN to APP, such as www.example.org or *.example.org.
 
-    Over ssh, a record in the DNS must prove that the domain is yours; the command says which one is missing.
+    Over ssh, a DNS record must prove that the domain is yours. The command prints the record that is missing.
     """
     from nap_receiver.core.settings import load
     from nap_receiver.model.app_url import has_router
@@ -60,14 +60,14 @@ def add_domains(caller: Caller, app: str, names: tuple[str, ...]) -> None:
             if unproved := sorted(name for name in new if not ownership.is_reserved(name)):
                 ownership.require_proof(app, unproved, domains.token_of(etcd, places, app), router.dns_timeout)
         domains.add_domains(etcd, places, app, checked, router.max_domains, user)
-    click.echo(f"{app} answers to {', '.join(checked)}")
+    click.echo(f"{app} is reachable at {', '.join(checked)}")
 
 
 @command("domains:remove", right="owner")
 @app_argument
 @click.argument("names", nargs=-1, required=True, metavar="DOMAIN...")
 def remove_domains(caller: Caller, app: str, names: tuple[str, ...]) -> None:
-    """Have APP answer to each DOMAIN no more."""
+    """Remove each DOMAIN from APP."""
     from nap_receiver.core.settings import load
     from nap_receiver.routing import domains
     from nap_receiver.store.etcd import connect
@@ -78,16 +78,16 @@ def remove_domains(caller: Caller, app: str, names: tuple[str, ...]) -> None:
     with connect(places) as etcd:
         domains.remove_domains(etcd, places, app, checked)
         certificate = etcd.get(places.certificate_of(app))
-    click.echo(f"{app} does not answer to {', '.join(checked)} any more")
+    click.echo(f"{app} is no longer reachable at {', '.join(checked)}")
     if certificate and (named := sorted(set(checked) & set(certificate.value["names"]))):
-        click.echo(f" !     The certificate that was brought is for {named[0]} too, and is not used any more", err=True)
-        click.echo(f" !     Bring one for the names that are left: certs:add {app}", err=True)
+        click.echo(f" !     The certificate of {app} also names {named[0]}, so it is no longer used", err=True)
+        click.echo(f" !     To add one for the other domains: certs:add {app}", err=True)
 
 
 @command("open", right="read")
 @app_argument
 def open_app(caller: Caller, app: str) -> None:
-    """Print the web address of APP; on a desktop, open it."""
+    """Print the web address of APP. On a desktop, open it."""
     from nap_receiver.core.settings import load
     from nap_receiver.model.app_url import url_of
 

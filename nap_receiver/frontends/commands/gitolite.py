@@ -8,21 +8,21 @@ from nap_receiver.frontends.commands.table import Caller, command
 
 @command("gitolite:install")
 def install_in_gitolite(caller: Caller) -> None:
-    """Have the gitolite of this account deploy what gitolite.conf tells it to."""
+    """Install nap in the gitolite of this account. gitolite.conf says which repositories deploy."""
     from nap_receiver.frontends import gitolite
 
-    for line in gitolite.install(caller.state) or ["All of it was there already."]:
+    for line in gitolite.install(caller.state) or ["nap is already installed in this gitolite. Nothing was changed."]:
         click.echo(line)
-    click.echo(f"\nTo have a repository deploy, say so in its part of gitolite.conf:\n\n{gitolite.CONF}")
+    click.echo(f"\nTo make a repository deploy, add this option in gitolite.conf:\n\n{gitolite.CONF}")
     _show_troubles(caller.state)
 
 
 @command("gitolite:uninstall")
 def uninstall_from_gitolite(caller: Caller) -> None:
-    """Take nap out of the gitolite of this account; apps run on."""
+    """Remove nap from the gitolite of this account. Apps keep running."""
     from nap_receiver.frontends import gitolite
 
-    for line in gitolite.uninstall() or ["Nothing of nap's was there."]:
+    for line in gitolite.uninstall() or ["nap is not installed in this gitolite. Nothing was changed."]:
         click.echo(line)
     _show_troubles(caller.state)
 

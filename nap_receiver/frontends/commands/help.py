@@ -8,7 +8,7 @@ from nap_receiver.frontends.commands.table import ANYBODY, Caller, command
 @command("help", right=ANYBODY)
 @click.argument("name", required=False, metavar="[COMMAND]")
 def show_help(caller: Caller, name: str | None) -> None:
-    """List the commands, or show how COMMAND is called: help ps."""
+    """List the commands, or show the help of COMMAND: help ps."""
     above = click.get_current_context().parent
     assert above
     if name is None:

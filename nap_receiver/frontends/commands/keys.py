@@ -10,7 +10,7 @@ from nap_receiver.frontends.commands.table import Caller, command, json_option, 
 @command("keys")
 @json_option
 def list_keys(caller: Caller, as_json: bool) -> None:
-    """List who may come in, by key."""
+    """List the users who can log in, with their keys."""
     from nap_receiver.auth import keys
 
     rows = [(key.user, key.fingerprint) for key in keys.keys(caller.state)]
@@ -20,20 +20,20 @@ def list_keys(caller: Caller, as_json: bool) -> None:
 @command("keys:add")
 @click.argument("user")
 def add_key(caller: Caller, user: str) -> None:
-    """Let USER in with the public key on standard input."""
+    """Add a public key of USER, from standard input."""
     from nap_receiver.auth import keys
     from nap_receiver.core.settings import load
 
     text = sys.stdin.buffer.read(keys.LONGEST_BYTES + 1).decode("utf-8", "replace")
     key = keys.add_key(caller.state, user, text, load(caller.state).settings.limits)
-    click.echo(f"{user} may come in with {key.fingerprint}")
+    click.echo(f"{user} can log in with {key.fingerprint}")
 
 
 @command("keys:remove")
 @click.argument("user")
 @click.argument("fingerprint", required=False)
 def remove_key(caller: Caller, user: str, fingerprint: str | None) -> None:
-    """Let USER in no longer, or not with the key of this FINGERPRINT."""
+    """Remove all keys of USER, or only the key with FINGERPRINT."""
     from nap_receiver.auth import keys
 
     click.echo(f"{user}: {keys.remove_keys(caller.state, user, fingerprint)} removed")

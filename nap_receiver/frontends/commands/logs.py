@@ -34,7 +34,7 @@ def _process(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 @command("logs", right="read")
 @app_argument
-@click.option("-t", "--tail", is_flag=True, help="Stay, and show what comes, also of instances that start later.")
+@click.option("-t", "--tail", is_flag=True, help="Follow the logs, also of instances that start later.")
 @click.option(
     "-n",
     "--num",
@@ -43,7 +43,7 @@ def _process(context: click.Context, parameter: click.Parameter, value: str) -> 
     callback=_lines,
     default=str(_USUAL_LINES),
     show_default=True,
-    help="So many.",
+    help="Number of lines.",
 )
 @click.option(
     "-p",
@@ -51,11 +51,11 @@ def _process(context: click.Context, parameter: click.Parameter, value: str) -> 
     metavar="PROCESS",
     callback=_process,
     default="",
-    help=f"Only of this process: web, or web.1; {ROUTER}: the requests that came for APP.",
+    help=f"Only this process: web, or web.1. {ROUTER}: the HTTP requests to APP.",
 )
-@click.option("--release", "number", metavar="RELEASE", callback=release_number, help="Only of this release: v3.")
+@click.option("--release", "number", metavar="RELEASE", callback=release_number, help="Only this release: v3.")
 def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, number: int | None) -> None:
-    """Show the last lines that the instances of APP printed, merged by time; of the release that serves."""
+    """Show the latest output of the instances of APP, merged by time. Default: the current release."""
     from nap_receiver.core.settings import load
     from nap_receiver.deploy.logs import follow, merged
     from nap_receiver.schedulers.chosen import scheduler_of

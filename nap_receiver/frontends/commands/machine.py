@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @command("up")
 def up(caller: Caller) -> None:
-    """Start the single-machine nap and wait until all of it answers."""
+    """Start nap on this machine and wait until all of its programs are ready."""
     from nap_receiver.auth import keys
     from nap_receiver.machine import firewall, lifecycle
 
@@ -26,14 +26,14 @@ def up(caller: Caller) -> None:
     _show(lifecycle.status(caller.state))
     click.echo(f"\nnap is up. Its state is in {caller.state.root}")
     if not keys.keys(caller.state):
-        click.echo(f"Let someone in:   nap keys:add YOU < ~/.ssh/id_ed25519.pub{caller.again}")
+        click.echo(f"Add your key:     nap keys:add YOU < ~/.ssh/id_ed25519.pub{caller.again}")
     click.echo(f"In your app:      git remote add nap {lifecycle.remote_url(settings, 'APP')}")
     click.echo("                  git push nap master")
 
 
 @command("down")
 def down(caller: Caller) -> None:
-    """Stop the single-machine nap and the apps it runs; `nap up` brings them back."""
+    """Stop nap and all apps on this machine. `nap up` starts them again."""
     from nap_receiver.machine import lifecycle
 
     click.echo("nap is down." if lifecycle.down(caller.state) else "nap was not up.")
@@ -42,7 +42,7 @@ def down(caller: Caller) -> None:
 @command("status")
 @json_option
 def status(caller: Caller, as_json: bool) -> None:
-    """Show nap's programs; exit status 1 unless all of them answer."""
+    """Show the state of nap's programs. Exit status 1 if one of them is not ready."""
     from nap_receiver.machine import lifecycle
 
     standings = lifecycle.status(caller.state)
@@ -56,7 +56,7 @@ def status(caller: Caller, as_json: bool) -> None:
 @command("settings")
 @json_option
 def settings(caller: Caller, as_json: bool) -> None:
-    """Show the settings in force, and where each value came from."""
+    """Show all settings, with the source of each value."""
     from nap_receiver.core.settings import fields, load
 
     loaded = load(caller.state)

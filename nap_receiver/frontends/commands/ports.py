@@ -29,7 +29,7 @@ def _port(context: click.Context, parameter: click.Parameter, value: str) -> int
 @app_argument
 @json_option
 def list_ports(caller: Caller, app: str, as_json: bool) -> None:
-    """List the ports of APP's containers that are published, the one that answers the web first, and what names it."""
+    """List the published ports of APP and what chose them. The web port comes first."""
     records = records_of(caller, app)
     if current := records.current():
         first, *others = current.published
@@ -46,7 +46,7 @@ def list_ports(caller: Caller, app: str, as_json: bool) -> None:
 @app_argument
 @click.argument("port", callback=_port)
 def set_port(caller: Caller, app: str, port: int) -> None:
-    """Set the PORT of its containers on which APP answers the web, in a new release: ports:set shop 8000"""
+    """Set the web port of APP in a new release: ports:set shop 8000"""
     from nap_receiver.deploy import operations
 
     change_app(caller, app, lambda it: operations.set_port(it, port))
@@ -55,7 +55,7 @@ def set_port(caller: Caller, app: str, port: int) -> None:
 @command("ports:unset", right="push")
 @app_argument
 def unset_port(caller: Caller, app: str) -> None:
-    """Have APP answer the web on the port that its image names again, in a new release."""
+    """Use the port of the image as web port of APP again, in a new release."""
     from nap_receiver.deploy import operations
 
     change_app(caller, app, lambda it: operations.set_port(it, 0))

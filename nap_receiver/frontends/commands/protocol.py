@@ -22,7 +22,7 @@ _PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 @app_argument
 @json_option
 def show_protocol(caller: Caller, app: str, as_json: bool) -> None:
-    """Show what the router speaks with APP: http for HTTP/1.1, h2c for HTTP/2 without TLS."""
+    """Show the protocol between router and APP: http (HTTP/1.1) or h2c (HTTP/2 without TLS)."""
     records = records_of(caller, app)
     current = records.current()
     protocol = current.protocol if current else records.first_protocol()
@@ -33,9 +33,9 @@ def show_protocol(caller: Caller, app: str, as_json: bool) -> None:
 @app_argument
 @click.argument("protocol", type=click.Choice(_PROTOCOLS))
 def set_protocol(caller: Caller, app: str, protocol: Protocol) -> None:
-    """Set what the router speaks with APP, in a new release: protocol:set chat h2c
+    """Set the protocol between router and APP in a new release: protocol:set chat h2c.
 
-    http is HTTP/1.1. h2c is HTTP/2 without TLS, as gRPC servers speak it; WebSockets do not pass then.
+    http is HTTP/1.1. h2c is HTTP/2 without TLS, for gRPC servers; WebSockets do not work with h2c.
     """
     from nap_receiver.deploy import operations
 

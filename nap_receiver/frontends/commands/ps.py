@@ -22,7 +22,7 @@ from nap_receiver.model.release import MOST_INSTANCES, PROCESS_TYPE
 @app_argument
 @json_option
 def list_processes(caller: Caller, app: str, as_json: bool) -> None:
-    """List the instances of APP, and where they answer."""
+    """List the instances of APP with state and address."""
     from nap_receiver.core.settings import load
     from nap_receiver.model.app_url import url_of
     from nap_receiver.store.announcements import announced, good
@@ -66,7 +66,7 @@ def _runs_nothing(state: State) -> bool:
 @command("ps:restart", right="push")
 @app_argument
 def restart_processes(caller: Caller, app: str) -> None:
-    """Put new instances in the place of those of APP, as a new release of the same; not a moment without one."""
+    """Replace all instances of APP with new ones, in a new release. The app stays reachable."""
     from nap_receiver.deploy import operations
 
     change_app(caller, app, operations.restart)
@@ -110,7 +110,7 @@ def _formation(context: click.Context, parameter: click.Parameter, counts: tuple
 @click.argument("formation", nargs=-1, callback=_formation, metavar="PROCESS=COUNT...")
 @json_option
 def scale_processes(caller: Caller, app: str, formation: dict[str, int], as_json: bool) -> None:
-    """Run COUNT instances of each PROCESS of APP: ps:scale shop web=3. Without any, list the counts."""
+    """Run COUNT instances of each PROCESS of APP: ps:scale shop web=3. Without arguments, list the counts."""
     if not formation:
         records = records_of(caller, app)
         current = records.current()

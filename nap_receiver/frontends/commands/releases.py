@@ -26,7 +26,7 @@ _REASON_CHARACTERS = 60
 @app_argument
 @json_option
 def list_releases(caller: Caller, app: str, as_json: bool) -> None:
-    """List the releases of APP, the newest first, and why those failed that did."""
+    """List the releases of APP, newest first, with the reason of each failure."""
     records = records_of(caller, app)
     current, history = records.current(), records.history()
     rows = []
@@ -43,7 +43,7 @@ def list_releases(caller: Caller, app: str, as_json: bool) -> None:
 @click.argument("release", required=False, callback=release_number)
 @json_option
 def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -> None:
-    """Show all that is known of a RELEASE (v3); of the one that serves unless one is named."""
+    """Show the details of RELEASE (v3). Default: the current release."""
     records = records_of(caller, app)
     current, history = records.current(), records.history()
     number = release or (current.number if current else 0)
@@ -80,7 +80,7 @@ def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -
 @app_argument
 @click.argument("release", required=False, callback=release_number)
 def roll_back(caller: Caller, app: str, release: int | None) -> None:
-    """Go back to the code and variables of RELEASE (v3), as a new release; without it, to the last other ones."""
+    """Deploy the code and variables of RELEASE (v3) again, as a new release. Default: undo the last change."""
     from nap_receiver.deploy import operations
 
     change_app(caller, app, lambda it: operations.rollback(it, release))

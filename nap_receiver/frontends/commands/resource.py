@@ -52,14 +52,14 @@ def _process(context: click.Context, parameter: click.Parameter, value: str | No
 
 @command("resource:limit", right="push")
 @app_argument
-@click.option("--process-type", "-p", "process", callback=_process, help="Only for instances of this type.")
-@click.option("--memory", callback=_memory, metavar="SIZE", help="512m, 2g; of MiB without a letter; 0: the default.")
-@click.option("--cpu", "cpus", callback=_cpus, metavar="NUMBER", help="Processors, such as 0.5; 0: the default.")
+@click.option("--process-type", "-p", "process", callback=_process, help="Only for this process type.")
+@click.option("--memory", callback=_memory, metavar="SIZE", help="512m, 2g. Without a letter: MiB. 0: the default.")
+@click.option("--cpu", "cpus", callback=_cpus, metavar="NUMBER", help="Number of CPUs, such as 0.5. 0: the default.")
 @json_option
 def limit_resources(
     caller: Caller, app: str, process: str, memory: int | None, cpus: float | None, as_json: bool
 ) -> None:
-    """Limit what each instance of APP may use, in a new release. Without a limit, list those in force."""
+    """Limit memory and CPU of each instance of APP, in a new release. Without options, list the limits."""
     given = {name: value for name, value in {"memory": memory, "cpus": cpus}.items() if value is not None}
     if not given:
         _list(caller, app, as_json)

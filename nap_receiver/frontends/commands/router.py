@@ -8,9 +8,9 @@ from nap_receiver.frontends.commands.table import Caller, command
 
 
 @command("router")
-@click.option("--prepare", "only_prepare", is_flag=True, help="Only write the files that both Caddies start with.")
+@click.option("--prepare", "only_prepare", is_flag=True, help="Only write the configuration files of both Caddies.")
 def run_router(caller: Caller, only_prepare: bool) -> None:
-    """Tell the Caddies of this machine where apps answer, until it is ended; on a single machine, `nap up` runs it."""
+    """Run the router: keep the Caddies of this machine configured. On a single machine, `nap up` runs it."""
     from nap_receiver.core.settings import load
     from nap_receiver.routing.caddy_configuration import is_routing, prepare
     from nap_receiver.routing.router import route_for_ever
@@ -24,6 +24,6 @@ def run_router(caller: Caller, only_prepare: bool) -> None:
         click.echo("\n".join(map(str, paths)))
         return
     if is_routing(caller.state):
-        click.echo("There is a router already; this one takes its place when it ends.", err=True)
+        click.echo("Another router is running. This one takes over when the other ends.", err=True)
     with suppress(KeyboardInterrupt):
         route_for_ever(caller.state, settings)

@@ -12,9 +12,9 @@ from nap_receiver.frontends.commands.table import Caller, app_argument, command,
 @app_argument
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="COMMAND...")
 def run_once(caller: Caller, app: str, words: tuple[str, ...]) -> None:
-    """Run COMMAND in a container of its own, of the release of APP that serves: run shop ls -la.
+    """Run COMMAND in a new container of the current release of APP: run shop ls -la.
 
-    Instead of COMMAND, a process type of the Procfile stands for what it says there. The exit status is the command's.
+    COMMAND can be a process type of the Procfile. The exit status is that of the command.
     """
     from nap_receiver.core.settings import load
     from nap_receiver.deploy.one_off import OneOff, run_attended

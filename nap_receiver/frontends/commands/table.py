@@ -75,12 +75,12 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="nap", message="nap %(version)s")
 def nap() -> None:
-    """git push to a running, announced app."""
+    """Deploy apps with git push."""
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, add_help_option=False)
 def guests() -> None:
-    """What nap does for you: besides git push, git fetch and git archive, these commands."""
+    """Commands over ssh. git push, git fetch and git archive work too."""
 
 
 def command(name: str, right: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -104,7 +104,7 @@ def command(name: str, right: str | None = None) -> Callable[[Callable[..., None
             guest = copy.copy(made)
             guest.params = list(made.params)
             guests.add_command(guest)
-        about = f"The state directory. [NAP_STATE, else {default_root()}]"
+        about = f"State directory. Default: NAP_STATE, else {default_root()}"
         made.params.append(click.Option(["--state", "root"], metavar="DIR", help=about))
         nap.add_command(made)
         return function
@@ -181,7 +181,7 @@ def release_number(context: click.Context, parameter: click.Parameter, value: st
     return int(value.removeprefix("v"))
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects, one a line.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of objects, one a line.")
 
 
 def show_listing(rows: Iterable[Sequence[object]], *headers: str, as_json: bool = False) -> None:
