@@ -17,7 +17,9 @@ demo: install ## bring nap up, push an example app over ssh, fetch its address
 demo-down: ## stop the demo's nap and all that it started
 	@examples/demo.sh down
 
-LINT := { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy && \
+SHELL_PROGRAMS := $(wildcard unit_templates/*.sh unit_templates/*/*.sh examples/*.sh tests/*.sh hooks/* scripts/*) .ci/run tests/stand_in/fleetctl
+LINT = { $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy && \
+	$(BIN)/shellcheck --severity=warning --external-sources --source-path=SCRIPTDIR $(SHELL_PROGRAMS) && \
 	{ $(BIN)/lint-imports --no-cache --no-logo >$(VENV)/imports.log || { cat $(VENV)/imports.log >&2; false; }; }; }
 
 # WORKERS at a time, each on a network of its own, so that ports and the engines' firewall rules do not meet. That takes

@@ -115,7 +115,7 @@ await_healthy() {
     asked=$(docker inspect --format "{{printf \"%d\" .Config.Healthcheck.Timeout}} $body" "$id")
     seconds=$(((${asked%% *} + 999999999) / 1000000000))
     [ "$seconds" -gt 0 ] || seconds=30 # Dockerfile reference, HEALTHCHECK
-    hung= tries=1
+    hung='' tries=1
     until heedful healthy "$seconds" "${asked#* }"; do
         [ $? -ne 2 ] || hung=yes
         tries=$((tries + 1))
@@ -429,7 +429,7 @@ ended() {
 
 # Runs in the background for as long as one container is up. Writes again whatever etcd loses.
 announce() {
-    id=$1 checked= lease= written= keeper= watchers= reach= ending= warned= unready= starting=yes
+    id=$1 checked='' lease='' written='' keeper='' watchers='' reach='' ending='' warned='' unready='' starting=yes
     mode=$2
     [ "$mode" = healthy ] && checked=yes
     # shellcheck disable=SC2016 # said by that shell, whose parent this is
@@ -465,7 +465,7 @@ announce() {
     facts=$NAP_FACTS${warned:+, \"warned\": [$warned]}
     # shellcheck disable=SC2086 # process ids
     kill $telling 2>/dev/null
-    starting= watchers=
+    starting='' watchers=''
     each_check start_watching liveness
     [ -n "${NAP_ANSWERED:-}" ] && : >"$NAP_ANSWERED"
     while :; do
@@ -491,7 +491,7 @@ stop_announcing() {
         kill "$announcer" 2>/dev/null
         ended "$announcer"
     fi
-    announcer= announced=
+    announcer='' announced=''
 }
 
 # What happens to the container, a line each: its id and an event; first of all how it is now.
@@ -504,7 +504,7 @@ events() {
 }
 
 follow() {
-    announcer= announced=
+    announcer='' announced=''
     trap : TERM
     while read -r id event; do
         if [ "$event" = start ] || [ "$event" = unpause ]; then

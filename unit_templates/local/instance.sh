@@ -10,7 +10,7 @@ set -u
 programs=$(dirname "$0")/..
 . "$programs/engine.sh"
 . "$programs/create.sh"
-stopping= discarded= id=
+stopping='' discarded='' id=''
 
 # In a process of its own, which goes on when the supervisor dies and this shell with it: nobody else would do it then.
 stop() {
@@ -54,6 +54,7 @@ follow() {
 # Nothing runs, and $1 says why.
 fail() {
     echo "$1"
+    # shellcheck disable=SC2034 # report_exit.sh reads them
     NAP_ERROR=$1 NAP_OUTPUT=
     report 125
     exit 125
@@ -61,6 +62,7 @@ fail() {
 
 # What it tells is not exported: a tenant may have chosen it.
 report() (
+    # shellcheck disable=SC2034 # report_exit.sh reads them
     NAP_CONTAINER=${id:-$NAP_CONTAINER} NAP_STATUS=$1
     . "$programs/report_exit.sh"
 )
