@@ -54,6 +54,7 @@ def systemd_reads(units: dict[str, str], name: str) -> Read:
             check=False,
         )
     dump = manager.stdout.decode("utf-8", "surrogateescape")
+    dump = re.sub(r"^(\t*)→ ", r"\1-> ", dump, flags=re.MULTILINE)  # systemd 257 has arrows
     complaints = manager.stderr.decode("utf-8", "surrogateescape").replace(directory, "")
     complaints = re.sub(r"^Loaded units and determined initial transaction in .*\n", "", complaints, flags=re.MULTILINE)
     assert f"-> Unit {name}:\n" in dump, complaints
