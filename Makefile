@@ -56,7 +56,7 @@ bench: packages-for-tests $(VENV)/installed-for-tests ## time a push beside the 
 	@$(BIN)/python tests/router_bench.py
 
 cluster: fleet packages-for-tests $(VENV)/installed-for-tests ## boot a fleet cluster of containers: make cluster FLEET_BIN=DIR
-	@$(BIN)/python -m tests.cluster up
+	@$(BIN)/python -m tests.fleet_cluster up
 
 cluster-test: fleet packages-for-tests $(VENV)/installed-for-tests ## run the tests that need such a cluster
 	@$(BIN)/pytest -m cluster
@@ -65,7 +65,7 @@ cluster-bench: fleet packages-for-tests $(VENV)/installed-for-tests ## time a pu
 	@$(BIN)/python tests/cluster_bench.py
 
 cluster-down: packages-for-tests $(VENV)/installed-for-tests ## remove the cluster and all that belongs to it
-	@$(BIN)/python -m tests.cluster down
+	@$(BIN)/python -m tests.fleet_cluster down
 
 docs: $(VENV)/installed ## make docs/settings.md and docs/architecture.md from the code
 	@$(BIN)/python -m nap_receiver.core.settings_page >docs/settings.md.draft

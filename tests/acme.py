@@ -22,9 +22,9 @@ from nap_receiver.machine.programs import etcd_answers
 from nap_receiver.routing.caddy_configuration import CADDY, FRONT, storage_of
 from nap_receiver.routing.issuing import certified
 from nap_receiver.store.etcd import connect
-from tests.machine import ROOT, Nap, eventually
+from tests.machine.test_router_elsewhere import running
+from tests.nap import ROOT, Nap, eventually
 from tests.regulars import announced, instance
-from tests.test_router_elsewhere import running
 
 AUTHORITY = "acme-v02.api.letsencrypt.org"
 NAMES = ["hello.apps.nap-shops.com", "www.nap-shops.com"]

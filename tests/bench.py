@@ -23,7 +23,7 @@ from nap_receiver.engine.client import engine_at
 from nap_receiver.git.checkout import check_out
 from nap_receiver.machine.programs import account_is_locked
 from tests.conftest import free_address, fresh_nap
-from tests.machine import HTTPD, Nap, Pusher, answer
+from tests.nap import HTTPD, Nap, Pusher, answer
 from tests.repositories import Repository
 from tests.visitors import visitors
 

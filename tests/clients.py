@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.machine import ROOT, Pushed, Pusher
+from tests.nap import ROOT, Pushed, Pusher
 
 NICKNAME = "nap-of-the-tests"
 """What a pusher's ssh configuration calls nap's machine."""

@@ -16,10 +16,10 @@ from nap_receiver.schedulers.fleet import Fleet
 from nap_receiver.schedulers.units import render
 from nap_receiver.store.ledger import Ledger
 from tests.bench import print_table
-from tests.cluster import FOLDER, Cluster, down, running, up
 from tests.conftest import fresh_nap
 from tests.fleet_apps import pushed, remove
-from tests.machine import HTTPD, Nap, Pusher, answer
+from tests.fleet_cluster import FOLDER, Cluster, down, running, up
+from tests.nap import HTTPD, Nap, Pusher, answer
 
 RUNS = 10
 ARTICLE_RUNS = 3

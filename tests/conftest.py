@@ -21,10 +21,10 @@ from nap_receiver.core.installed import path_of
 from nap_receiver.core.settings import EtcdAddress, EtcdSettings
 from nap_receiver.schedulers.local import Local
 from nap_receiver.store.etcd import Etcd, connect
-from tests.cluster import FOLDER, Cluster, down, running, up
 from tests.fleet_apps import named_after, pushed
+from tests.fleet_cluster import FOLDER, Cluster, down, running, up
 from tests.lone_machine import LoneMachine, boot_alone, remove
-from tests.machine import HTTPD, Nap, Pushed, Pusher, eventually
+from tests.nap import HTTPD, Nap, Pushed, Pusher, eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nap_receiver.schedulers.fleet import Fleet
-from tests.cluster import Cluster
-from tests.machine import Nap, Pushed, Pusher, answer, eventually
+from tests.fleet_cluster import Cluster
+from tests.nap import Nap, Pushed, Pusher, answer, eventually
 from tests.real_machine import Machine
 
 

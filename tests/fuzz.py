@@ -1,6 +1,6 @@
 """Every parser of what strangers write, for fuzzing: it gives a value or a `NapError`, within a second.
 
-`make fuzz` runs a million inputs that atheris makes, guided by which code they reach; tests/test_fuzz.py runs some
+`make fuzz` runs a million inputs that atheris makes, guided by which code they reach; tests/unit/test_fuzz.py runs some
 thousands.
 
 usage: python -m tests.fuzz [RUNS [TARGET]]

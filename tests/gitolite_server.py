@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.machine import COMMAND, QUICK_SSH, Nap, Pusher, eventually
+from tests.nap import COMMAND, QUICK_SSH, Nap, Pusher, eventually
 
 ADMIN = "admin"
 _SSHD = """\

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import REGISTRY_PORT, Cluster, boot_files
+from tests.fleet_cluster import REGISTRY_PORT, Cluster, boot_files
 from tests.real_machine import Machine, boot, free_subnet, image, network, own_engine, stop_engine
 from tests.stand_in import FLEETCTL, stand_in
 

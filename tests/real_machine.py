@@ -30,7 +30,7 @@ from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.engine.daemon import answers, clean_up, free_network, make_bridge, own_command, own_url
 from tests.debian import IMAGE_SECONDS, RootFilesystem, make, require_root
-from tests.machine import eventually
+from tests.nap import eventually
 
 NETWORKS = ipaddress.IPv4Network("10.214.0.0/16")
 """Where machines' networks lie. An engine of the harness's own pushes to registries here without TLS."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.machine import Nap
+from tests.nap import Nap
 
 CONNECTIONS, PER_SECOND = 10, 200
 LATE = "over a connection that was kept"

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from nap_receiver.core.installed import path_of
 from tests.conftest import free_address, fresh_nap
-from tests.machine import HTTPD, Nap, Pusher, eventually
+from tests.machine.test_router_change import echo, websocket
+from tests.machine.test_router_kept import change_often, closed, kept
+from tests.nap import HTTPD, Nap, Pusher, eventually
 from tests.regulars import Asked, announced, instance, regulars
-from tests.test_router_change import echo, websocket
-from tests.test_router_kept import change_often, closed, kept
 
 APPS, INSTANCES = 1000, 3
 CHANGES = 20

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from tests.machine import Nap, answer
+from tests.nap import Nap, answer
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """A stand-in for a fleet cluster: fleetctl's command line, played on the real systemd of one machine.
 
-It says what fleetctl says and ends as fleetctl ends, for all that `tests/test_fleetctl_contract.py` asks of both. What
-the cluster does, it does later and in a process of its own, as fleetd would, so that no caller can rely on it having
-happened. It is quicker than fleetd, and a machine that is switched off is gone at once.
+It says what fleetctl says and ends as fleetctl ends, for all that `tests/cluster/test_fleetctl_contract.py` asks of
+both. What the cluster does, it does later and in a process of its own, as fleetd would, so that no caller can rely on
+it having happened. It is quicker than fleetd, and a machine that is switched off is gone at once.
 """
 
 import json

@@ -8,7 +8,7 @@ import sysconfig
 from collections.abc import Mapping
 
 from nap_receiver.core.installed import path_of
-from tests.machine import ROOT, Nap
+from tests.nap import ROOT, Nap
 
 Values = Mapping[str, str]
 """A value by its placeholder's name."""

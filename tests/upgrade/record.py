@@ -16,8 +16,8 @@ from typing import Any
 
 from tests import gitolite_server
 from tests.conftest import free_address
-from tests.machine import COMMAND, HTTPD, QUICK_SSH, ROOT, Nap, Pusher
-from tests.test_certs import DAY, issued
+from tests.machine.test_certs import DAY, issued
+from tests.nap import COMMAND, HTTPD, QUICK_SSH, ROOT, Nap, Pusher
 from tests.upgrade.placeholders import USERS, Values, digest_of_body, emptied, values_of
 
 RECORDS = Path(__file__).parent

@@ -17,7 +17,7 @@ from nap_receiver.engine.daemon import make_bridge
 from tests import gitolite_server
 from tests.conftest import free_address
 from tests.gitolite_server import Gitolite
-from tests.machine import Nap, eventually
+from tests.nap import Nap, eventually
 from tests.upgrade.placeholders import USERS, digest_of_body, filled, values_of
 from tests.upgrade.record import RECORDS, User, link_hook, new_ports
 

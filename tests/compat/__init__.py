@@ -1,0 +1,1 @@
+"""Tests with other people's programs: gitolite, JGit, libgit2, an ACME authority, Debian's Caddy, pip."""

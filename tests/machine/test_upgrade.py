@@ -1,0 +1,246 @@
+"""What an earlier version of nap wrote goes on working with this one; tests/upgrade/README.md says what that is.
+
+The tests that need programs are one story, in this order: an operator changes the checkout below a nap that is up,
+users push before `nap up` has renewed anything, then the operator runs `nap up`.
+"""
+
+import importlib.util
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nap_receiver.core.installed import digest_of_code
+from tests import gitolite_server
+from tests.gitolite_server import Developer
+from tests.nap import HTTPD, ROOT, Nap, answer, eventually
+from tests.upgrade.record import GREETING
+from tests.upgrade.restore import VERSIONS, Restored, end, keys, restore, texts
+
+MOST_SECONDS = 10
+
+
+def named(version: str, pattern: str) -> set[Any]:
+    """What this pattern finds in a record: texts or, with more than one group, tuples of them."""
+    return {name for _, text in texts(version) for name in re.findall(pattern, text)}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_modules_named_in_an_old_state_can_still_be_run(version: str) -> None:
+    modules = named(version, r'-m"?\s+"?(nap_receiver[\w.]*)')
+    assert {"nap_receiver.gate", "nap_receiver.router", "nap_receiver.settle"} <= modules or version != "0.1.0"
+    for name in modules:
+        found = importlib.util.find_spec(name)
+        assert found and found.origin, f"python -m {name}"
+        assert 'if __name__ == "__main__":' in Path(found.origin).read_text(), f"python -m {name}"
+        assert callable(importlib.import_module(name).main), f"python -m {name}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_command_that_was_installed_before_finds_its_code(version: str) -> None:
+    ((module, function),) = named(version, r"(?m)^from (nap_receiver[\w.]*) import (\w+)$")
+    assert callable(getattr(importlib.import_module(module), function))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_files_of_the_checkout_named_in_an_old_state_are_still_there(version: str) -> None:
+    files = named(version, r"\{checkout\}/([\w./-]+)")
+    assert "unit_templates/announce.sh" in files
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_console_scripts_named_in_an_old_state_are_still_installed(version: str) -> None:
+    named_ones = named(version, r"\{scripts\}/(nap[\w-]*)")
+    installed = {each.name for each in distribution("nap").entry_points}
+    assert named_ones - installed == set()
+
+
+def test_code_is_told_from_other_code_by_its_digest(tmp_path: Path) -> None:
+    digests = set()
+    for name, text in (("a.py", "1"), ("a.py", "2"), ("b.py", "2"), ("notes", "3")):
+        (tmp_path / name).write_text(text)
+        digests.add(digest_of_code(tmp_path))
+    assert len(digests) == 3, "only modules count"
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def restored(request: pytest.FixtureRequest, short_folder: Path) -> Iterator[Restored]:
+    """A nap of that version, whose code is this one now; nobody has run `nap up` since."""
+    found = restore(request.param, short_folder / request.param)
+    yield found
+    end(found.nap)
+
+
+@pytest.fixture(scope="module")
+def upgraded(restored: Restored) -> Restored:
+    """The same after `nap up`."""
+    before = restored.nap.process("router")
+    has_same_code = digest_of_code() in (restored.nap.state.run / "router.settings").read_text()
+    restored.nap.run("up")
+    assert (restored.nap.process("router") == before) == has_same_code, "the router runs the new code"
+    return restored
+
+
+def listed(nap: Nap, *words: str) -> list[dict[str, Any]]:
+    """What a command lists."""
+    found: list[dict[str, Any]] = json.loads(nap.run(*words, "--json").stdout)
+    return found
+
+
+def answers(nap: Nap, app: str) -> list[str]:
+    """What each announced instance of the app answers; nothing for one that does not."""
+    said = []
+    for value in nap.keys(f"/services/{app}/").values():
+        assert isinstance(value, dict)
+        try:
+            said.append(answer(f"http://{value['host']}:{value['port']}"))
+        except OSError:
+            said.append("")
+    return said
+
+
+@pytest.mark.machine
+def test_apps_run_on_with_their_old_units(restored: Restored) -> None:
+    eventually(lambda: answers(restored.nap, "shop") == ["two", "two"], MOST_SECONDS, "shop answers")
+    eventually(lambda: answers(restored.nap, "plain") == ["plain"], MOST_SECONDS, "plain answers")
+    eventually(lambda: restored.nap.keys("/nap/apps/shop/up/"), MOST_SECONDS, "the worker is up")
+
+
+@pytest.mark.machine
+def test_users_push_by_their_old_lines_in_authorized_keys(restored: Restored) -> None:
+    bob = restored.bob
+    bob.commit(index_html="three")
+    pushed = bob.push()
+    assert pushed.status == 0, pushed.text
+    assert answer(pushed.url) == "three"
+    again = restored.alice.push("nap", "HEAD:refs/heads/other")
+    assert again.status == 0, again.text
+
+
+@pytest.mark.machine
+def test_old_hook_in_another_repository_deploys(restored: Restored) -> None:
+    bob = restored.bob
+    bob.git("fetch", "--quiet", str(restored.plain), "master")
+    bob.git("checkout", "--quiet", "--detach", "FETCH_HEAD")
+    bob.commit(index_html="plain again")
+    pushed = bob.push(str(restored.plain), "HEAD:refs/heads/master")
+    bob.git("checkout", "--quiet", "master")
+    assert "=====> plain v2 is live" in pushed.text
+    assert answer(pushed.url) == "plain again"
+
+
+@pytest.mark.machine
+def test_old_trigger_and_hook_of_gitolite_serve_pushes(restored: Restored, tmp_path: Path) -> None:
+    gitolite, nap = restored.gitolite, restored.nap
+    gitolite_server.serve(gitolite)
+    try:
+        carol = Developer(gitolite, "carol", "team/wiki", nap, tmp_path)
+        carol.commit(Dockerfile=HTTPD, index_html="wiki")
+        pushed = carol.push()
+        assert pushed.status == 0, pushed.text
+        assert answer(pushed.url) == "wiki"
+        there = carol.push()
+        assert (there.status, there.url) == (0, pushed.url), there.text
+        carol.commit(Dockerfile="FROM nap/busybox\nRUN false\n")
+        failed = carol.push()
+        assert failed.status == 1, failed.text
+        assert "Not deployed" in failed.text
+
+        gitolite.nap("gitolite:install", nap=nap)
+        carol.commit(Dockerfile=HTTPD)
+        renewed = carol.push()
+        assert renewed.status == 0, renewed.text
+    finally:
+        gitolite_server.stop(gitolite)
+
+
+@pytest.mark.machine
+def test_up_again_restarts_nothing(upgraded: Restored) -> None:
+    nap = upgraded.nap
+    before = {each["program"]: each["process"] for each in listed(nap, "status")}
+    instances = nap.keys("/services/")
+    nap.run("up")
+    assert {each["program"]: each["process"] for each in listed(nap, "status")} == before
+    assert nap.keys("/services/") == instances
+
+
+@pytest.mark.machine
+def test_up_keeps_what_was_there(upgraded: Restored) -> None:
+    nap = upgraded.nap
+    assert nap.run("status").returncode == 0
+    recorded = keys(upgraded.version).items()
+    records = [json.loads(value) for key, value in recorded if key.startswith("/nap/apps/shop/releases/")]
+    releases = {each["release"]: each for each in listed(nap, "releases", "shop")}
+    for record in records:
+        release = releases[f"v{record['number']}"]
+        assert (release["why"], release["by"]) == (record["why"], record["by"])
+    assert releases["v5"]["state"] == "failed"
+    assert "exited with status 3" in releases["v5"]["reason"]
+    assert {each["name"]: each["value"] for each in listed(nap, "config", "shop")} == {
+        "GREETING": GREETING,
+        "LINES": "one\ntwo",
+    }
+    assert [each["process"] for each in listed(nap, "ps", "shop")] == ["web.1", "web.2", "worker.1"]
+    assert {each["domain"] for each in listed(nap, "domains", "shop")} >= {"www.shop.test", "*.shop.test"}
+    assert [each["names"] for each in listed(nap, "certs", "shop")] == ["www.shop.test"]
+    assert {each["user"]: each["right"] for each in listed(nap, "access", "shop")} == {"alice": "owner", "bob": "push"}
+    limits = {each["process"]: each["memory"] for each in listed(nap, "resource:limit", "shop")}
+    assert limits["web"] == 64 << 20
+    settings = {each["setting"]: each["value"] for each in listed(nap, "settings")}
+    assert (settings["deploy.grace"], settings["deploy.drain"], settings["limits.keys"]) == ("5", "1", "7")
+    assert len(listed(nap, "builds", "shop")) >= len(records)
+
+
+@pytest.mark.machine
+def test_app_answers_on_its_domain_with_the_old_certificate(upgraded: Restored, tmp_path: Path) -> None:
+    settings = upgraded.nap.settings
+    brought = json.loads(keys(upgraded.version)["/nap/certificates/shop"])
+    (tmp_path / "certificate.pem").write_text(brought["chain"])
+    address = settings.router.https
+    assert address
+    words = ["curl", "--silent", "--show-error", "--cacert", str(tmp_path / "certificate.pem")]
+    words += ["--resolve", f"www.shop.test:{address.port}:{address.host}", f"https://www.shop.test:{address.port}/"]
+    said = subprocess.run(words, text=True, capture_output=True, timeout=30)
+    assert said.stdout in {"two", "three"}, said.stderr
+
+
+@pytest.mark.machine
+def test_old_keys_are_kept_beside_a_new_one(upgraded: Restored, tmp_path: Path) -> None:
+    nap = upgraded.nap
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "dave")], check=True)
+    nap.run("keys:add", "dave", stdin=(tmp_path / "dave.pub").read_text())
+    assert [each["user"] for each in listed(nap, "keys")] == ["alice", "bob", "dave"]
+    for user in (upgraded.alice, upgraded.bob):
+        assert user.ssh_command("releases", "shop").returncode == 0
+    assert upgraded.bob.ssh_command("access:add", "shop", "dave").returncode == 1, "bob does not own it"
+
+
+@pytest.mark.machine
+def test_owner_rolls_back_to_an_old_release(upgraded: Restored) -> None:
+    rolled = upgraded.alice.ssh_command("rollback", "shop", "v1")
+    assert rolled.returncode == 0, rolled.stderr
+    eventually(lambda: answers(upgraded.nap, "shop") == ["one", "one"], MOST_SECONDS, "v1 answers again")
+    assert listed(upgraded.nap, "config", "shop") == []
+
+
+@pytest.mark.machine
+def test_app_that_was_created_before_deploys_as_it_was_configured(upgraded: Restored) -> None:
+    nap, bob = upgraded.nap, upgraded.bob
+    bob.git("remote", "set-url", "nap", f"ssh://{nap.settings.ssh.address}/early")
+    pushed = bob.push("nap", "master")
+    assert pushed.status == 0, pushed.text
+    assert "Starting v1: web.1, web.2, worker.1" in pushed.text
+    assert nap.run("config:get", "early", "EARLY").stdout == "yes\n"
+    assert {each["domain"] for each in listed(nap, "domains", "early")} >= {"early.test"}
+
+
+@pytest.mark.machine
+def test_doctor_finds_nothing_wrong(upgraded: Restored) -> None:
+    found: list[dict[str, str]] = json.loads(upgraded.nap.run("doctor", "--json", ok=False).stdout)
+    assert [each for each in found if each["state"] != "ok"] == []

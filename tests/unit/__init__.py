@@ -1,0 +1,1 @@
+"""Tests that start no program: they take less than a minute together."""
