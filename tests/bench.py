@@ -23,11 +23,11 @@ from nap_receiver.engine.client import engine_at
 from nap_receiver.git.checkout import check_out
 from nap_receiver.machine.programs import account_is_locked
 from tests.conftest import free_address, fresh_nap
-from tests.nap import HTTPD, Nap, Pusher, answer
+from tests.nap import HTTPD, Nap, Pusher, answer, end_in_order
 from tests.repositories import Repository
 from tests.visitors import visitors
 
-RUNS = 10
+RUNS = 7
 MANY = 10_000
 APPS, INSTANCES = 200, 5
 HOW = ("by nap", "by hand: git archive | docker build -")
@@ -37,10 +37,11 @@ KINDS = ("git push that deploys nothing", "git push of what runs already", f"git
 
 
 def main() -> None:
+    end_in_order()
     folder = Path(tempfile.mkdtemp(prefix="nap-"))
     nap = fresh_nap(folder / "state")
-    nap.run("up")
     try:
+        nap.run("up")
         nap.import_busybox()
         (folder / "pusher").mkdir()
         pusher = Pusher(nap, "bench", folder / "pusher")
@@ -202,14 +203,14 @@ def commands_over_ssh(nap: Nap, pusher: Pusher, remote: str) -> dict[str, list[f
 
 
 def changes_under_way(nap: Nap, pusher: Pusher) -> str:
-    """20 redeploys, 10 changes of a variable, 5 rollbacks and 10 scalings while 50 people a second ask; how it went."""
+    """10 redeploys, 10 changes of a variable, 5 rollbacks and 10 scalings while 50 people a second ask; how it went."""
 
     def command(*words: str) -> None:
         done = pusher.ssh_command(words[0], pusher.app, *words[1:])
         assert done.returncode == 0, done.stdout
 
     with visitors(nap, pusher.app) as visits:
-        for number in range(20):
+        for number in range(10):
             with_nap(pusher, f"redeployed {number}")
         for number in range(10):
             command("config:set", f"NUMBER={number}")

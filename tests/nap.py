@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -40,6 +42,12 @@ CMD ["httpd", "-f", "-p", "8080", "-h", "/www"]
 def runs(command: str) -> str:
     """A Dockerfile whose app is a shell command."""
     return f'FROM nap/busybox\nEXPOSE 8080\nCMD ["sh", "-c", {json.dumps(command)}]\n'
+
+
+def end_in_order() -> None:
+    """Have SIGTERM and SIGHUP end this process as Ctrl-C does, so that it takes down what it has started."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
 
 
 def eventually(condition: Callable[[], object], seconds: float, what: str) -> float:

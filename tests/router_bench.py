@@ -20,7 +20,7 @@ from nap_receiver.core.installed import path_of
 from tests.conftest import free_address, fresh_nap
 from tests.machine.test_router_change import echo, websocket
 from tests.machine.test_router_kept import change_often, closed, kept
-from tests.nap import HTTPD, Nap, Pusher, eventually
+from tests.nap import HTTPD, Nap, Pusher, end_in_order, eventually
 from tests.regulars import Asked, announced, instance, regulars
 
 APPS, INSTANCES = 1000, 3
@@ -28,7 +28,7 @@ CHANGES = 20
 RELOADS = 300
 IDLE, IDLE_CHANGES = 400, 100
 """With as many files open as a process may have usually: 1,024."""
-ROUNDS, SECONDS, CONNECTIONS = 6, 2, 16
+ROUNDS, SECONDS, CONNECTIONS = 5, 2, 16
 PACE = 500
 """Requests a second when it is measured how long one takes."""
 
@@ -55,10 +55,11 @@ LOG = """\
 
 
 def main() -> None:
+    end_in_order()
     folder = Path(tempfile.mkdtemp(prefix="nap-"))
     nap = fresh_nap(folder / "state")
-    nap.run("up")
     try:
+        nap.run("up")
         nap.import_busybox()
         print_changes("a change, to its first answer", changes(nap))
         throughput(nap, folder)
