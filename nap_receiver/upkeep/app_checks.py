@@ -27,10 +27,10 @@ def announcements(there: Inventory) -> Iterator[Finding]:
             well += 1
         elif runs:
             about, advice = f"{told} without a lease, and would be when it has ended", "has it announced anew"
-            yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, mend=_renewing(entry))
+            yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, repair=_renewing(entry))
         else:
             about, advice = f"{told} and has no {what}", "takes the announcement away"
-            yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, mend=_forgetting(entry))
+            yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, repair=_forgetting(entry))
     yield ok(f"{well}, each with its {what.removesuffix(' that runs')}{there.left_out}")
 
 
@@ -92,7 +92,7 @@ def releases(there: Inventory) -> Iterator[Finding]:
                 f"{app}: {release.name} never finished: its deploy was killed",
                 "nap doctor --fix takes away what is left of it, and so does the next deploy.",
                 app=app,
-                mend=_take_away_unfinished,
+                repair=_take_away_unfinished,
             )
     yield ok(f"{number} of {_count(len(there.idle), 'app')}, each came to an end{there.left_out}")
 
@@ -125,7 +125,7 @@ def instances(there: Inventory) -> Iterator[Finding]:
             told += [f"{_some(silent)} neither announced nor up"] if silent else []
             about = f"{app}: of {current.name}, {'; '.join(told)}"
         advice = "nap doctor --fix starts what does not run." if lacking else _why(app)
-        yield problem(f"{app}.{current.name}", about, advice, app=app, mend=_starting(lacking))
+        yield problem(f"{app}.{current.name}", about, advice, app=app, repair=_starting(lacking))
     several = f", and {_count(stopped, 'app')} stopped by their users" if stopped else ""
     yield ok(f"{well} of current releases, each answers or is up{several}{there.left_out}")
 
@@ -168,7 +168,7 @@ def _await_good(release: Release, seconds: float, deploy: Deploy) -> None:
 
 
 def _why(app: str) -> str:
-    return f"See what it says: nap logs {app}; then mend and push it, or have it started anew: nap ps:restart {app}"
+    return f"See what it says: nap logs {app}; then fix and push it, or restart it: nap ps:restart {app}"
 
 
 def units(there: Inventory) -> Iterator[Finding]:
@@ -205,7 +205,7 @@ def units(there: Inventory) -> Iterator[Finding]:
             about,
             advice if spared else "nap doctor --fix stops it, and takes its unit away.",
             app=app,
-            mend=None if spared else _retiring(unit),
+            repair=None if spared else _retiring(unit),
         )
     yield ok(f"of {_count(well, 'instance')}, each of its app's current release{there.left_out}")
 
@@ -235,7 +235,7 @@ def containers(there: Inventory) -> Iterator[Finding]:
             f"{each.app}: the container {each.name} has no unit, and nobody waits for its end",
             "nap doctor --fix stops and removes it.",
             app=each.app,
-            mend=_removing(each),
+            repair=_removing(each),
         )
     if on_cluster:
         told = (

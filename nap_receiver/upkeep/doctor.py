@@ -1,4 +1,4 @@
-"""`nap doctor`: finds what is wrong with a nap, and mends what can be mended. Read `examine` from top to bottom.
+"""`nap doctor`: finds what is wrong with a nap, and repairs what can be repaired. Read `examine` from top to bottom.
 
 What is done to an app is done under its deploy lock, after another look. What deploys, restarts and ends of themselves
 do changes while it is looked at; so only what is seen twice is told.
@@ -47,7 +47,7 @@ PATIENCE = 5.0
 
 
 def examine(state: State, who: str, *, fix: bool) -> Iterator[Finding]:
-    """Make each check; with `fix`, mend what it finds."""
+    """Make each check; with `fix`, repair what it finds."""
     settings = load(state).settings
     first, second = Inventory(state, settings), Inventory(state, settings)
     for check in CHECKS:
@@ -55,7 +55,7 @@ def examine(state: State, who: str, *, fix: bool) -> Iterator[Finding]:
         if any(finding.state == "problem" for finding in found):
             found = _seen_again(found, _made(check, second))
             if fix:
-                found = _mended(check, found, who, second)
+                found = _repaired(check, found, who, second)
                 settings = load(state).settings
                 first, second = Inventory(state, settings), Inventory(state, settings)
         yield from found
@@ -77,15 +77,15 @@ def _seen_again(before: Sequence[Finding], now: Sequence[Finding]) -> list[Findi
     return [finding for finding in now if finding.state != "problem" or finding.subject in known]
 
 
-def _mended(check: Check, found: Sequence[Finding], who: str, there: Inventory) -> list[Finding]:
+def _repaired(check: Check, found: Sequence[Finding], who: str, there: Inventory) -> list[Finding]:
     result: dict[str, Finding] = {}
-    for app in dict.fromkeys(finding.app for finding in found if finding.mend):
-        for finding in _mend([each for each in found if each.mend and each.app == app], check, who, there):
+    for app in dict.fromkeys(finding.app for finding in found if finding.repair):
+        for finding in _repair([each for each in found if each.repair and each.app == app], check, who, there):
             result[finding.subject] = finding
-    return [result.get(finding.subject, finding) if finding.mend else finding for finding in found]
+    return [result.get(finding.subject, finding) if finding.repair else finding for finding in found]
 
 
-def _mend(wrong: Sequence[Finding], check: Check, who: str, there: Inventory) -> Iterator[Finding]:
+def _repair(wrong: Sequence[Finding], check: Check, who: str, there: Inventory) -> Iterator[Finding]:
     app = wrong[0].app
     if not app:
         yield from (_put_right(finding) for finding in wrong)
@@ -96,23 +96,23 @@ def _mend(wrong: Sequence[Finding], check: Check, who: str, there: Inventory) ->
             for finding in wrong:
                 again = now.get(finding.subject)
                 if again is None:
-                    yield replace(finding, state="mended", advice="It was over when it was looked at again.")
+                    yield replace(finding, state="repaired", advice="The problem was gone at the second check.")
                 else:
-                    yield _put_right(again, deploy) if again.mend else again
+                    yield _put_right(again, deploy) if again.repair else again
     except NapError as error:
-        yield from (_not_mended(finding, error) for finding in wrong)
+        yield from (_not_repaired(finding, error) for finding in wrong)
 
 
 def _put_right(finding: Finding, *deploy: Deploy) -> Finding:
-    assert finding.mend
+    assert finding.repair
     try:
-        return replace(finding, state="mended", advice=finding.mend(*deploy))
+        return replace(finding, state="repaired", advice=finding.repair(*deploy))
     except NapError as error:
-        return _not_mended(finding, error)
+        return _not_repaired(finding, error)
 
 
-def _not_mended(finding: Finding, error: NapError) -> Finding:
-    return replace(finding, state="failed", advice=" ".join([f"Not mended: {error}.", *error.advice]))
+def _not_repaired(finding: Finding, error: NapError) -> Finding:
+    return replace(finding, state="failed", advice=" ".join([f"Not repaired: {error}.", *error.advice]))
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def _under_lock(app: str, who: str, there: Inventory) -> Iterator[Deploy]:
             log = channel.keep_log(log)
         with connect(settings.etcd) as etcd:
             ledger = Ledger(etcd, settings.etcd, app)
-            mine = turn(who, "doctor", "mending it", log)
+            mine = turn(who, "doctor", "repairing it", log)
             with deploy_lock(etcd, ledger.root, mine, PATIENCE, channel, supersedes=False) as lock:
                 told = App(app, repository, who, state, settings, channel)
                 yield begun(told, etcd, ledger, lock)

@@ -4,23 +4,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "problem", "mended", "failed"]
+State = Literal["ok", "problem", "repaired", "failed"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check has found; `mend` puts it right, and returns what it did."""
+    """One thing that a check has found; `repair` puts it right, and returns what it did."""
 
     state: State
     about: str
     advice: str = ""
-    """What mends it; once it is mended, what was done."""
+    """What repairs it; once it is repaired, what was done."""
     check: str = ""
     subject: str = ""
     """What is wrong: whatever else is told of it, the same thing has the same subject in the next look."""
     app: str = ""
-    """Whose lock must be held while it is mended; empty where it is no app's."""
-    mend: Callable[..., str] | None = None
+    """Whose lock must be held while it is repaired; empty where it is no app's."""
+    repair: Callable[..., str] | None = None
     """Called with the `Deploy` that holds the app's lock; without anything where it is no app's."""
 
 
@@ -34,6 +34,8 @@ def unseen(about: str, advice: str = "") -> Finding:
     return Finding("failed", about, advice)
 
 
-def problem(subject: str, about: str, advice: str, *, app: str = "", mend: Callable[..., str] | None = None) -> Finding:
-    """What is wrong, in a sentence, and what mends it."""
-    return Finding("problem", about, advice, subject=subject, app=app, mend=mend)
+def problem(
+    subject: str, about: str, advice: str, *, app: str = "", repair: Callable[..., str] | None = None
+) -> Finding:
+    """What is wrong, in a sentence, and what repairs it."""
+    return Finding("problem", about, advice, subject=subject, app=app, repair=repair)

@@ -43,7 +43,7 @@ def images(there: Inventory) -> Iterator[Finding]:
                 f"{app}: images of releases that no longer {kept}: {_where(len(unneeded), len(unforgotten))}",
                 "nap doctor --fix removes them.",
                 app=app,
-                mend=_remove_old,
+                repair=_remove_old,
             )
     yield from _of_gone(on_engine, there)
     elsewhere = "" if there.settings.is_single_machine else "; the registry and the machines were not looked at"
@@ -85,7 +85,7 @@ def _of_gone(on_engine: dict[str, list[EngineImage]], there: Inventory) -> Itera
                 f"{app}: images of an app that is gone: {_where(len(built), len(digests))}",
                 "nap doctor --fix removes them.",
                 app=app,
-                mend=_forgetting(digests),
+                repair=_forgetting(digests),
             )
 
 
@@ -144,7 +144,7 @@ def volumes(there: Inventory) -> Iterator[Finding]:
         return
     if unused:
         about = f"anonymous volumes that no container uses: {len(unused)}"
-        yield problem("volumes", about, "nap doctor --fix removes them.", mend=_removing_volumes(there, unused))
+        yield problem("volumes", about, "nap doctor --fix removes them.", repair=_removing_volumes(there, unused))
     yield ok("no anonymous one without a container" if not unused else "the others have their containers")
 
 
@@ -169,15 +169,15 @@ def logs(there: Inventory) -> Iterator[Finding]:
         well += 1
         if old_logs(there.state, app):
             about, advice = f"{app}: logs of deploys long past", "nap doctor --fix removes them."
-            yield problem(f"{app} old", about, advice, app=app, mend=_remove_old_logs)
+            yield problem(f"{app} old", about, advice, app=app, repair=_remove_old_logs)
     for folder in there.state.deploy_logs.glob(f"{there.app or '*'}/"):
         app = folder.name
         if app not in there.apps and not there.turn(app) and there.is_gone(app) and not there.left_anything(app):
             about, advice = f"{app}: logs of an app that is gone ({folder})", "nap doctor --fix removes them."
-            yield problem(f"{app} gone", about, advice, app=app, mend=_removing_all([folder]))
+            yield problem(f"{app} gone", about, advice, app=app, repair=_removing_all([folder]))
     for app, files in sorted(_unit_logs(there).items()):
         about = f"{app}: what instances printed that are gone ({', '.join(sorted(path.name for path in files))})"
-        yield problem(f"{app} units", about, "nap doctor --fix removes it.", app=app, mend=_removing_all(files))
+        yield problem(f"{app} units", about, "nap doctor --fix removes it.", app=app, repair=_removing_all(files))
     yield ok(f"of {well} apps{there.left_out}")
 
 

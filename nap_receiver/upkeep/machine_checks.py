@@ -59,24 +59,26 @@ def programs(there: Inventory) -> Iterator[Finding]:
     """Each of nap's programs, and all else that it relies on, answers."""
     standings = lifecycle.status(there.state)
     if not standings:
-        yield problem("nap", "nap is down", "nap doctor --fix starts it, as nap up does.", mend=_starting(there.state))
+        yield problem(
+            "nap", "nap is down", "nap doctor --fix starts it, as nap up does.", repair=_starting(there.state)
+        )
         return
     well = []
     for each in standings:
         if each.answers or (each.program == "registry" and is_collecting(there.state)):
             well.append(each.program)
             continue
-        about, mend = f"{each.program} does not answer at {each.address} ({each.state})", None
+        about, repair = f"{each.program} does not answer at {each.address} ({each.state})", None
         if each.state == lifecycle.NOT_NAPS:
             advice = "Start it, or say where it is: settings.toml, nap settings."
         elif each.state == lifecycle.NOT_STARTED:
             advice = "It is wanted since settings, or nap itself, were changed: nap up"
         elif each.state in _STOPPED:
-            advice, mend = "nap doctor --fix starts it, as nap up does.", _starting(there.state)
+            advice, repair = "nap doctor --fix starts it, as nap up does.", _starting(there.state)
         else:
             log = there.state.program_logs / f"{each.program}.log"
-            advice = f"Its log: {log}. To have it started anew: kill -9 {each.pid}" if each.pid else f"Its log: {log}"
-        yield problem(each.program, about, advice, mend=mend)
+            advice = f"Its log: {log}. To restart it: kill -9 {each.pid}" if each.pid else f"Its log: {log}"
+        yield problem(each.program, about, advice, repair=repair)
     yield ok(f"{', '.join(well) or 'none'}: answer")
 
 
@@ -219,7 +221,7 @@ def privacy(there: Inventory) -> Iterator[Finding]:
     """No other account can use the state directory."""
     state = there.state
 
-    def mend() -> str:
+    def repair() -> str:
         close(state)
         return "It is closed, with all in it."
 
@@ -228,7 +230,7 @@ def privacy(there: Inventory) -> Iterator[Finding]:
     else:
         mode = stat.filemode(state.root.stat().st_mode)
         advice = "nap doctor --fix closes it, as nap up does."
-        yield problem("privacy", f"{state.root} is open to other accounts ({mode})", advice, mend=mend)
+        yield problem("privacy", f"{state.root} is open to other accounts ({mode})", advice, repair=repair)
 
 
 def firewall(there: Inventory) -> Iterator[Finding]:
@@ -242,13 +244,13 @@ def firewall(there: Inventory) -> Iterator[Finding]:
     lacking = rules.missing(there.state, there.settings, rules.bridges(there.state, there.settings))
     if lacking:
 
-        def mend() -> str:
+        def repair() -> str:
             rules.guard(there.state, there.settings)
             return "They are in force."
 
         first = f"iptables -C {shlex.join(lacking[0])}"
         about = f"{len(lacking)} of the rules that keep containers from this machine's services are missing ({first})"
-        yield problem("firewall", about, "nap doctor --fix makes them, as nap up does.", mend=mend)
+        yield problem("firewall", about, "nap doctor --fix makes them, as nap up does.", repair=repair)
     else:
         yield ok("containers reach neither this machine's own services nor what is link-local")
 

@@ -25,7 +25,7 @@ WORKS = "web: exec httpd -f -p 8080 -h /www\nworker: exec sleep 1000\n"
 
 @dataclass(frozen=True)
 class Patient:
-    """A nap of these tests' own, and its app `hello`, which all of them damage and have mended."""
+    """A nap of these tests' own, and its app `hello`, which all of them damage and have repaired."""
 
     nap: Nap
     pusher: Pusher
@@ -59,22 +59,22 @@ class Patient:
             "images": set(nap.docker("images", "--all", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}").split("\n")),
         }
 
-    def is_told_and_mended(self, *problems: tuple[str, str]) -> "Told":
-        """These problems (a check, and how what is told of it begins) are told, left as they are, and mended."""
+    def is_told_and_repaired(self, *problems: tuple[str, str]) -> "Told":
+        """These problems (a check, and how what is told of it begins) are told, left as they are, and repaired."""
         before = self.all_there_is()
         told = self.doctor()
         assert told.begin_with(problems, "problem"), told.rows
         assert told.status == 1
         assert all(row["advice"] for row in told.rows if row["state"] != "ok"), told.rows
         assert self.all_there_is() == before
-        mended = self.doctor("--fix")
-        assert mended.of("problem", "failed") == []
-        assert mended.begin_with(problems, "mended"), mended.rows
-        assert mended.status == 0
+        repaired = self.doctor("--fix")
+        assert repaired.of("problem", "failed") == []
+        assert repaired.begin_with(problems, "repaired"), repaired.rows
+        assert repaired.status == 0
         again = self.doctor()
-        assert again.of("problem", "failed", "mended") == []
+        assert again.of("problem", "failed", "repaired") == []
         assert again.status == 0
-        return mended
+        return repaired
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,8 @@ def test_on_a_cluster_units_that_somebody_destroyed(far: ClusterPatient) -> None
     app, cluster = far.pusher.app, far.cluster
     cluster.fleetctl("destroy", f"{app}.v1.web.1.service")
     eventually(lambda: not far.pusher.announcements() and far.has_only("worker.1"), 60, "it has ended")
-    mended = far.is_told_and_mended(("instances", f"{app}: of v1, web.1 not kept running and announced"))
-    assert "Started: web.1." in [row["advice"] for row in mended.rows]
+    repaired = far.is_told_and_repaired(("instances", f"{app}: of v1, web.1 not kept running and announced"))
+    assert "Started: web.1." in [row["advice"] for row in repaired.rows]
     assert answered(far.pusher) == ["one"]
     far.has_only_v1()
 
@@ -210,7 +210,7 @@ def test_on_a_cluster_units_that_somebody_stopped(far: ClusterPatient) -> None:
     cluster.fleetctl("stop", "--no-block", f"{app}.v1.web.1.service", f"{app}.v1.worker.1-discovery.service")
     eventually(lambda: not far.pusher.announcements() and far.has_only("worker.1"), 60, "it has ended")
     eventually(lambda: not far.nap.keys(f"/nap/apps/{app}/up/"), 60, "the other is not said to be up")
-    far.is_told_and_mended(("instances", f"{app}: of v1, web.1, worker.1 not kept running and announced"))
+    far.is_told_and_repaired(("instances", f"{app}: of v1, web.1, worker.1 not kept running and announced"))
     assert answered(far.pusher) == ["one"]
     far.has_only_v1()
 
@@ -223,12 +223,12 @@ def test_on_a_cluster_what_is_of_no_release(far: ClusterPatient, tmp_path: Path)
         etcdctl(nap, "put", f"/services/{app}/{name}", stdin=json.dumps(there))
     far.put(f"{app}.v99.web.1", tmp_path)
     far.put(f"x{app}.v1.web.1", tmp_path)
-    mended = far.is_told_and_mended(
+    repaired = far.is_told_and_repaired(
         ("announcements", f"{app}: v1.web.9 is announced (/services/{app}/v1.web.9) and has no unit"),
         ("announcements", f"{app}: v99.web.1 is announced (/services/{app}/v99.web.1) without a lease"),
         ("units", f"{app}: v99.web.1 has a unit, but v1 is the current release"),
     )
-    assert "It is stopped, and its unit taken away." in [row["advice"] for row in mended.rows]
+    assert "It is stopped, and its unit taken away." in [row["advice"] for row in repaired.rows]
     far.has_only_v1()
     assert answered(far.pusher) == ["one"]
     assert f"x{app}.v1.web.1.service" in wanted(far.cluster, f"x{app}"), "it is not nap's"
@@ -243,13 +243,13 @@ def test_on_a_cluster_a_deploy_that_was_killed(far: ClusterPatient) -> None:
     new = f"{app}.v2.web.1"
     eventually(lambda: new in str(containers(far.cluster, app)), 60, "the new instance runs")
     told = far.doctor("--fix")
-    assert told.of("problem", "mended", "failed") == [], "what is being deployed is left alone"
+    assert told.of("problem", "repaired", "failed") == [], "what is being deployed is left alone"
     os.kill(pusher.deploying(), signal.SIGKILL)
     process.communicate(timeout=20)
     eventually(lambda: not nap.keys(f"/nap/apps/{app}/lock"), 15, "its lock is gone")
     eventually(lambda: nap.keys(f"/nap/apps/{app}/up/v2.worker.1"), 30, "its worker is up")
-    mended = far.is_told_and_mended(("releases", f"{app}: v2 never finished: its deploy was killed"))
-    assert "It is taken away, and written down as failed." in [row["advice"] for row in mended.rows]
+    repaired = far.is_told_and_repaired(("releases", f"{app}: v2 never finished: its deploy was killed"))
+    assert "It is taken away, and written down as failed." in [row["advice"] for row in repaired.rows]
     far.has_only_v1()
     assert answered(pusher) == ["one"]
 
@@ -278,12 +278,12 @@ def test_on_a_cluster_one_off_commands_that_nobody_waits_for(far: ClusterPatient
     told = far.doctor()
     assert sorted(told.of("problem")) == [("containers", f"{app}: the container {each} {why}") for each in lost]
     assert told.well("containers").startswith("1 one-off command, each with whoever began it")
-    far.is_told_and_mended(*told.of("problem"))
+    far.is_told_and_repaired(*told.of("problem"))
     assert set(nap.docker("ps", "--format", "{{.Names}}").split()) >= {name, *others}
     nap.docker("rm", "--force", *others)
     os.kill(attended.pid, signal.SIGKILL)  # its docker goes on
     eventually(lambda: far.doctor().of("problem"), 20, "nobody waits for it any more")
-    far.is_told_and_mended(("containers", f"{app}: the container {name} {why}"))
+    far.is_told_and_repaired(("containers", f"{app}: the container {name} {why}"))
 
 
 @pytest.mark.long

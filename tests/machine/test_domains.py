@@ -190,7 +190,7 @@ def test_visitors_are_led_to_instances_of_one_protocol() -> None:
 def listed(nap: Nap, app: str) -> list[str]:
     """The domains that were added to an app."""
     rows = json.loads(nap.run("domains", app, "--json").stdout)
-    assert rows[0] == {"domain": f"{app}.localhost", "origin": "its own"}
+    assert rows[0] == {"domain": f"{app}.localhost", "origin": "own"}
     assert {row["origin"] for row in rows[1:]} <= {"added"}
     return [row["domain"] for row in rows[1:]]
 

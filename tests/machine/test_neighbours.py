@@ -210,9 +210,9 @@ def _port(address: str) -> str:
 def test_doctor_finds_a_missing_firewall_rule_and_makes_it_again(own_nap: Nap) -> None:
     to_machine, _ = chains(own_nap.state)
     subprocess.run(["iptables", "--wait", "--flush", to_machine], check=True)
-    assert "problem firewall: " in own_nap.run("doctor", ok=False).stdout
-    assert "mended  firewall: " in own_nap.run("doctor", "--fix", ok=False).stdout
-    assert "ok      firewall: " in own_nap.run("doctor", ok=False).stdout
+    assert "problem   firewall: " in own_nap.run("doctor", ok=False).stdout
+    assert "repaired  firewall: " in own_nap.run("doctor", "--fix", ok=False).stdout
+    assert "ok        firewall: " in own_nap.run("doctor", ok=False).stdout
 
 
 def trigger(folder: Path, step: str) -> Path:

@@ -43,7 +43,7 @@ def test_web_is_announced_and_others_run(nap: Nap, pusher: Pusher) -> None:
     assert "-----> Starting v1: web.1, worker.1" in done.lines
     assert "       worker.1 is up" in done.lines
     assert [key.rpartition("/")[2] for key in pusher.announcements()] == ["v1.web.1"]
-    assert processes(pusher) == {"web.1": "answers", "worker.1": "up"}
+    assert processes(pusher) == {"web.1": "running", "worker.1": "running"}
     web, worker = (environment(nap, name) for name in nap.containers(pusher.app))
     assert web["PORT"] == "8080"
     assert "PORT" not in worker
@@ -90,8 +90,8 @@ def test_an_app_of_workers_alone(nap: Nap, pusher: Pusher) -> None:
     assert "already runs" in pusher.push().text
     name = nap.containers(pusher.app)[0]
     nap.docker("kill", name)
-    eventually(lambda: processes(pusher) == {"Web.1": "not up"}, 5, "it is missed")
-    eventually(lambda: processes(pusher) == {"Web.1": "up"}, 20, "it is back")
+    eventually(lambda: processes(pusher) == {"Web.1": "unhealthy"}, 5, "it is missed")
+    eventually(lambda: processes(pusher) == {"Web.1": "running"}, 20, "it is back")
     assert "is reached at" not in pusher.ssh_command("ps", pusher.app).stdout
     opened = pusher.ssh_command("open", pusher.app)
     assert (opened.returncode, opened.stdout) == (1, "")
@@ -114,7 +114,7 @@ def test_the_release_command_runs_first_and_can_fail_the_deploy(nap: Nap, pusher
     assert "       cannot migrate" in failed.lines
     assert "Starting v4" not in failed.text
     assert [name for name in nap.containers(pusher.app) if ".v4." in name or ".release." in name] == []
-    assert processes(pusher) == {"web.1": "answers"}
+    assert processes(pusher) == {"web.1": "running"}
 
 
 def test_postdeploy_runs_once_after_the_first_release(pusher: Pusher) -> None:
@@ -180,7 +180,7 @@ def test_limits_are_docker_s(nap: Nap, pusher: Pusher) -> None:
         refused = pusher.ssh_command("resource:limit", pusher.app, *words)
         assert refused.returncode == 2
         assert refused.stderr.startswith(" !     ")
-    assert processes(pusher) == {"web.1": "answers", "worker.1": "up"}
+    assert processes(pusher) == {"web.1": "running", "worker.1": "running"}
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,8 @@ def test_pushing_again_does_not_undo_a_rollback(pusher: Pusher, live: Pushed) ->
 
 def test_processes_are_listed_with_their_addresses(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     (row,) = listed(pusher, "ps", pusher.app)
-    assert row == {"process": "web.1", "release": "v1", "state": "answers", "address": live.url}
+    assert row == {"process": "web.1", "release": "v1", "state": "running", "address": live.url}
     nap.scheduler.call("stopProcess", f"{pusher.app}.v1.web.1-discovery", True)
     (row,) = listed(pusher, "ps", pusher.app)
-    assert row == {"process": "web.1", "release": "v1", "state": "does not answer", "address": ""}
+    assert row == {"process": "web.1", "release": "v1", "state": "unhealthy", "address": ""}
     nap.scheduler.call("startProcess", f"{pusher.app}.v1.web.1-discovery", True)

@@ -58,8 +58,8 @@ def test_doctor_finds_and_removes_volumes_that_are_left(nap: Nap) -> None:
         problem = found()["problem"]
         assert problem.about.startswith("anonymous volumes that no container uses: ")
         assert left < volumes(nap)
-        assert problem.mend
-        problem.mend()
+        assert problem.repair
+        problem.repair()
         assert not left & volumes(nap)
         assert "problem" not in found()
         assert named in volumes(nap)

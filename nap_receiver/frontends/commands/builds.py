@@ -17,7 +17,7 @@ _CANCEL_SECONDS = 60.0
 def list_builds(caller: Caller, app: str, as_json: bool) -> None:
     """List the builds of APP that have a log on this host, oldest first."""
     there = logs(caller.state, app)
-    rows = [(log.stem, "over" if is_over(log) else "goes on", result(log) or "") for log in there]
+    rows = [(log.stem, "finished" if is_over(log) else "running", result(log) or "") for log in there]
     show_listing(rows, "build", "state", "result", as_json=as_json)
 
 

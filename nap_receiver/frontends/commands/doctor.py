@@ -1,4 +1,4 @@
-"""Finding what is wrong, and mending it."""
+"""`nap doctor`: check a nap and repair it."""
 
 import sys
 
@@ -17,13 +17,13 @@ def doctor(caller: Caller, fix: bool, as_json: bool) -> None:
     well = True
     rows = []
     for finding in examine(caller.state, caller.user, fix=fix):
-        well = well and finding.state in {"ok", "mended"}
+        well = well and finding.state in {"ok", "repaired"}
         if as_json:
             rows.append((finding.check, finding.state, finding.about, finding.advice))
             continue
-        click.echo(f"{finding.state:8}{finding.check}: {finding.about}")
+        click.echo(f"{finding.state:10}{finding.check}: {finding.about}")
         if finding.advice:
-            click.echo(f"{'':8}{finding.advice}")
+            click.echo(f"{'':10}{finding.advice}")
     if as_json:
         show_listing(rows, "check", "state", "about", "advice", as_json=True)
     if not well:

@@ -31,7 +31,7 @@ def list_domains(caller: Caller, app: str, as_json: bool) -> None:
     require_app(caller, app)
     settings = load(caller.state).settings
     brought = domains.domains_of(Kept(caller.state, [f"{settings.etcd.domains}/"]), settings.etcd, app)
-    own = [(own_name(app, settings.router), "its own")] if has_router(settings) else []
+    own = [(own_name(app, settings.router), "own")] if has_router(settings) else []
     show_listing([*own, *((domain, "added") for domain in brought)], "domain", "origin", as_json=as_json)
 
 

@@ -36,11 +36,9 @@ def list_processes(caller: Caller, app: str, as_json: bool) -> None:
     for key in [*wanted, *sorted(there - wanted.keys())]:
         release, _, process = key.partition(".")
         if key not in wanted:
-            state = "leaves"
-        elif wanted[key].is_web:
-            state = "answers" if key in there else "does not answer"
+            state = "stopping"
         else:
-            state = "up" if key in there else "not up"
+            state = "running" if key in there else "unhealthy"
         rows.append((process, release, state, urls.get(key, "")))
     rest = at_rest(current) if current else (f"{app} was never deployed", "To deploy it: git push nap master")
     if not rest and not there and _runs_nothing(caller.state):

@@ -89,7 +89,7 @@ def roll_back(caller: Caller, app: str, release: int | None) -> None:
 def _standing(release: Release, outcome: Outcome | None, current: Release | None) -> str:
     if current and release.number == current.number:
         return "current"
-    return outcome.state if outcome else "never finished"
+    return outcome.state if outcome else "unfinished"
 
 
 def _in_short(reason: str, release: Release) -> str:
