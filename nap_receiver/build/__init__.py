@@ -1,4 +1,4 @@
-"""From a build context to an image in the registry: the builders, Dockerfiles, what builds are kept away from.
+"""Builds: turn a build context into an image in the registry, and isolate the build.
 
-The context comes from `git`; what is done with the image is `deploy`'s.
+Not here: the build context (`git`), and the deploy of the image (`deploy`).
 """

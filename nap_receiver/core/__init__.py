@@ -1,4 +1,4 @@
-"""What every other folder needs: errors, deadlines, paths, settings, the channel, logs, escaping, privacy, supervision.
+"""Shared code: errors, deadlines, paths, settings, the channel, logs, escaping, privacy, supervision.
 
-It knows no app, no release, no etcd and no engine, and imports nothing else of nap.
+It does not know apps, releases, etcd or the engine, and imports no other folder of nap.
 """

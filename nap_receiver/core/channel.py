@@ -1,9 +1,9 @@
 """The text that goes back to the person who pushed, and into the deploy log.
 
-The look is Heroku's (shared/design.md, "Channel"). Two promises are kept here: nothing a build prints can reach the
+The look is Heroku's. Two promises are kept here: nothing a build prints can reach the
 pusher's terminal as a control sequence, and a pusher who is gone never blocks the deploy. git keeps the hook's pipe
 open and stops reading it when its client disconnects, so that a write into the full pipe would block for ever
-(shared/libraries.md, finding 1); the descriptor is therefore non-blocking and waited for only so long.
+(docs/design/libraries.md); the descriptor is therefore non-blocking and waited for only so long.
 """
 
 import os

@@ -16,7 +16,7 @@ class DeadlinePassed(NapError):
 def deadline(seconds: float, what: str, advice: str) -> Iterator[None]:
     """Raise `DeadlinePassed` in the main thread when the block still runs after `seconds`; 0 means no deadline.
 
-    A socket's timeout covers only the wait for its next byte, and not a stalled upload (shared/libraries.md,
+    A socket's timeout covers only the wait for its next byte, and not a stalled upload (docs/design/libraries.md,
     "Docker SDK"); `setitimer(2)` covers the block as a whole. Raises `RuntimeError` inside another
     deadline.
     """

@@ -1,7 +1,7 @@
 """Escaping, one function for each place of a unit where a value can stand; the templates know them as filters.
 
 systemd's rules are those of systemd.syntax(7), systemd.service(5) "Command lines" and systemd.unit(5) "Specifiers",
-checked against the real parser (shared/libraries.md, "Escaping"). supervisord's are those of configparser with inline
+checked against the real parser (docs/design/libraries.md). supervisord's are those of configparser with inline
 comments, of its `%(…)s` expansion and of shlex. A value that cannot stand in its place is refused.
 """
 
@@ -11,7 +11,7 @@ import shlex
 from nap_receiver.core.errors import NapError
 
 FLEET_LINE_BYTES = 2048
-"""fleet refuses a line of a unit of this length and more (shared/libraries.md, finding 6)."""
+"""fleet refuses a line of a unit of this length and more (docs/design/fleet.md)."""
 
 # Code points that systemd does not take for UTF-8 (unichar_is_valid in its utf8.c): it ignores the line they stand in.
 _NONCHARACTERS = "\ufdd0-\ufdef" + "".join(

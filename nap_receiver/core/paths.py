@@ -1,6 +1,6 @@
 """Where things lie on this machine: one directory that holds the repositories, the logs and, under `nap up`, the rest.
 
-What is true of apps is in etcd; a receiver keeps only what cannot be there (shared/design.md, "Where state lives").
+What is true of apps is in etcd; a receiver keeps only repositories and logs.
 """
 
 import os

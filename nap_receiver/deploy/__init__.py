@@ -1,4 +1,4 @@
-"""The story: from a push to a release that serves (`receiver`), and what else changes an app (`operations`).
+"""Deploys: from a push to a live release (`receiver`), and all other changes of an app (`operations`).
 
-Whoever may ask for it, and how, is in `frontends`.
+Not here: commands and access checks, see `frontends`.
 """

@@ -1,4 +1,4 @@
-"""Whether what a push asks for runs already: then its address is the answer."""
+"""Check whether the pushed commit is already running; if so, print its address."""
 
 from nap_receiver.core.channel import Channel
 from nap_receiver.core.settings import Settings

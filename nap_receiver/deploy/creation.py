@@ -1,4 +1,4 @@
-"""How an app comes to be: by name (`apps:create`), or with the first push to it."""
+"""Create an app: by name (`apps:create`), or with its first push."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

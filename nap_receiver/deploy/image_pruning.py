@@ -1,4 +1,4 @@
-"""What need not be kept goes by itself: images of releases long past, the space they took, and old logs of builds.
+"""Prune images of old releases, registry space, and old deploy logs.
 
 The registry forgets an image while the app's lock is held, so that nobody goes back to one that is going. The rest is
 left to a process of its own, for which nobody waits: the engine's images, and the registry's `garbage-collect`, which

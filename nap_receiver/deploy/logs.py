@@ -1,4 +1,4 @@
-"""What instances print: read where they run, merged by time, and followed.
+"""Read, merge and follow the output of instances.
 
 On one machine the engine has it, with the time of each line, but only of containers that are there; what those before
 them printed is in the files that the local scheduler keeps, which tell no times. On a cluster all of it is in the

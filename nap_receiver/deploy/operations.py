@@ -1,4 +1,4 @@
-"""What is done to an app besides a push, each as a release of its own: no image is built, nothing else differs.
+"""Change an app without a push: each change is a release, made without a build.
 
 Each raises `NapError` as a deploy does: when it fails, the release before still serves. Before the first release there
 is nothing to run; what is set then is kept for it.

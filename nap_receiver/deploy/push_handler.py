@@ -1,4 +1,4 @@
-"""What a push is answered with: which ref deploys, what becomes of the others, and the address of what runs already."""
+"""Answer a push: deploy one ref, report the others, or print the address of the running release."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Another name for an app: its releases under the new name, run by units of that name, and nothing left of the old."""
+"""Rename an app: move its releases, units, repository and logs to the new name."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""From an image to a release that serves: what every change of an app has in common, under the app's lock.
+"""Roll out a release: the steps that all changes of an app share, under the deploy lock.
 
 `under_way` holds the lock; `release` writes a release down, renders its units, starts them, waits for them, makes it
 the current one, and retires the one before.

@@ -1,4 +1,4 @@
-"""A Docker Engine: its client, the bodies of its create calls, its own daemon, control groups, its login to a registry.
+"""The Docker Engine: client, bodies of create calls, nap's own daemon, control groups, login to the registry.
 
-Which containers there are to be is decided in `schedulers` and `deploy`, and what is built in `build`.
+Not here: which containers run (`schedulers`, `deploy`), and what is built (`build`).
 """

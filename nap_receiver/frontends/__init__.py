@@ -1,4 +1,4 @@
-"""How nap is asked: the gate for ssh, git's hook, gitolite's trigger, the command line and its commands.
+"""Entry points: the ssh gate, git's hook, gitolite's trigger, and the commands.
 
-Each finds out who asks for what, and calls the folders below.
+Each finds the user and the request, checks the right, and calls the folders below.
 """

@@ -3,7 +3,7 @@
 git's own programs, on repositories whose access the user has, and nap's commands on the same terms; nothing else. A
 push into a new name creates its app (`creation`). Because git ignores how post-receive ends, the deploy runs here, and
 the pusher's git ends with its verdict; and because a push of what is already there runs no hook, it is the gate that
-answers it (shared/design.md, "Truth").
+answers it.
 """
 
 import os

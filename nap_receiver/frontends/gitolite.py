@@ -1,4 +1,4 @@
-"""nap in a gitolite 3 that is there already: a hook in its repositories, and a trigger that gives the exit status.
+"""Install nap in a gitolite 3: a hook in its repositories, and a trigger that sets the exit status.
 
 Both go where gitolite keeps what is not its own: its LOCAL_CODE ("non-core" and "hooks" in gitolite's documentation,
 https://gitolite.com/gitolite/non-core.html and /hooks.html). A block in gitolite's rc file enables the trigger. The

@@ -1,4 +1,4 @@
-"""Repositories and what is pushed into them: ref updates, receive-pack, a commit's tree as a build context.
+"""git: repositories, ref updates, receive-pack, and the tree of a commit as a build context.
 
-Who may push is `auth`'s to say, and what a push leads to `deploy`'s.
+Not here: the right to push (`auth`), and the deploy after a push (`deploy`).
 """

@@ -1,4 +1,4 @@
-"""A single machine that runs nap: up, down and status, its programs and their configuration, its firewall.
+"""The single machine: `nap up`, `down` and `status`, nap's programs and their configuration, the firewall.
 
-Which apps run on it is decided in `deploy`.
+Not here: the apps that run on it (`deploy`).
 """

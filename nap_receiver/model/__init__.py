@@ -1,4 +1,4 @@
-"""What apps, releases, manifests, health checks, limits and variables are, and which of them are accepted.
+"""Data types and rules: apps, releases, manifests, health checks, limits, variables.
 
-Data and rules alone: nothing is read or written here, and no program is asked.
+This folder reads and writes nothing, and runs no program.
 """

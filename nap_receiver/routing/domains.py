@@ -1,4 +1,4 @@
-"""Names that apps answer to on the web: one of nap's own each, and those that their owners bring.
+"""Domains of apps: one name from nap for each app, and the domains that owners add.
 
 Below `<prefix>/`:
     domains/<domain>       `{"app": …}`: whose it is; whoever writes it first has it

@@ -1,4 +1,4 @@
-"""What runs instances: the interface, one module for each scheduler, the units they are given, and placement.
+"""Schedulers: run instances. The interface, one module per scheduler, units, and placement.
 
-When an instance starts or stops is decided in `deploy`.
+Not here: the decision to start or stop an instance (`deploy`).
 """

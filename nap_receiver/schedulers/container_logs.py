@@ -1,4 +1,4 @@
-"""What instances print, read from this machine's engine and from the files of the local scheduler.
+"""Read the output of instances from this machine's engine and the local scheduler's files.
 
 The engine has it with the time of each line, but only of containers that are there. The files have what the containers
 before them printed, without times.

@@ -1,6 +1,6 @@
 """The fleet scheduler: a cluster of machines, driven through fleetctl. The only module that knows fleetctl.
 
-Its exit status never tells whether something worked (shared/fleet.md, "What each command does"), so that is read back:
+Its exit status never tells whether something worked (docs/design/fleet.md), so that is read back:
 whether units run, from their announcements, and what became of those that do not, from fleet. fleetctl has nothing to
 watch; what needs a moment is asked for again.
 """

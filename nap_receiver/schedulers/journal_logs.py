@@ -1,4 +1,4 @@
-"""What instances print, read from the journals of a cluster's machines over ssh."""
+"""Read the output of instances from the journals of a cluster's machines, over ssh."""
 
 import json
 import shlex

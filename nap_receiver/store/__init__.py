@@ -1,4 +1,4 @@
-"""etcd: its client by library and by command, the ledger of releases, the deploy lock, the announcements.
+"""etcd: clients, the ledger of releases, the deploy lock, and announcements.
 
-What is written there is defined in `model`.
+Not here: the data types of the values (`model`).
 """

@@ -1,4 +1,4 @@
-"""Who answers where: the announcements in etcd, read and waited for; and which instances are good that answer nobody.
+"""Announcements in etcd: read them, and wait for instances to become good.
 
 Both are written on the instance's own machine by `unit_templates/announce.sh`; the receiver only watches.
 """

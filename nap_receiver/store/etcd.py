@@ -1,7 +1,7 @@
 """etcd as nap needs it: JSON values, numbers and locks by transaction, watches with an exact deadline.
 
 The only module that knows the etcd3 library, whose last release is of 2020. Its watcher spins when etcd goes away and
-its locks raise under contention (shared/libraries.md, finding 5), so both are done here on its stubs.
+its locks raise under contention (docs/design/libraries.md, "etcd3"), so both are done here on its stubs.
 """
 
 import os

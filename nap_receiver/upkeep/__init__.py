@@ -1,4 +1,4 @@
-"""`nap doctor`: one module for each kind of thing that may be wrong, and their repair.
+"""`nap doctor`: find problems and repair them, with one module for each group of checks.
 
-It looks at everything below it; nothing below it needs it.
+It imports all folders below; none of them imports it.
 """

@@ -1,4 +1,4 @@
-"""What can be wrong with apps: what etcd tells, what the scheduler has and what runs, held against each other."""
+"""Check apps: compare etcd, the scheduler and the running containers."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

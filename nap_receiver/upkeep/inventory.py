@@ -1,4 +1,4 @@
-"""What there is, on this machine and in etcd: each list made once, when the first check asks for it."""
+"""Lists of what exists on this machine and in etcd. Each list is made once, at its first use."""
 
 import os
 import re

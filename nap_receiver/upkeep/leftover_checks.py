@@ -1,4 +1,4 @@
-"""What is kept longer than it need be: images, and logs."""
+"""Check for leftovers: images, volumes and logs that can be removed."""
 
 import shutil
 import sys

@@ -1,4 +1,4 @@
-"""What can be wrong with the machine, and with what nap runs on: programs, their versions, clocks, the disk."""
+"""Check the machine: programs, versions, clocks, privacy, firewall, disk."""
 
 import email.utils
 import os

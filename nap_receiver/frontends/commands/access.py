@@ -1,4 +1,4 @@
-"""Who may do what with an app."""
+"""`access`: list and change rights to an app."""
 
 import click
 

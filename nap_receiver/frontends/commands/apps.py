@@ -1,4 +1,4 @@
-"""The apps there are: creating one, another name for one, and removing one."""
+"""`apps`: list, create, rename and destroy apps."""
 
 import sys
 from pathlib import Path

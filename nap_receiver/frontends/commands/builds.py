@@ -1,4 +1,4 @@
-"""The builds of an app: their logs, and stopping one."""
+"""`builds`: show deploy logs, and cancel a deploy."""
 
 from contextlib import suppress
 

@@ -1,4 +1,4 @@
-"""What an app's names are served with, where its owner brings that."""
+"""`certs`: certificates that owners add to their apps."""
 
 import sys
 

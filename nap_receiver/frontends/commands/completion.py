@@ -1,4 +1,4 @@
-"""Completion of the commands in a shell."""
+"""`completion`: complete nap's commands in a shell."""
 
 import click
 from click.shell_completion import BashComplete, add_completion_class, get_completion_class

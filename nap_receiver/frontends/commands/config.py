@@ -1,4 +1,4 @@
-"""What an app is configured with: variables of its environment."""
+"""`config`: environment variables of an app."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""What an app is called on the web."""
+"""`domains` and `open`: web addresses of an app."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""nap in a gitolite that is there already."""
+"""`gitolite`: install nap in a gitolite, and remove it."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""What the commands are, and how each is called."""
+"""`help`: list the commands, or describe one."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""Who may come in."""
+"""`keys`: ssh keys of users."""
 
 import sys
 

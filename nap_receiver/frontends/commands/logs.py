@@ -1,4 +1,4 @@
-"""What the instances of an app print."""
+"""`logs`: output of the instances of an app."""
 
 import re
 from contextlib import suppress

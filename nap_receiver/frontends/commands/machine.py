@@ -1,4 +1,4 @@
-"""The single machine: up, down, status, settings."""
+"""`up`, `down`, `status` and `settings` of a single machine."""
 
 import sys
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The port of an app's containers that answers the web."""
+"""`ports`: the web port of an app."""
 
 import re
 

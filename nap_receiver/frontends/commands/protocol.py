@@ -1,4 +1,4 @@
-"""The protocol in which the router speaks with an app."""
+"""`protocol`: HTTP/1.1 or HTTP/2 between router and app."""
 
 from typing import get_args
 

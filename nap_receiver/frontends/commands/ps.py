@@ -1,4 +1,4 @@
-"""The processes of an app."""
+"""`ps`: list, scale, restart, stop and start the instances of an app."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What was released, and going back to it."""
+"""`releases` and `rollback`."""
 
 import time
 from collections.abc import Iterator

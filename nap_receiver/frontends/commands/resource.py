@@ -1,4 +1,4 @@
-"""What instances may use of their machine."""
+"""`resource:limit`: limits on memory and CPU of instances."""
 
 import re
 

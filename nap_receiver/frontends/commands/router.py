@@ -1,4 +1,4 @@
-"""The router where an operator runs it: on a cluster, or on a machine of its own."""
+"""`router`: run the router on a cluster, or on its own machine."""
 
 from contextlib import suppress
 

@@ -1,4 +1,4 @@
-"""One-off commands."""
+"""`run`: one-off commands."""
 
 import os
 import sys

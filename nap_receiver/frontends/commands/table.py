@@ -1,4 +1,4 @@
-"""The one table of commands, for nap's host and, those that say which right they need, over ssh.
+"""The table of all commands: on nap's host, and over ssh for commands with a right.
 
 A command is a function of its caller. The modules beside this one add theirs when they are imported, and a module is
 imported when a command of its name is called: `ps` has `ps:scale`.
