@@ -65,7 +65,7 @@ def require_right(app: str, access: Access | None, user: str, right: str) -> Acc
 
 def no_such(app: str) -> NapError:
     """What to raise where there is no app of that name."""
-    return NapError(f"there is no app {app} here", advice=f"To create it: apps:create {app}, or a `git push` to it.")
+    return NapError(f"app {app} does not exist", advice=f"To create it: apps:create {app}, or a `git push` to it.")
 
 
 def claim(etcd: "Etcd", key: str, access: Access) -> Access:

@@ -127,7 +127,8 @@ def _syntax(
             line, what = lacking[0]
             raise refused(
                 app,
-                f"line {line}: this engine is too old for {what}, and {image}, which knows it, is not to be had: {why}",
+                f"line {line}: this engine is too old for {what}, "
+                f"and {image}, which supports it, cannot be fetched: {why}",
                 "Write it without, or ask the operator for a newer engine",
             ) from error
         channel.trouble(f"the engine's own reading of the Dockerfile has to do: {why}")

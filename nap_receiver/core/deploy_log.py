@@ -68,7 +68,7 @@ def log_of(state: State, app: str, build: str | None) -> Path:
     found = [log for log in there if log.stem == build] or [log for log in there if build is None or build in log.stem]
     if not found:
         which = f"no build {build[:80]!a} of {app}" if build else f"no build of {app}"
-        raise NapError(f"there is {which} on this host", advice=f"What there is: builds {app}")
+        raise NapError(f"there is {which} on this host", advice=f"To list the builds: builds {app}")
     return found[-1]
 
 

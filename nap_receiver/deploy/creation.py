@@ -57,7 +57,7 @@ def created(
 
     if repository.is_dir() and has_refs(repository):
         raise NapError(
-            f"nobody has a right to {app}, of which there is a repository here; etcd may have lost its data",
+            f"app {app} has a repository here but no users; etcd may have lost its data",
             advice=f"Ask the operator of this nap for: nap access:add {app} {user} owner",
         )
     settings = load(state).settings
@@ -81,8 +81,8 @@ def _taken(app: str, access: Access, repository: str, user: str) -> NapError:
     """What to raise where an app of that name is there."""
     require_same_repository(app, access, repository)
     if access.allows(user, "read") or not access.owners:
-        return NapError(f"there is an app {app} here already", advice=f"Whose it is: access {app}")
+        return NapError(f"app name {app} is already in use", advice=f"To list its users: access {app}")
     return NapError(
-        f"there is an app {app} here already, and {', '.join(access.owners)} owns it",
+        f"app name {app} is already in use: {', '.join(access.owners)} owns it",
         advice=f"Choose another name, or ask its owner for: access:add {app} {user} push",
     )

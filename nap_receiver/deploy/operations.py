@@ -159,7 +159,7 @@ def require_processors(number: float, state: State, settings: Settings) -> None:
     if number > there:
         raise NapError(
             f"--cpu: expected {there} or less, which is what this machine has, got {number:g}",
-            advice=f"Nothing was changed. Say one of 0.01 to {there}, or 0 for the default.",
+            advice=f"Nothing was changed. Use 0.01 to {there}, or 0 for the default.",
         )
 
 
@@ -266,13 +266,14 @@ def rollback_target(ledger: Ledger, current: Release, number: int | None, keep: 
             raise NapError(
                 f"{ledger.app} has nothing to go back to: no release before {current.name}{same} was live with other "
                 "code, commands, checks, variables, port or protocol",
-                advice=f"What there is: releases {ledger.app}",
+                advice=f"To list the releases: releases {ledger.app}",
             )
     else:
         target = next((each for each in live if each.number == number), None)
         if target is None:
             raise NapError(
-                f"{ledger.app} has no release v{number} that was live", advice=f"What there is: releases {ledger.app}"
+                f"{ledger.app} has no release v{number} that was live",
+                advice=f"To list the releases: releases {ledger.app}",
             )
     require_kept(target, history, keep)
     return target

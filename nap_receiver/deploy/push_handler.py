@@ -109,7 +109,7 @@ def deploy_later(asked: Deployment, state: State, channel: Channel) -> None:
     with later.stdout as said:
         first = said.readline()
         if first.startswith(STEP):
-            channel.result(f"{asked.app}: the deploy of {asked.commit[:7]} has begun, and goes on without you")
+            channel.result(f"{asked.app}: the deploy of {asked.commit[:7]} has started and continues in the background")
             channel.detail(f"To follow it: ssh HOST builds:output {asked.app} -t (HOST as in your remote's URL)")
             return
         for line in (first, *said):

@@ -55,7 +55,7 @@ def new_repository(app: App, name: str) -> Path:
     target = repository_at(name, state)
     assert app_name(target, state, {}) == name
     if target.exists():
-        raise NapError(f"there is a repository of the name {name} here already", advice="Choose another name.")
+        raise NapError(f"repository name {name} is already in use", advice="Choose another name.")
     return target
 
 
@@ -65,7 +65,7 @@ def claimed(name: str, access: Access, deploy: Deploy) -> Iterator[Deploy]:
     etcd, settings = deploy.etcd, deploy.settings
     key = settings.etcd.access_of(name)
     if etcd.get(key):
-        raise NapError(f"there is an app {name} here already", advice="Choose another name.")
+        raise NapError(f"app name {name} is already in use", advice="Choose another name.")
     claim(etcd, key, access)
     ledger = Ledger(etcd, settings.etcd, name)
     turn, channel = deploy.lock.turn, deploy.channel

@@ -53,7 +53,7 @@ def _call(commands: click.Group, name: str, words: list[str], caller: Caller | N
         if error.ctx and error.ctx.parent:
             click.echo(f" !     How it is called: {name} help {error.ctx.info_name}", err=True)
         else:
-            click.echo(f" !     What there is: {name} help", err=True)
+            click.echo(f" !     To list the commands: {name} help", err=True)
         return 2
     except click.Abort:  # Ctrl-C, or no answer where it asks for one
         click.echo(" !     It was ended before it was done", err=True)

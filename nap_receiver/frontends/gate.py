@@ -44,7 +44,7 @@ from nap_receiver.model.app import app_name
 _GIT_READS = {"git-upload-pack", "git-upload-archive"}
 _GIT_WRITES = "git-receive-pack"
 
-_HOW = ("To deploy an app: git push ssh://…/APP master", "What else there is: ssh HOST help")
+_HOW = ("To deploy an app: git push ssh://…/APP master", "To list the commands: ssh HOST help")
 
 
 def main() -> int:

@@ -232,7 +232,7 @@ def _require_use_of(state: State) -> None:
 
 def _require_ours(path: Path) -> None:
     if (path.exists() or path.is_symlink()) and not _is_ours(path):
-        raise NapError(f"{path} is there already, and not nap's", advice="Nothing was changed. Move it, or join both.")
+        raise NapError(f"{path} already exists and is not nap's", advice="Nothing was changed. Move it, or join both.")
 
 
 def _require_no_other_hooks(gitolite: Gitolite) -> None:

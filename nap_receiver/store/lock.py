@@ -58,7 +58,7 @@ class Superseded(NapError):
     end: ClassVar[End] = "superseded"
 
     def __init__(self, commit: str, newer: str) -> None:
-        super().__init__(f"{commit} is not deployed: {newer} came after it, and takes its place")
+        super().__init__(f"{commit} was not deployed: superseded by {newer}")
 
 
 class Cancelled(NapError):
@@ -69,7 +69,7 @@ class Cancelled(NapError):
     def __init__(self, doing: str, by: str) -> None:
         super().__init__(
             f"no longer {doing}: {by} cancelled it; running instances were not changed",
-            advice="Do it again, if it is wanted after all.",
+            advice="To try again, repeat the push or the command.",
         )
 
 
@@ -126,7 +126,7 @@ def cancel(etcd: Etcd, root: str, who: str, timeout: float) -> Turn | None:
         if revision := etcd.write({key: marked}, unchanged={key: entry.revision}, lease=entry.lease):
             if any(change.value is None for change in etcd.changes([key], revision, timeout)):
                 return holder
-            raise NapError(f"{holder}, and has not stopped {timeout:g} s after it was told to")
+            raise NapError(f"{holder}, and did not stop within {timeout:g} s")
     return None
 
 
@@ -160,7 +160,7 @@ def _await_change(etcd: Etcd, lock: str, queue: str, since: int, give_up: float,
     for change in etcd.changes([lock, queue], since, patience):
         if change.key == queue or change.value is None:
             return
-    raise NapError(f"nothing is done: {doing}, and that is not over yet", advice="Do it again when it is.")
+    raise NapError(f"nothing was changed: {doing}, and has not finished", advice="Try again later.")
 
 
 @contextmanager
@@ -233,9 +233,9 @@ def why_over(etcd: Etcd, lock: Lock) -> NapError:
             break
         next(etcd.changes([key], since, _WATCH_SECONDS), None)
     return NapError(
-        f"no longer {mine.doing}: its turn is lost, for etcd had not heard of it for {LEASE_SECONDS} s; "
+        f"no longer {mine.doing}: lost the deploy lock: no answer from etcd for {LEASE_SECONDS} s; "
         "running instances were not changed",
-        advice="Do it again.",
+        advice="Repeat the push or the command.",
     )
 
 

@@ -123,7 +123,7 @@ def test_an_app_is_configured_before_its_first_push(gitolite: Gitolite, nap: Nap
     assert created.stdout == "=====> team-early is created\n"
     gitolite.nap("config:set", "team-early", "EARLY=yes", nap=nap)
     again = gitolite.nap("apps:create", str(alice.bare), nap=nap, ok=False)
-    assert (again.returncode, again.stderr.splitlines()[0]) == (1, " !     there is an app team-early here already")
+    assert (again.returncode, again.stderr.splitlines()[0]) == (1, " !     app name team-early is already in use")
     absent = gitolite.nap("apps:create", str(alice.bare.with_name("nosuch.git")), nap=nap, ok=False)
     assert absent.stderr.startswith(" !     there is no bare git repository at ")
     assert alice.push().status == 0
@@ -293,9 +293,9 @@ def test_gitolite_serves_on_without_the_trigger(other: Gitolite, nap: Nap) -> No
     ("path", "content", "why"),
     [
         ("repositories/testing.git/hooks/post-receive", "#!/bin/sh\n", "a post-receive hook already in testing"),
-        ("local/hooks/common/post-receive", "#!/bin/sh\n", "post-receive is there already, and not nap's"),
-        ("local/lib/Gitolite/Triggers/Nap.pm", "1;\n", "Nap.pm is there already, and not nap's"),
-        (".gitolite/hooks/common/post-receive", "#!/bin/sh\n", "post-receive is there already, and not nap's"),
+        ("local/hooks/common/post-receive", "#!/bin/sh\n", "post-receive already exists and is not nap's"),
+        ("local/lib/Gitolite/Triggers/Nap.pm", "1;\n", "Nap.pm already exists and is not nap's"),
+        (".gitolite/hooks/common/post-receive", "#!/bin/sh\n", "post-receive already exists and is not nap's"),
         (".gitolite.rc", "%RC = ( ENABLE => [] );\n5 +\n1;\n", "would not work any more"),
         (".gitolite.rc", "%RC = ( ENABLE => [] );\n42;\n", "no line `1;`"),
         (".gitolite.rc", "%RC = (;\n1;\n", "gitolite cannot use"),

@@ -47,7 +47,7 @@ def test_a_destroyed_app_is_gone_and_can_be_made_anew(nap: Nap, pusher: Pusher, 
     assert not nap.keys(f"/nap/apps/{pusher.app}/") | nap.keys(f"/nap/access/{pusher.app}")
     assert not pusher.bare.exists()
     assert not (nap.state.deploy_logs / pusher.app).exists()
-    assert pusher.ssh_command("ps", pusher.app).stderr.startswith(f" !     there is no app {pusher.app} here")
+    assert pusher.ssh_command("ps", pusher.app).stderr.startswith(f" !     app {pusher.app} does not exist")
 
     eventually(lambda: f"{pusher.app}.v1" not in str(nap.scheduler.call("getAllProcessInfo")), 10, "it is forgotten")
     again = pusher.push()

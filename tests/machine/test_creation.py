@@ -94,12 +94,12 @@ def test_an_app_is_created_once_and_by_those_who_may_have_one_more(nap: Nap, pus
     assert pusher.ssh_command("apps:create", path).returncode == 0
     assert access_of(name, nap.state) == Access(path, {pusher.user: "owner"})
     for who, words, lines in (
-        (pusher, path, [f"there is an app {name} here already", f"Whose it is: access {name}"]),
+        (pusher, path, [f"app name {name} is already in use", f"To list its users: access {name}"]),
         (
             other,
             path,
             [
-                f"there is an app {name} here already, and {pusher.user} owns it",
+                f"app name {name} is already in use: {pusher.user} owns it",
                 f"Choose another name, or ask its owner for: access:add {name} {other.user} push",
             ],
         ),

@@ -216,7 +216,7 @@ def nap_hook() -> str:
 
 def test_scaled_up_and_down_without_a_build(nap: Nap, pusher: Pusher) -> None:
     unknown = nap.run("ps:scale", pusher.app, "web=2", ok=False)
-    assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (1, f" !     there is no app {pusher.app} here")
+    assert (unknown.returncode, unknown.stderr.splitlines()[0]) == (1, f" !     app {pusher.app} does not exist")
     pusher.commit(Dockerfile=HTTPD, index_html="one")
     assert pusher.push().status == 0
     said = nap.run("ps:scale", pusher.app, "web=2").stdout

@@ -125,7 +125,7 @@ def test_etcd_that_lost_all_its_data_has_the_announcements_again(nap: Nap, pushe
     pusher.commit(index_html="and deploys")
     refused = pusher.push()
     assert refused.status == 128, "nobody becomes the owner of what somebody else has pushed"
-    assert refused.trouble[0].startswith(f"nobody has a right to {pusher.app}, of which there is a repository here")
+    assert refused.trouble[0].startswith(f"app {pusher.app} has a repository here but no users")
     assert refused.trouble[1].endswith(f"nap access:add {pusher.app} {pusher.user} owner")
     nap.run("access:add", pusher.app, pusher.user, "owner")
     pushed = pusher.push()

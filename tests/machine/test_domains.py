@@ -393,7 +393,7 @@ def test_two_who_want_the_same_domains_at_once(nap: Nap, pusher: Pusher, tmp_pat
         etcd.delete(places.access_of(won[0]))
         heir = next(app for app in apps if app != won[0])
         add_domains(etcd, places, heir, [f"n0.0.{pusher.app}.test"], 50, "someone")
-        with pytest.raises(NapError, match=f"^there is no app {won[0]} here$"):
+        with pytest.raises(NapError, match=f"^app {won[0]} does not exist$"):
             add_domains(etcd, places, won[0], [f"new.{pusher.app}.test"], 50, "someone")
         for app in apps:
             etcd.write({places.access_of(app): None})

@@ -163,8 +163,8 @@ COMMANDS: list[tuple[str | bytes, str]] = [
     ("git-receive-pack 'C:\\x'", _CHARACTERS),
     ("git-receive-pack 'file:///etc/x'", _CHARACTERS),
     ("git-receive-pack 'ext::sh -c id'", _CHARACTERS),
-    ("git-upload-pack '/etc/passwd'", "there is no app etc-passwd here"),
-    ("git-upload-pack '/etc'", "there is no app etc here"),
+    ("git-upload-pack '/etc/passwd'", "app etc-passwd does not exist"),
+    ("git-upload-pack '/etc'", "app etc does not exist"),
     # Names that no app can have.
     ("git-receive-pack 'Shop'", _CHARACTERS),
     ("git-receive-pack 'my_shop'", _CHARACTERS),
@@ -191,7 +191,7 @@ COMMANDS: list[tuple[str | bytes, str]] = [
     (b"git-receive-pack '\xc0\xae\xc0\xae/x'", _NO_PLACE),
     (f"git-receive-pack '{'x' * 41}'", f"{_NO_NAME}: it has 41 characters, and 40 is the most"),
     (f"git-receive-pack '{'x' * 20}/{'y' * 20}'", f"{_NO_NAME}: it has 41 characters, and 40 is the most"),
-    (f"git-upload-pack '{'x' * 40}'", f"there is no app {'x' * 40} here"),
+    (f"git-upload-pack '{'x' * 40}'", f"app {'x' * 40} does not exist"),
     (f"git-receive-pack '{'x' * 300}'", f"{_NO_NAME}: it has 300 characters, and 40 is the most"),
     (f"git-receive-pack '{'ä' * 150}'", f"{_NO_NAME}: it has 150 characters, and 40 is the most"),
     (f"git-receive-pack '{'x/' * 2500}'", f"{_NO_NAME}: it has 4999 characters, and 40 is the most"),
@@ -206,8 +206,8 @@ COMMANDS: list[tuple[str | bytes, str]] = [
     ("git-upload-pack 'hostile/theirs'", f"hostile-intruder may not read {THEIRS}"),
     (f"git upload-pack {THEIRS}", f"hostile-intruder may not read {THEIRS}"),
     # An app that is not there.
-    (f"git-upload-pack '{FRESH}'", f"there is no app {FRESH} here"),
-    (f"git-upload-archive '{FRESH}'", f"there is no app {FRESH} here"),
+    (f"git-upload-pack '{FRESH}'", f"app {FRESH} does not exist"),
+    (f"git-upload-archive '{FRESH}'", f"app {FRESH} does not exist"),
 ]
 """What is sent as the command of an ssh session, and what the answer says."""
 
@@ -236,7 +236,7 @@ NAP_COMMANDS: list[tuple[str | bytes, str]] = [
         )
     ),
     *(
-        (words, f"there is no app {FRESH} here")
+        (words, f"app {FRESH} does not exist")
         for words in (
             f"access {FRESH}",
             f"access:add {FRESH} hostile-intruder owner",
@@ -256,8 +256,8 @@ NAP_COMMANDS: list[tuple[str | bytes, str]] = [
     (b"access \xff\xfe", _CHARACTERS),
     (f"access {'x' * 300}", f"{_NO_NAME}: it has 300 characters, and 40 is the most"),
     ("apps:create", "Missing argument 'APP'"),
-    (f"apps:create {THEIRS}", f"there is an app {THEIRS} here already, and hostile-owner owns it"),
-    (f"apps:create {MINE}", f"there is an app {MINE} here already"),
+    (f"apps:create {THEIRS}", f"app name {THEIRS} is already in use: hostile-owner owns it"),
+    (f"apps:create {MINE}", f"app name {MINE} is already in use"),
     ("apps:create ../../x", "'../../x' is no name of an app"),
     ("apps:create .git", "'.git' is no name of an app"),
     ("apps:create 'a\nb'", "'a\\nb' is no name of an app"),
@@ -326,7 +326,7 @@ NAP_COMMANDS: list[tuple[str | bytes, str]] = [
     (f"run --state /tmp {MINE} sh", "No such option '--state'"),
     (f"run {THEIRS} sh", f"hostile-intruder may not push to {THEIRS}"),
     (f"run {THEIRS}", f"hostile-intruder may not push to {THEIRS}"),
-    (f"run {FRESH} sh", f"there is no app {FRESH} here"),
+    (f"run {FRESH} sh", f"app {FRESH} does not exist"),
     ("run ../../x sh", _CHARACTERS),
     ("run -- -it sh", _CHARACTERS),
 ]

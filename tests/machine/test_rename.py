@@ -70,8 +70,8 @@ def test_a_name_that_is_taken_is_refused(nap: Nap, pusher: Pusher, live: Pushed)
     pusher.git("push", "--quiet", f"ssh://{nap.settings.ssh.address}/{taken}", "HEAD:refs/heads/kept")
     before = nap.keys("/nap/")
     for name, why in {
-        taken: f"there is a repository of the name {taken} here already",
-        pusher.app: f"there is a repository of the name {pusher.app} here already",
+        taken: f"repository name {taken} is already in use",
+        pusher.app: f"repository name {pusher.app} is already in use",
         "No": "cannot be an app's name",
         "../no": "cannot be an app's name",
     }.items():

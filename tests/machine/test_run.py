@@ -323,7 +323,7 @@ def test_what_is_wrong_is_told(hello: Pusher, tmp_path: Path) -> None:
         assert refused.returncode == 2
         assert refused.stderr.splitlines()[0] == f" !     What is to run is missing, such as: run {app} ls -la"
         assert nap.run(*words, ok=False).returncode == 2
-    assert hello.ssh_command("run", "nosuch", "ls").stderr.startswith(" !     there is no app nosuch here\n")
+    assert hello.ssh_command("run", "nosuch", "ls").stderr.startswith(" !     app nosuch does not exist\n")
     other = Pusher(nap, "run-other", tmp_path)
     other.commit(Dockerfile=DOCKERFILE, Procfile=PROCFILE)
     assert other.push("-o", "nap.deploy=no", "nap", "HEAD:refs/heads/master").status == 0

@@ -67,7 +67,7 @@ def test_a_second_push_waits_and_a_third_takes_its_place(nap: Nap, pusher: Pushe
     lines = said.splitlines()
     assert re.fullmatch(rf"-----> waiting: {pusher.user} has been deploying {one} since \d\d:\d\d:\d\d", lines[0]), said
     assert f"       | -----> {pusher.app}: building {one} from master" in lines, "the log of the one it waits for"
-    assert f" !     {two} is not deployed: {pusher.user}'s push of {three} came after it, and takes its place" in lines
+    assert f" !     {two} was not deployed: superseded by {pusher.user}'s push of {three}" in lines
 
     assert "v1 is live" in rest(first)
     said = rest(third)
@@ -113,7 +113,7 @@ def test_scaling_waits_for_a_deploy_and_is_not_superseded(nap: Nap, pusher: Push
 
 def test_cancelled_deploy_leaves_nothing_and_says_by_whom(nap: Nap, pusher: Pusher) -> None:
     nothing = nap.run("builds:cancel", "no-such-app-here", ok=False)
-    assert (nothing.returncode, nothing.stderr.splitlines()[0]) == (1, " !     there is no app no-such-app-here here")
+    assert (nothing.returncode, nothing.stderr.splitlines()[0]) == (1, " !     app no-such-app-here does not exist")
     pusher.commit(Dockerfile=HTTPD, index_html="one")
     before = pusher.push()
     nothing = nap.run("builds:cancel", pusher.app, ok=False)
@@ -216,7 +216,7 @@ def test_deploy_that_lost_its_turn_ends(nap: Nap, pusher: Pusher) -> None:
     said = rest(deploy)
     assert deploy.returncode == 1
     assert "no longer deploying" in said
-    assert "its turn is lost" in said
+    assert "lost the deploy lock" in said
     assert nap.leftovers(pusher.app, 1) == []
 
 
@@ -225,7 +225,7 @@ def test_push_that_does_not_wait(nap: Nap, pusher: Pusher) -> None:
     pushed = pusher.push("-o", "nap.wait=no", "nap", "HEAD:refs/heads/master")
     assert pushed.status == 0
     commit = pusher.git("rev-parse", "HEAD")[:7]
-    assert pushed.lines[0] == f"=====> {pusher.app}: the deploy of {commit} has begun, and goes on without you"
+    assert pushed.lines[0] == f"=====> {pusher.app}: the deploy of {commit} has started and continues in the background"
     assert (
         pushed.lines[1] == f"       To follow it: ssh HOST builds:output {pusher.app} -t (HOST as in your remote's URL)"
     )
@@ -242,7 +242,7 @@ def test_push_that_does_not_wait_is_told_what_goes_wrong_at_once(nap: Nap, pushe
     pushed = pusher.push("-o", "nap.wait=no", "nap", "HEAD:refs/heads/master")
     assert pushed.status == 1
     assert "has no Dockerfile at its top" in pushed.text
-    assert "goes on without you" not in pushed.text
+    assert "continues in the background" not in pushed.text
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -276,7 +276,7 @@ def test_waiting_push_whose_pusher_left_deploys_all_the_same(nap: Nap, pusher: P
 
 def test_output_of_builds(nap: Nap, pusher: Pusher) -> None:
     none = pusher.ssh_command("builds:output", pusher.app)
-    assert (none.returncode, none.stderr.splitlines()[0]) == (1, f" !     there is no app {pusher.app} here")
+    assert (none.returncode, none.stderr.splitlines()[0]) == (1, f" !     app {pusher.app} does not exist")
     commits = [pusher.commit(Dockerfile=HTTPD, index_html="one")[:7]]
     assert pusher.push().status == 0
     commits.append(pusher.commit(index_html="two")[:7])
@@ -310,7 +310,7 @@ def test_an_older_push_that_comes_late_does_not_undo_a_newer_one(nap: Nap, pushe
     pushed = pusher.push()
     hook = nap.run_hook(pusher.bare, older)
     assert hook.returncode == 1
-    assert f" !     {older[:7]} is not deployed: {pusher.user}'s push of {newer[:7]} came after it" in hook.stdout
+    assert f" !     {older[:7]} was not deployed: superseded by {pusher.user}'s push of {newer[:7]}" in hook.stdout
     assert answer(pushed.url) == "two"
 
 
@@ -363,4 +363,4 @@ def test_a_deploy_of_which_etcd_has_forgotten_the_beginning_is_cancelled(etcd: E
         assert "bob cancelled it" in str(why_over(etcd, Lock(key, revision, msgspec.convert(SOMEONE, Turn))))
     with meanwhile(etcd, {key: None}):
         etcd.put(key, SOMEONE)
-        assert "its turn is lost" in str(why_over(etcd, Lock(key, revision, msgspec.convert(SOMEONE, Turn))))
+        assert "lost the deploy lock" in str(why_over(etcd, Lock(key, revision, msgspec.convert(SOMEONE, Turn))))

@@ -89,7 +89,7 @@ def test_a_command_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert cli.over_ssh(words, State(tmp_path), "alice") == 2
         first, second = capsys.readouterr().err.splitlines()
         assert first.startswith(f" !     No such command '{words[-1]}'")
-        assert second == " !     What there is: ssh HOST help"
+        assert second == " !     To list the commands: ssh HOST help"
 
 
 def test_a_name_that_cannot_be_an_apps_was_understood(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_quote_that_does_not_end(tmp_path: Path, capfd: pytest.CaptureFixture[
         assert _let_through("logs 'hello", State(tmp_path), "alice", channel) == 2
     said = capfd.readouterr().err
     assert said.startswith(" !     that command cannot be read: no closing quotation\n !     ")
-    assert said.endswith(" !     What else there is: ssh HOST help\n")
+    assert said.endswith(" !     To list the commands: ssh HOST help\n")
 
 
 def test_which_nap_it_is() -> None:

@@ -54,7 +54,7 @@ def cancel_build(caller: Caller, app: str) -> None:
         stopped = cancel(etcd, ledger.root, caller.user, _CANCEL_SECONDS)
         now = ledger.current()
     if stopped is None:
-        raise NapError(f"nothing is being deployed to {app}", advice=f"What was: builds {app}")
+        raise NapError(f"nothing is being deployed to {app}", advice=f"To list the builds: builds {app}")
     if now and now != before:
         raise NapError(f"{app} {now.name} was live before it could be cancelled")
     click.echo(f"{app}: cancelled; {stopped.who} was {stopped.doing}")

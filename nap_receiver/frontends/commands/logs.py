@@ -71,13 +71,13 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
     if number is not None:
         release = next((each for each, _ in records.history() if each.number == number), None)
         if release is None:
-            raise NapError(f"{app} has no release v{number}", advice=f"What there is: releases {app}")
+            raise NapError(f"{app} has no release v{number}", advice=f"To list the releases: releases {app}")
     elif current and (rest := at_rest(current, process.partition(".")[0])):
         release = _last_that_ran(records, wanted)
     if release is None and not (tail or rest):
         if not records.history():
             raise never_deployed(app)
-        raise NapError(f"{app} has no release that serves", advice=f"What its deploys said: builds:output {app}")
+        raise NapError(f"{app} has no release that serves", advice=f"The logs of its deploys: builds:output {app}")
     instances = [each for each in release.instances if wanted.includes(each.label)] if release else []
     if release and not instances:
         _refuse_unknown(release, process, tail)
@@ -98,7 +98,7 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
         elif not lines and release != current and release and not tail:
             raise NapError(
                 f"nothing is left of what {app} {release.name} printed",
-                advice=f"What its deploy said: builds:output {app} (builds {app} lists them)",
+                advice=f"The log of its deploy: builds:output {app} (builds {app} lists them)",
             )
         if shown:
             click.echo("\n".join(map(str, shown)))
@@ -116,7 +116,7 @@ def _show_requests(caller: Caller, records: "Records", tail: bool, most: int, nu
 
     settings, log = load(caller.state).settings, caller.state.router_log
     if number is not None:
-        raise NapError("requests are of no release", advice=f"All there are: logs {records.app} -p {ROUTER}")
+        raise NapError("requests are of no release", advice=f"All requests: logs {records.app} -p {ROUTER}")
     if not log.exists() and not is_routing(caller.state):  # Caddy makes it when it has answered somebody
         raise NapError(
             "no router has run here, and what it logs is on the machine where it runs",
@@ -144,7 +144,7 @@ def _refuse_unknown(release: Release, process: str, tail: bool) -> None:
     if rest := release.at_rest(process.partition(".")[0]):
         raise NapError(
             f"{release.app} {release.name} ran no {process or 'instance'}: it was {rest[0]}",
-            advice=f"What else there is: releases {release.app}",
+            advice=f"To list the releases: releases {release.app}",
         )
     if tail and process.partition(".")[0] in release.formation:
         return

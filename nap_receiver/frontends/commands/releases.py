@@ -50,7 +50,7 @@ def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -
     found = [(each, outcome) for each, outcome in history if each.number == number]
     if not found:
         which = f"release v{release}" if release else "release that serves"
-        raise NapError(f"{app} has no {which}", advice=f"What there is: releases {app}")
+        raise NapError(f"{app} has no {which}", advice=f"To list the releases: releases {app}")
     each, outcome = found[0]
     facts = {
         "release": each.name,
