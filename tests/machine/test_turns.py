@@ -260,7 +260,7 @@ def test_deploy_whose_pusher_left_goes_on_and_can_be_followed(nap: Nap, pusher: 
     assert isinstance(value, dict)
     assert answer(f"http://{value['host']}:{value['port']}") == "one"
     builds = pusher.ssh_command("builds", pusher.app).stdout.splitlines()
-    assert re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{7}  over +succeeded", builds[-1])
+    assert re.fullmatch(r"\d{8}T\d{6}-[0-9a-f]{7}  finished +succeeded", builds[-1])
 
 
 def test_waiting_push_whose_pusher_left_deploys_all_the_same(nap: Nap, pusher: Pusher) -> None:
