@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +29,10 @@ from tests.nap import HTTPD, Nap, Pushed, Pusher, eventually
 
 ROOT = Path(__file__).resolve().parent.parent
 
+
+# A shell that starts this in the background has it ignore Ctrl-C, and so would everything that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PORTS = itertools.count(random.randrange(10_000, 20_000))
 
