@@ -4,6 +4,7 @@ It is locked (flock(2)) while it is written, so that whoever reads it sees when 
 """
 
 import fcntl
+import itertools
 import os
 import re
 import subprocess
@@ -24,10 +25,19 @@ _LAST_LINE_BYTES = 100
 
 
 def new_log(state: State, app: str, what: str) -> Path:
-    """Where the log of a deploy that begins now belongs: `logs/hello/20260131T235959-1a2b3c4.log`."""
-    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    """Where the log of a deploy that begins now belongs: `logs/hello/20260131T235959-1a2b3c4.log`.
+
+    Names are in the order in which the deploys began. So one that begins in the second of another has the next second.
+    """
+    now = int(time.time())
+    taken = {log.stem[: len(_stamp(now))] for log in logs(state, app)}
+    stamp = next(stamp for stamp in map(_stamp, itertools.count(now)) if stamp not in taken)
     named = re.sub(r"[^A-Za-z0-9._=-]", ",", what)[:_LONGEST_NAME]
     return state.deploy_logs / app / f"{stamp}-{named}.log"
+
+
+def _stamp(seconds: int) -> str:
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(seconds))
 
 
 def open_log(path: Path) -> TextIO:

@@ -26,6 +26,17 @@ def test_two_deploys_of_one_moment_have_a_log_each(tmp_path: Path) -> None:
     assert [log_of(State(tmp_path), "hello", log.stem) for log in there] == there, "by its whole name each"
 
 
+def test_builds_that_begin_in_one_second_are_listed_in_the_order_of_their_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, began = State(tmp_path), ["f" * 7, "a" * 7, "c" * 7]
+    monkeypatch.setattr("time.time", lambda: 1_800_000_000.5)
+    for commit in began:
+        open_log(new_log(state, "hello", commit)).close()
+    assert [log.stem.partition("-")[2] for log in logs(state, "hello")] == began
+    assert log_of(state, "hello", None).stem == "20270115T080002-ccccccc"
+
+
 def test_a_log_that_was_written_is_not_written_again(tmp_path: Path) -> None:
     with open_log(tmp_path / "x.log") as log:
         log.write("one\n")
