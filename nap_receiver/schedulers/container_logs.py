@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,9 @@ class Containers:
         # First, so that the engine has told all that is in it of its container.
         written, ended = _last_lines(log, 2 * most)
         there = self._inspected(f"{instance.unit}.{self._state.name}")
-        if there is None:
+        said = self._kept_by_engine(there["Id"], instance.label, most) if there else None
+        if said is None:
             return [Line(ended, instance.label, text) for text in written]
-        with _answering():
-            said = list(self._said(there["Id"], instance.label, follow=False, tail=most))
         if said:
             self._seen[there["Id"]] = said[-1].at
         if len(said) >= most:
@@ -57,6 +57,18 @@ class Containers:
         created = _stamp(there["Created"])
         before = not_said(written, [line.text for line in said])
         return [*(Line(created, instance.label, text) for text in before), *said]
+
+    def _kept_by_engine(self, container: str, label: str, most: int) -> list[Line] | None:
+        """The last lines of a container; None where it is being removed, or gone."""
+        from docker.errors import APIError
+
+        with _answering():
+            try:
+                return list(self._said(container, label, follow=False, tail=most))
+            except APIError as error:
+                if error.status_code not in {HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT}:
+                    raise
+                return None
 
     def _inspected(self, container: str) -> Any:
         """What the engine knows of a container, or None where there is none."""
