@@ -1,24 +1,20 @@
 """An etcd and a scheduler in this process's memory, for tests of what uses them. Both pass the real ones' tests."""
 
 import itertools
-import ssl
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.settings import EtcdSettings
-from nap_receiver.engine.container import Body
 from nap_receiver.model.release import DISCOVERY, Instance
-from nap_receiver.schedulers.log_source import Source
-from nap_receiver.schedulers.placement import Placement
-from nap_receiver.schedulers.scheduler import Dependency, Units, VersionOf, Work
+from nap_receiver.schedulers.null import Null
+from nap_receiver.schedulers.scheduler import RunsOn, Units, Work
 from nap_receiver.store.etcd import LARGEST_BYTES, Entry, Etcd, Listing
 
 
@@ -110,22 +106,16 @@ Outcome = Callable[[Instance], Literal["good", "exits", "silent"]]
 
 
 @dataclass
-class FakeScheduler:
+class FakeScheduler(Null):
     """Runs nothing, and says in etcd what instances would: that they are good, or that they have ended."""
 
     etcd: Etcd
     places: EtcdSettings
     outcome: Outcome = lambda instance: "good"
-    runs_on: Literal["this machine", "a cluster", "nothing"] = "a cluster"
+    runs_on: RunsOn = "a cluster"
     started: dict[str, Instance] = field(default_factory=dict)
     calls: list[tuple[str, list[str]]] = field(default_factory=list)
     """What it was told to do, and with which instances."""
-
-    def place(self, app: str, repository: Path, formation: dict[str, int]) -> Placement:
-        return Placement()
-
-    def asked_of_engine(self, instance: Instance, body: Body) -> Body:
-        return body
 
     def start(self, work: Work) -> None:
         self._note("start", [each.unit for each in work.instances])
@@ -137,9 +127,6 @@ class FakeScheduler:
                 case "exits":
                     report = {"status": 3, "error": b"", "output": b"it failed\n"}
                     self.etcd.put(f"{self.places.exits_of(instance.release.app)}{instance.key}", report)
-
-    def require_placed(self, work: Work) -> None:
-        pass
 
     def withdraw(self, instances: Sequence[str]) -> None:
         self._note("withdraw", instances)
@@ -167,34 +154,8 @@ class FakeScheduler:
         units = frozenset(name for unit in self.started for name in (unit, unit + DISCOVERY))
         return Units(units, units, units)
 
-    @contextmanager
-    def logs(self, app: str) -> Iterator[Source]:
-        raise NotImplementedError
-        yield
-
-    def apps_to_renew(self) -> list[str]:
-        return []
-
-    def renew(self, work: Work, seconds: float) -> None:
-        pass
-
-    def is_stopping(self, instance: str) -> bool:
-        return False
-
     def is_ours(self, unit: str) -> bool:
         return True
-
-    def how_to_remove(self, app: str, unit: str) -> str:
-        return ""
-
-    def dependencies(self) -> Sequence[Dependency]:
-        return ()
-
-    def versions(self) -> Mapping[str, VersionOf]:
-        return {}
-
-    def clocks(self) -> Mapping[str, tuple[str, ssl.SSLContext | None]]:
-        return {}
 
     def _note(self, call: str, instances: Sequence[str]) -> None:
         self.calls.append((call, list(instances)))

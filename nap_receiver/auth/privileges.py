@@ -1,4 +1,4 @@
-"""The account that nap runs under: that of its state directory, whoever calls the command."""
+"""Run as the account that owns the state directory, whoever calls the command."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""Work that goes on in a process of its own when whoever began it has ended, and how others tell that it does.
+"""Background jobs, each in its own process, and how to find out whether one is running.
 
 Each job has a file in the state directory that its process holds a lock on (flock(2)); the file names what it works on.
 The lock ends with the process, however that ends.
@@ -25,7 +25,7 @@ def start_job(state: State, kind: str, module: str, subjects: Sequence[str], log
         fcntl.flock(file, fcntl.LOCK_SH)  # the process that inherits it holds it too
         file.write("\n".join(subjects))
         file.flush()
-        Path(draft).rename(folder / f"{kind}{Path(draft).name}")  # now that it is locked
+        Path(draft).rename(folder / f"{kind}{Path(draft).name}")  # only a locked file has a job's name
         subprocess.Popen(
             [sys.executable, "-P", "-m", module, str(state.root), *subjects],
             stdin=subprocess.DEVNULL,

@@ -56,7 +56,9 @@ class SchedulerName(_Checked):
     """What runs the instances: one of nap's own schedulers, or one that another package brings."""
 
     own: ClassVar[tuple[str, ...]] = ("local", "fleet", "null")
-    expected = f'one of "local", "fleet", "null", or a scheduler of an installed package (entry point {PLUGINS})'
+    expected = (
+        f"one of {', '.join(map(json.dumps, own))}, or a scheduler of an installed package (entry point {PLUGINS})"
+    )
 
     @classmethod
     def fits(cls, text: str) -> bool:

@@ -156,11 +156,9 @@ def _forget(images: Sequence[str], deploy: Deploy) -> bool:
     """Have the registry forget these images; whether it does. Raises `NapError` where it should."""
     settings = deploy.settings
     try:
-        if settings.is_single_machine and images:
-            _mark(deploy.app.state, "uncollected").touch()
         _delete(images, deploy.app.state, settings)
     except Unwilling as error:
-        if settings.is_single_machine:  # nap's own is told to let it
+        if settings.is_single_machine:  # nap's own registry is configured to delete
             raise
         deploy.channel.log_only(f"{deploy.ledger.app}: images of old releases stay in the registry: {error}")
         return False
@@ -173,15 +171,15 @@ def forget_all(app: str, images: Sequence[str], state: State, settings: Settings
     Raises `NapError` where the registry does not; then the engine does all the same.
     """
     try:
-        if settings.is_single_machine and images:
-            _mark(state, "uncollected").touch()
         _delete(images, state, settings)
     finally:
         _remove_later(app, state)
 
 
 def _delete(images: Sequence[str], state: State, settings: Settings) -> None:
-    """Delete these images' manifests, and with them their tags."""
+    """Delete these images' manifests and tags. The space in nap's own registry is freed later (`_collect`)."""
+    if settings.is_single_machine and images:
+        _mark(state, "uncollected").touch()
     with registry_of(state, settings) as registry:
         for image in images:
             registry.delete(image)

@@ -1,9 +1,7 @@
 """Read, merge and follow the output of instances.
 
-On one machine the engine has it, with the time of each line, but only of containers that are there; what those before
-them printed is in the files that the local scheduler keeps, which tell no times. On a cluster all of it is in the
-journals of the machines, which are read over ssh, where the operator has set that up. What the router says of the
-requests to an app is no instance's, and in the router's own log, on its machine.
+Each scheduler reads the output of its own instances (`Scheduler.logs`). The requests to an app are in the router's own
+log, on the router's machine.
 """
 
 import json
@@ -16,21 +14,17 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from nap_receiver.core.channel import plain
 from nap_receiver.model.release import RENAMED, ROUTER, Instance, Release
 from nap_receiver.routing.caddy_configuration import ACCESS_LOG, VISITORS_PROTOCOL
 from nap_receiver.schedulers.log_source import Line, Source, Wanted, time_of
 
-if TYPE_CHECKING:  # docker's library and fleet's are for those who call them
-    pass
-
 MOST_LINES = 10_000
 """How many lines can be asked for."""
 
 _HELD_LINES = 1000  # for a reader who is slower than the app; then the sources wait
-_TRY_AGAIN_SECONDS = 1.0
 _LOOK_AGAIN_SECONDS = 0.2
 
 

@@ -152,7 +152,7 @@ def require_processors(number: float, state: State, settings: Settings) -> None:
     """Raise `NapError` where this machine has fewer, if it is the one: nothing would start that is to have so many."""
     if not number or scheduler_of(state, settings).runs_on != "this machine":
         return
-    from nap_receiver.engine.client import engine_at  # libraries that no other change has need of
+    from nap_receiver.engine.client import engine_at  # only this change needs its libraries
 
     with engine_at(settings.engine.url) as engine:
         there = engine.processors()
@@ -286,8 +286,7 @@ def release_again(source: Release, why: str, deploy: Deploy, *, is_new: bool = T
     placement = deploy.scheduler.place(source.app, deploy.app.repository, source.formation)
     release(replace(source, by=deploy.app.who, why=why), placement, deploy, is_new=is_new)
     if sort_out(deploy.ledger.history(), deploy.settings.deploy.keep_releases).going:
-        from nap_receiver.deploy.image_pruning import (
-            keep_recent,  # a quarter of a second of libraries, once the app is live
-        )
+        # Imported when the app is live, because its libraries take a quarter of a second.
+        from nap_receiver.deploy.image_pruning import keep_recent
 
         keep_recent(deploy)

@@ -67,7 +67,7 @@ class Gitolite:
         done = _run([self.program, *words], stdin)
         if done.returncode:
             said = (done.stderr + done.stdout).strip().splitlines()
-            raise NapError(f"`gitolite {' '.join(words)}` failed", words=said[-10:], advice="Fix that, then try again.")
+            raise NapError(f"`gitolite {' '.join(words)}` failed", words=said[-10:], advice=_AGAIN)
         return done.stdout.strip()
 
     def rc_text(self) -> str:

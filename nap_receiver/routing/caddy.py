@@ -1,4 +1,4 @@
-"""Caddy's admin API, over its unix socket: what the proxy is told, all of it at once."""
+"""Caddy's admin API over its unix socket: load the whole configuration of the proxy."""
 
 import http.client
 import socket

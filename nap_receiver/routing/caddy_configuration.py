@@ -1,4 +1,4 @@
-"""The Caddy behind the front is told this: for each app its names and where its instances answer, as Caddy's JSON.
+"""The configuration of the Caddy behind the front, as Caddy's JSON: the names and instances of each app.
 
 The configuration says all of it, so that setting it twice changes nothing, and nothing is left of what was before.
 Visitors' connections are the front's (`front`).

@@ -1,7 +1,7 @@
 """The router: it follows what etcd says of the apps, and has Caddy do so. `nap router` runs it, beside its two Caddies.
 
-One has the routes (`routes`), and the front before it has visitors' connections (`front`). Both keep by themselves what
-they were told, also over their own restart; so what serves goes on while etcd or this program is away.
+One has the routes (`caddy_configuration`). The front before it has visitors' connections (`front`). Both keep their
+last configuration, also over a restart, so apps stay reachable while etcd or this program is away.
 """
 
 import os

@@ -28,7 +28,7 @@ from nap_receiver.engine.container import Body
 from nap_receiver.model.release import DISCOVERY, Instance
 from nap_receiver.schedulers.log_source import Source
 from nap_receiver.schedulers.placement import Machine, Placement, placement_of
-from nap_receiver.schedulers.scheduler import Dependency, Units, VersionOf, Work
+from nap_receiver.schedulers.scheduler import Dependency, RunsOn, Units, VersionOf, Work
 from nap_receiver.schedulers.units import InstanceUnits, render
 
 TAKING_AWAY = "take-away-units"
@@ -43,7 +43,7 @@ _ENDED = {"inactive", "failed"}
 class Fleet:
     """A `Scheduler` for a cluster."""
 
-    runs_on = "a cluster"
+    runs_on: RunsOn = "a cluster"
 
     def __init__(self, state: State, settings: Settings) -> None:
         self._state = state

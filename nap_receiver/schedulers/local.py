@@ -19,7 +19,7 @@ from nap_receiver.engine.container import Body
 from nap_receiver.model.release import DISCOVERY, Instance
 from nap_receiver.schedulers.log_source import Source
 from nap_receiver.schedulers.placement import Placement
-from nap_receiver.schedulers.scheduler import Dependency, Units, VersionOf, Work
+from nap_receiver.schedulers.scheduler import Dependency, RunsOn, Units, VersionOf, Work
 from nap_receiver.schedulers.units import Unit, render
 
 _ALIVE = {"STARTING", "RUNNING", "BACKOFF"}
@@ -31,7 +31,7 @@ _THERE = (Fault.BAD_NAME, Fault.ALREADY_ADDED)  # another deploy reads the folde
 class Local:
     """A `Scheduler` for the machine that this state directory is on."""
 
-    runs_on = "this machine"
+    runs_on: RunsOn = "this machine"
 
     def __init__(self, state: State, settings: Settings) -> None:
         self._state, self._settings = state, settings

@@ -12,13 +12,13 @@ from nap_receiver.engine.container import Body
 from nap_receiver.model.release import Instance
 from nap_receiver.schedulers.log_source import Source
 from nap_receiver.schedulers.placement import Placement
-from nap_receiver.schedulers.scheduler import Dependency, Units, VersionOf, Work
+from nap_receiver.schedulers.scheduler import Dependency, RunsOn, Units, VersionOf, Work
 
 
 class Null:
     """A `Scheduler` for those who deploy the image elsewhere."""
 
-    runs_on = "nothing"
+    runs_on: RunsOn = "nothing"
 
     def __init__(self, state: State, settings: Settings) -> None:
         pass

@@ -13,6 +13,9 @@ from nap_receiver.model.release import DISCOVERY, UNIT, Instance
 from nap_receiver.schedulers.log_source import Source
 from nap_receiver.schedulers.placement import Placement
 
+RunsOn = Literal["this machine", "a cluster", "nothing"]
+"""Where a scheduler runs instances: as containers of this machine's engine, as units of a cluster, or nowhere."""
+
 
 @dataclass(frozen=True)
 class Units:
@@ -81,8 +84,7 @@ class Scheduler(Protocol):
     named as their units are: `hello.v3.web.1`.
     """
 
-    runs_on: Literal["this machine", "a cluster", "nothing"]
-    """Where instances run: as containers of this machine's engine, as units of a cluster, or nowhere."""
+    runs_on: RunsOn
 
     def place(self, app: str, repository: Path, formation: dict[str, int]) -> Placement:
         """Where the app may run, as its repository or the settings say; refused where no machine will do."""
