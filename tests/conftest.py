@@ -28,6 +28,7 @@ from tests.lone_machine import LoneMachine, boot_alone, remove
 from tests.nap import HTTPD, Nap, Pushed, Pusher, eventually
 
 ROOT = Path(__file__).resolve().parent.parent
+pytest.register_assert_rewrite("tests.etcd_contract")
 
 
 # A shell that starts this in the background has it ignore Ctrl-C, and so would everything that the tests start.
@@ -65,16 +66,20 @@ _LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, or one worker would still have such a file when the others are idle.
+    """Mark the tests outside `unit/` with `machine`, and begin with the files that take longest.
 
-    After those that are listed come those with most tests that need the real programs.
+    One worker would still have such a file when the others are idle. After the listed files come the files with most
+    tests, and the fast tests come last.
     """
     listed = [f"test_{name}.py" for name in _LONGEST.split()]
-    real = Counter(item.path.name for item in items if item.get_closest_marker("machine"))
+    machine = [item for item in items if not item.path.is_relative_to(ROOT / "tests" / "unit")]
+    for item in machine:
+        item.add_marker("machine")
+    tests = Counter(item.path for item in machine)
 
     def place(item: pytest.Item) -> tuple[int, int]:
         name = item.path.name
-        return listed.index(name) if name in listed else len(listed), -real[name]
+        return listed.index(name) if item.path in tests and name in listed else len(listed), -tests[item.path]
 
     items.sort(key=place)
 

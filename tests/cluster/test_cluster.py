@@ -12,7 +12,7 @@ from tests.fleet_apps import Visitor, an_app, answered, containers, host_of, onl
 from tests.fleet_cluster import Cluster
 from tests.nap import HTTPD, Nap, Pushed, Pusher, answer, eventually
 
-pytestmark = [pytest.mark.machine, pytest.mark.cluster]
+pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(autouse=True)

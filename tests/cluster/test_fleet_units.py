@@ -19,8 +19,6 @@ from tests.fleet_apps import Visitor, an_app, answered, having, host_of, only, p
 from tests.fleet_cluster import Cluster
 from tests.nap import HTTPD, Nap, Pushed, Pusher, answer, eventually, read_until, rest, runs
 
-pytestmark = pytest.mark.machine
-
 
 @pytest.fixture
 def pusher(either: Cluster, either_receiver: Nap, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pusher]:

@@ -22,8 +22,6 @@ from tests.nap import eventually
 from tests.real_machine import Machine
 from tests.stand_in import FLEETCTL
 
-pytestmark = pytest.mark.machine
-
 SECONDS = 60
 """How long a real cluster may take for anything but a start that never ends."""
 

@@ -11,8 +11,6 @@ import pytest
 from tests.acme import HOSTS, NAMES
 from tests.nap import ROOT
 
-pytestmark = pytest.mark.machine
-
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a network on which names are public")
 @pytest.mark.parametrize("caddy", [str(Path(sys.executable).parent / "caddy"), "/usr/bin/caddy"])

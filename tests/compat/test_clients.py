@@ -11,8 +11,6 @@ from nap_receiver.core.deploy_log import is_over, log_of, logs
 from tests.clients import CLIENTS, NICKNAME, Client, Git, url
 from tests.nap import HTTPD, Nap, Pushed, Pusher, answer, eventually, runs
 
-pytestmark = pytest.mark.machine
-
 MASTER = "refs/heads/master:refs/heads/master"
 KEPT = ["nap.deploy=no"]
 """The push options of those tests that need a repository and no app."""

@@ -15,8 +15,6 @@ from tests.conftest import free_address
 from tests.gitolite_server import Developer, Gitolite
 from tests.nap import HTTPD, Nap, answer, eventually, is_script, processes
 
-pytestmark = pytest.mark.machine
-
 CONF = """
 @devs = alice bob
 repo team/shop team/early slow displaced

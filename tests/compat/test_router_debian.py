@@ -29,8 +29,6 @@ __all__ = [
     "test_websocket_passes",
 ]
 
-pytestmark = pytest.mark.machine
-
 
 @pytest.fixture(scope="module")
 def nap(short_folder: Path) -> Iterator[Nap]:

@@ -15,8 +15,6 @@ import pytest
 from tests.conftest import fresh_nap
 from tests.nap import HTTPD, ROOT, Nap, Pusher, answer
 
-pytestmark = pytest.mark.machine
-
 _PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 
 

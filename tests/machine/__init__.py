@@ -1,1 +1,1 @@
-"""Tests on real programs: an engine, etcd, a registry, sshd, a router. `make test-fast` runs those that start none."""
+"""Tests on real programs: an engine, etcd, a registry, sshd, a router."""

@@ -7,8 +7,6 @@ import pytest
 from nap_receiver.auth.access import Access, access_of
 from tests.nap import HTTPD, ROOT, Nap, Pusher
 
-pytestmark = pytest.mark.machine
-
 
 @pytest.mark.parametrize(
     ("has", "may"),

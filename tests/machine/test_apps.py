@@ -8,8 +8,6 @@ import pytest
 
 from tests.nap import COMMAND, Nap, Pushed, Pusher, answer, eventually
 
-pytestmark = pytest.mark.machine
-
 
 def test_apps_are_listed_to_those_who_may_read_them(nap: Nap, pusher: Pusher, live: Pushed, tmp_path: Path) -> None:
     url = pusher.ssh_command("open", pusher.app).stdout.strip()

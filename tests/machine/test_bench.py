@@ -9,8 +9,6 @@ import pytest
 
 from tests.nap import ROOT, eventually, processes
 
-pytestmark = pytest.mark.machine
-
 
 @pytest.mark.parametrize("program", ["bench.py", "router_bench.py"])
 def test_a_benchmark_that_is_terminated_takes_its_nap_down(program: str, short_folder: Path) -> None:

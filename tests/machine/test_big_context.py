@@ -7,8 +7,6 @@ import pytest
 
 from tests.nap import HTTPD, ROOT, Nap, Pusher
 
-pytestmark = pytest.mark.machine
-
 GIGABYTE = 1 << 30
 MOST = 150 * 1024  # KiB
 

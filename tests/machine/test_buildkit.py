@@ -24,8 +24,6 @@ from nap_receiver.git.checkout import DOCKERFILE, check_out
 from tests.nap import HTTPD, Nap, Pusher, eventually, processes
 from tests.repositories import Repository
 
-pytestmark = pytest.mark.machine
-
 ARGUMENTS = {"GIT_REV": "1a2b3c4", "NAP_APP": "kit"}
 
 

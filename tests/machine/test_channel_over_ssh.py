@@ -5,11 +5,7 @@ import signal
 import subprocess
 import time
 
-import pytest
-
 from tests.nap import HTTPD, Nap, Pusher, eventually
-
-pytestmark = pytest.mark.machine
 
 # 4 MB of output, and some time in which the pusher is gone.
 LOUD = HTTPD.replace(

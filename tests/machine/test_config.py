@@ -10,8 +10,6 @@ from nap_receiver.model.env_file import FORMS, read_env_file
 from tests.fleet_apps import pushed
 from tests.nap import HTTPD, Nap, Pushed, Pusher, answer, eventually, processes
 
-pytestmark = pytest.mark.machine
-
 SECRET = "s3cret-of-the-tests"
 VALUES = {
     "PLAIN": SECRET,

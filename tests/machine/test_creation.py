@@ -4,14 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
-
 from nap_receiver.auth.access import Access, access_of
 from tests.fleet_apps import pushed
 from tests.machine.test_config import environment_of
 from tests.nap import HTTPD, Nap, Pusher, answer
-
-pytestmark = pytest.mark.machine
 
 
 def test_what_is_set_before_the_first_push_holds_from_the_first_release(nap: Nap, pusher: Pusher) -> None:

@@ -4,12 +4,8 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-
 from tests.nap import HTTPD, Nap, Pusher, answer, eventually
 from tests.visitors import visitors
-
-pytestmark = pytest.mark.machine
 
 
 def test_first_push_prints_an_address_that_answers(nap: Nap, pusher: Pusher) -> None:

@@ -7,13 +7,9 @@ import signal
 import subprocess
 import time
 
-import pytest
-
 from nap_receiver.core.templates import TEMPLATES
 from tests.machine.test_failures import stopped
 from tests.nap import HTTPD, Nap, Pusher, answer, eventually, processes, runs
-
-pytestmark = pytest.mark.machine
 
 
 def container(nap: Nap, pusher: Pusher) -> str:

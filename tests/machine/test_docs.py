@@ -3,13 +3,9 @@
 import json
 import re
 
-import pytest
-
 from tests.examples import ROOT, examples
 from tests.fleet_apps import pushed
 from tests.nap import HTTPD, Nap, Pusher
-
-pytestmark = pytest.mark.machine
 
 PAGES = ("releases", "config", "processes", "ports", "run", "builds", "router", "apps", "json")
 """In this order: each finds the app as the one before has left it."""

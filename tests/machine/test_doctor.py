@@ -18,8 +18,6 @@ from tests.fleet_apps import an_app, answered, containers, loaded, pushed, wante
 from tests.fleet_cluster import Cluster
 from tests.nap import COMMAND, HTTPD, Nap, Pusher, answer, eventually, runs
 
-pytestmark = pytest.mark.machine
-
 WORKS = "web: exec httpd -f -p 8080 -h /www\nworker: exec sleep 1000\n"
 
 

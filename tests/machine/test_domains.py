@@ -15,176 +15,10 @@ from pathlib import Path
 import pytest
 
 from nap_receiver.core.errors import NapError
-from nap_receiver.core.paths import State
-from nap_receiver.core.settings import DomainName, EtcdSettings, RouterSettings
-from nap_receiver.routing.caddy_configuration import Site, behind, route
-from nap_receiver.routing.domains import _in_line, add_domains, checked_domain, domains_of, normal, token_of
-from nap_receiver.routing.router import Known
-from nap_receiver.store.etcd import Entry, connect
+from nap_receiver.routing.domains import add_domains, domains_of, token_of
+from nap_receiver.store.etcd import connect
 from tests.machine.test_router import ask, own, served
 from tests.nap import COMMAND, Nap, Pushed, Pusher, eventually
-
-ROUTER = RouterSettings(domain=DomainName("apps.example.org"))
-
-
-@pytest.mark.parametrize(
-    ("written", "name"),
-    [
-        ("www.example.org", "www.example.org"),
-        ("WWW.Example.ORG.", "www.example.org"),
-        ("*.example.com", "*.example.com"),
-        ("bücher.example", "xn--bcher-kva.example"),
-        ("BÜCHER。example", "xn--bcher-kva.example"),
-        ("*.bücher.example", "*.xn--bcher-kva.example"),
-        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
-        ("a--b.1.example", "a--b.1.example"),
-        ("myapps.example.org", "myapps.example.org"),
-        (f"{'a' * 63}.example", f"{'a' * 63}.example"),
-    ],
-)
-def test_domains_are_written_in_one_way(written: str, name: str) -> None:
-    assert checked_domain(written, ROUTER) == name
-
-
-@pytest.mark.parametrize(
-    ("written", "fault"),
-    [
-        ("https://www.example.org", "it is a URL"),
-        ("www.example.org/shop", "it is a URL"),
-        ("www.example.org:443", "it has a port"),
-        ("10.0.0.1", "it is an address"),
-        ("[::1]", "it is an address"),
-        ("::1", "it is an address"),
-        ("0x7f.1", "it is an address"),
-        ("", "one of its labels is empty"),
-        (".", "one of its labels is empty"),
-        ("*.", "one of its labels is empty"),
-        (".example.org", "one of its labels is empty"),
-        ("www..example.org", "one of its labels is empty"),
-        ("example.org..", "one of its labels is empty"),
-        ("*", "a * stands for all of the first label, and for no other"),
-        ("a.*.b", "a * stands for all of the first label, and for no other"),
-        ("*.*.example.org", "a * stands for all of the first label, and for no other"),
-        ("w*.example.org", "a * stands for all of the first label, and for no other"),
-        ("org", "it has one label, and needs two"),
-        ("*.org", "it has one label, and needs two besides the *"),
-        (f"{'a' * 64}.example", "a label has up to 63 letters, digits and, between them, dashes"),
-        ("a_b.example", "a label has up to 63 letters, digits and, between them, dashes"),
-        ("-a.example", "a label has up to 63 letters, digits and, between them, dashes"),
-        ("www.\x1b[2J.example", "a label has up to 63 letters, digits and, between them, dashes"),
-        ("www.example\n", "a label has up to 63 letters, digits and, between them, dashes"),
-        (f"{'a.' * 126}ab", "it has more than 253 characters"),
-        (f"*.{'a.' * 125}ab", "it has more than 253 characters"),
-        ("ü" * 5000, "it has more than 253 characters"),
-        ("☃.example", "it has letters, or an order of them, that domains do not have"),
-        ("xn--a.example", "it has letters, or an order of them, that domains do not have"),
-    ],
-)
-def test_what_is_no_domain_is_refused(written: str, fault: str) -> None:
-    with pytest.raises(NapError) as refused:
-        checked_domain(written, ROUTER)
-    assert str(refused.value) == f"{written[:80]!a} is no domain: {fault}"
-    assert str(refused.value).isascii()
-    assert str(refused.value).isprintable()
-
-
-@pytest.mark.parametrize(
-    "name", ["apps.example.org", "*.apps.example.org", "Shop.apps.example.org", "a.b.apps.example.org"]
-)
-def test_names_below_the_routers_are_its_own_to_give(name: str) -> None:
-    with pytest.raises(NapError, match=f"^{re.escape(name.lower())} is nap's own to give$"):
-        checked_domain(name, ROUTER)
-    assert normal(name) == name.lower(), "it can be removed where it was added before"
-    assert checked_domain(name, RouterSettings()) == name.lower()
-
-
-@pytest.mark.parametrize("name", ["example.org", "*.example.org", "*.EXAMPLE.org"])
-def test_a_name_above_the_routers_is_the_operators_to_add(name: str) -> None:
-    with pytest.raises(NapError, match=r"example\.org is above apps\.example\.org, "):
-        checked_domain(name, ROUTER)
-    assert checked_domain(name, ROUTER, is_operator=True) == name.lower()
-
-
-@pytest.mark.parametrize("name", ["co.uk", "*.co.uk", "github.io", "*.github.io", "*.s3.amazonaws.com", "公司.cn"])
-def test_nobody_gets_a_name_below_which_anybody_can_register(name: str) -> None:
-    for is_operator in (False, True):
-        with pytest.raises(NapError, match=r" is not one owner's: anybody can register names below "):
-            checked_domain(name, ROUTER, is_operator=is_operator)
-    below = f"shop.{name.removeprefix('*.')}"
-    assert checked_domain(below, ROUTER) == normal(below)
-
-
-def test_which_names_are_in_one_line() -> None:
-    others = ["example.com", "*.b.example.com", "c.b.example.com", "d.example.com", "example.net"]
-
-    def in_line(*names: str) -> set[tuple[str, str]]:
-        return set(_in_line(names, others))
-
-    assert in_line("*.d.example.com") == {("*.d.example.com", "example.com"), ("*.d.example.com", "d.example.com")}
-    assert {other for _, other in in_line("b.example.com")} == set(others[:3])
-    assert {other for _, other in in_line("*.example.com")} == set(others[:4])
-    assert {other for _, other in in_line("x.c.b.example.com")} == set(others[:3])
-    assert in_line("com", "example.org", "bexample.net", "*.xexample.com") - in_line("com") == set()
-    assert in_line("notexample.com", "ample.net") == set()
-
-
-def hosts(sites: list[Site]) -> list[tuple[str, str]]:
-    """Each name that Caddy asks for, in its order, and where it passes on what is for it."""
-    told = behind(sites, State(Path("/nap")), ROUTER)
-    routes = told["apps"]["http"]["servers"]["web"]["routes"]
-    found = []
-    while routes:
-        each, *routes = routes
-        handler = each["handle"][0]
-        routes = [*handler.get("routes", []), *routes]
-        if "upstreams" in handler:
-            found += [(name, handler["upstreams"][0]["dial"]) for name in each["match"][0]["host"]]
-    return found
-
-
-@pytest.mark.parametrize("others", [0, 100])
-def test_a_name_is_its_apps_before_a_wildcard(others: int) -> None:
-    wild = Site("aaa", ("aaa.localhost", "*.example.org"), ("127.0.0.1:1",))
-    exact = Site("zzz", ("zzz.localhost", "www.example.org"), ("127.0.0.1:2",))
-    between = [Site(f"b{n}", (f"b{n}.localhost",), ("127.0.0.1:3",)) for n in range(others)]
-    found = hosts([wild, *between, exact])
-    assert found.index(("www.example.org", "127.0.0.1:2")) < found.index(("*.example.org", "127.0.0.1:1"))
-    assert len(found) == others + 4
-
-
-def test_the_router_knows_no_domains_of_apps_that_are_gone_nor_below_its_own() -> None:
-    known = Known(EtcdSettings(), ROUTER)
-    domains = {"www.example.org": "shop", "old.example.org": "gone", "blog.apps.example.org": "shop"}
-    known.begin(
-        {"/nap/access/shop": {}, "/nap/access/blog": {}}
-        | {f"/nap/domains/{domain}": {"app": app} for domain, app in domains.items()}
-    )
-    assert [(site.app, list(site.names)) for site in known.sites()] == [
-        ("blog", ["blog.apps.example.org"]),
-        ("shop", ["shop.apps.example.org", "www.example.org"]),
-    ]
-
-
-def test_visitors_are_led_to_instances_of_one_protocol() -> None:
-    known = Known(EtcdSettings(), ROUTER)
-    known.begin({"/nap/access/shop": {}})
-
-    def led(*protocols: str) -> tuple[list[str], str, list[str]]:
-        """Where visitors are led when instances 1, 2, … speak these, what is spoken there, and what Caddy is told."""
-        known.values.pop("/services/", None)
-        for number, protocol in enumerate(protocols, 1):
-            value = {"host": "10.0.0.9", "port": number} | ({"protocol": protocol} if protocol else {})
-            known.change(Entry(f"/services/shop/v1.web.{number}", value, 1))
-        (site,) = known.sites()
-        versions = route(site, True, False)["handle"][0].get("transport", {}).get("versions", [])
-        return [address.rpartition(":")[2] for address in site.instances], site.protocol, versions
-
-    assert led() == ([], "http", [])
-    assert led("", "http") == (["1", "2"], "http", [])
-    assert led("h2c", "h2c") == (["1", "2"], "h2c", ["h2c", "2"])
-    assert led("h2c", "") == (["2"], "http", [])
-    assert led("h2c", "", "h2c") == (["1", "3"], "h2c", ["h2c", "2"])
-    assert led("", "carrier pigeon") == (["1"], "http", []), "of no use"
 
 
 def listed(nap: Nap, app: str) -> list[str]:
@@ -204,7 +38,6 @@ def another(pusher: Pusher, folder: Path) -> Pusher:
     return other
 
 
-@pytest.mark.machine
 def test_an_app_answers_to_the_domains_that_its_owner_adds(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     app, www, wild = pusher.app, f"www.{pusher.app}.test", f"*.{pusher.app}.test"
     assert ask(nap, www)[0] == 404
@@ -229,7 +62,6 @@ def test_an_app_answers_to_the_domains_that_its_owner_adds(nap: Nap, pusher: Pus
     assert ask(nap, own(pusher))[0] == 200
 
 
-@pytest.mark.machine
 def test_a_domain_is_one_apps(nap: Nap, pusher: Pusher, live: Pushed, tmp_path: Path) -> None:
     other, www = another(pusher, tmp_path / "other"), f"www.{pusher.app}.test"
     assert pusher.ssh_command("domains:add", pusher.app, f"'*.{pusher.app}.test'").returncode == 0
@@ -260,7 +92,6 @@ def test_a_domain_is_one_apps(nap: Nap, pusher: Pusher, live: Pushed, tmp_path: 
     assert nap.run("domains:add", other.app, f"b.{pusher.app}.test").returncode == 0, "the operator may"
 
 
-@pytest.mark.machine
 def test_an_app_has_no_more_domains_than_the_operator_says(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     many = nap.run("domains:add", pusher.app, *(f"n{n}.{pusher.app}.test" for n in range(41)), ok=False)
     assert many.stderr == " !     those are 41 domains, and one command takes 40\n"
@@ -274,7 +105,6 @@ def test_an_app_has_no_more_domains_than_the_operator_says(nap: Nap, pusher: Pus
     assert pusher.ssh_command("domains:add", pusher.app, *again).returncode == 0, "which it has"
 
 
-@pytest.mark.machine
 def test_a_public_domain_takes_a_proof_that_its_owner_can_give(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     name = f"www.{pusher.app}.invalid.com"
     token = re.compile(r'_nap\.\S+ TXT "nap=([0-9a-f]{32})"')
@@ -296,7 +126,6 @@ def test_a_public_domain_takes_a_proof_that_its_owner_can_give(nap: Nap, pusher:
     assert not nap.keys(nap.settings.etcd.proof_of(new))
 
 
-@pytest.mark.machine
 def test_two_owners_who_want_names_of_one_line_at_once(nap: Nap, pusher: Pusher) -> None:
     places, apps = nap.settings.etcd, [f"{pusher.app}-{letter}" for letter in "abcd"]
     together = threading.Barrier(len(apps))
@@ -326,7 +155,6 @@ def test_two_owners_who_want_names_of_one_line_at_once(nap: Nap, pusher: Pusher)
             etcd.write({f"{places.domains}/{name}": None for name in domains_of(etcd, places, app)})
 
 
-@pytest.mark.machine
 def test_only_the_owner_changes_domains(nap: Nap, pusher: Pusher, live: Pushed, tmp_path: Path) -> None:
     other, www = another(pusher, tmp_path / "other"), f"www.{pusher.app}.test"
     nap.run("domains:add", pusher.app, www)
@@ -341,7 +169,6 @@ def test_only_the_owner_changes_domains(nap: Nap, pusher: Pusher, live: Pushed, 
     assert listed(nap, pusher.app) == [www]
 
 
-@pytest.mark.machine
 def test_what_others_write_beside_domains_stops_nobody(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     places, www = nap.settings.etcd, f"www.{pusher.app}.test"
     unfit = [f"{places.domains}/{name}.{pusher.app}.test" for name in ("bad", "worse")]
@@ -359,7 +186,6 @@ def test_what_others_write_beside_domains_stops_nobody(nap: Nap, pusher: Pusher,
     etcd.close()
 
 
-@pytest.mark.machine
 def test_two_who_want_the_same_domains_at_once(nap: Nap, pusher: Pusher, tmp_path: Path) -> None:
     apps = [f"{pusher.app}-{letter}" for letter in "abcd"]
     places = nap.settings.etcd
@@ -421,7 +247,6 @@ def visited(nap: Nap, name: str) -> Iterator[set[int | str]]:
         thread.join()
 
 
-@pytest.mark.machine
 def test_domains_stay_with_a_renamed_app_and_go_with_a_destroyed_one(
     nap: Nap, pusher: Pusher, live: Pushed, tmp_path: Path
 ) -> None:
@@ -446,7 +271,6 @@ def test_domains_stay_with_a_renamed_app_and_go_with_a_destroyed_one(
     etcd.close()
 
 
-@pytest.mark.machine
 def test_open_shows_it_on_a_desktop_only(nap: Nap, pusher: Pusher, tmp_path: Path) -> None:
     pusher.commit(index_html="kept")
     pusher.git("push", "--quiet", "-o", "nap.deploy=no", "nap", "HEAD:master")

@@ -17,8 +17,6 @@ from nap_receiver.store.etcd import EtcdAway, connect
 from tests.conftest import free_address
 from tests.nap import eventually
 
-pytestmark = pytest.mark.machine
-
 _CERTIFICATE = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
 
 

@@ -15,8 +15,6 @@ from nap_receiver.core.paths import state_at
 from tests.conftest import free_address
 from tests.nap import HTTPD, ROOT, Nap, Pushed, Pusher, answer, eventually, runs
 
-pytestmark = pytest.mark.machine
-
 
 @pytest.fixture(autouse=True)
 def _what_ran_still_runs(nap: Nap, pusher: Pusher, live: Pushed) -> Iterator[None]:

@@ -19,8 +19,6 @@ from nap_receiver.machine.programs import account_is_locked
 from tests.conftest import free_address
 from tests.nap import QUICK_SSH, eventually
 
-pytestmark = pytest.mark.machine
-
 MINE, OTHERS = "127.0.0.1", "127.0.0.2"
 """The addresses that clients come from."""
 

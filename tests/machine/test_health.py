@@ -2,13 +2,9 @@
 
 import json
 
-import pytest
-
 from nap_receiver.model.app_url import url_of
 from tests.fleet_apps import pushed
 from tests.nap import HTTPD, Nap, Pushed, Pusher, answer, eventually, runs, throughout
-
-pytestmark = pytest.mark.machine
 
 HEALTH = {"path": "/health", "wait": 1, "attempts": 2, "timeout": 1}
 

@@ -31,8 +31,6 @@ from nap_receiver.git.repository import repository_at
 from tests.conftest import free_address
 from tests.nap import COMMAND, HTTPD, QUICK_SSH, Nap, Pushed, answer, eventually
 
-pytestmark = pytest.mark.machine
-
 MINE, THEIRS = "hostile-mine", "hostile-theirs"
 """The intruder's own app, and one that the intruder has no right to."""
 

@@ -9,8 +9,6 @@ import pytest
 
 from tests.nap import Nap, Pushed, Pusher, processes
 
-pytestmark = pytest.mark.machine
-
 _NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 _CONNECTION_REFUSED = 7  # curl(1): failed to connect to host
 

@@ -1,6 +1,5 @@
-"""What instances print: merged, chosen, followed, and kept over a crash; on one machine and on a cluster."""
+"""What instances print: chosen, followed, and kept over a crash; on one machine and on a cluster."""
 
-import json
 import re
 import shlex
 import signal
@@ -10,18 +9,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import click
 import pytest
 
-from nap_receiver.core.errors import NapError
-from nap_receiver.core.paths import State
-from nap_receiver.core.settings import load
-from nap_receiver.deploy.logs import merged
 from nap_receiver.frontends import cli  # noqa: F401 -- it puts all commands into the table
-from nap_receiver.frontends.commands.table import nap as nap_command
-from nap_receiver.schedulers.container_logs import _stamp, not_said
-from nap_receiver.schedulers.journal_logs import _journal_entry
-from nap_receiver.schedulers.log_source import Line, Wanted
 from tests.examples import examples
 from tests.fleet_apps import an_app, host_of, pushed
 from tests.fleet_cluster import Cluster
@@ -33,72 +23,6 @@ TALKS = runs(
 )
 
 STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) ([a-z]+\.\d+): (.*)")
-
-
-def test_lines_are_merged_by_time_and_the_last_are_kept() -> None:
-    web, worker = (
-        [Line(_stamp(at), label, "") for at in ats] for label, ats in (("web.1", "148"), ("worker.1", "2359"))
-    )
-    assert [line.at[0] for line in merged([*web, *worker], 5)] == ["3", "4", "5", "8", "9"]
-    assert merged([*web, *worker], 0) == []
-    line = Line(_stamp("2026-11-25T01:02:03.1234567Z"), "web.1", "hi")
-    assert line.at == "2026-11-25T01:02:03.123456700Z"
-    assert str(line) == "2026-11-25T01:02:03.123456Z web.1: hi"
-
-
-@pytest.mark.parametrize(
-    ("wanted", "units"),
-    [
-        (Wanted("hello"), ["hello.v3.web.1", "hello.v3.web.12", "hello.v4.worker.1"]),
-        (Wanted("hello", "v3"), ["hello.v3.web.1", "hello.v3.web.12"]),
-        (Wanted("hello", "", "web.1"), ["hello.v3.web.1"]),
-        (Wanted("hello", "", "worker"), ["hello.v4.worker.1"]),
-    ],
-)
-def test_instances_are_chosen(wanted: Wanted, units: list[str]) -> None:
-    there = ["hello.v3.web.1", "hello.v3.web.12", "hello.v4.worker.1", "hello-2.v3.web.1", "hell"]
-    there += ["hello.v3.web.1-discovery"]
-    assert [unit for unit in there if wanted.label(unit)] == units
-
-
-def test_what_a_container_said_is_not_shown_twice() -> None:
-    run = ["begins", "ready", "ready"]
-    assert not_said([*run, "no database", *run], run) == [*run, "no database"]
-    assert not_said(["begins", "ready"], run) == [], "the engine knows more"
-    assert not_said(["ready", "begins", "engine away", "ready"], run) == ["engine away"]
-    assert not_said(["last wordsbegins", "ready"], ["begins", "ready"]) == ["last words"]
-
-
-def test_entries_of_a_journal() -> None:
-    entry = {"__CURSOR": "s=1", "__REALTIME_TIMESTAMP": "1764032523000042", "_SYSTEMD_UNIT": "hello.v3.web.1.service"}
-    there = ("s=1", "hello.v3.web.1", "2025-11-25T01:02:03.000042000Z")
-    assert _journal_entry(json.dumps(entry | {"MESSAGE": "\x1b[1mhi"})) == (*there, "hi")
-    assert _journal_entry(json.dumps(entry | {"MESSAGE": list(b"hi\xff")})) == (*there, "hi\ufffd")
-    for none in ("", "-- No entries --", "{}", json.dumps(entry | {"MESSAGE": None}), "[]"):
-        assert _journal_entry(none) is None
-
-
-def test_where_journals_are_read_is_checked(tmp_path: Path) -> None:
-    for good in ("", "ssh://{address}", "ssh://nap@{address}:2222"):
-        assert load(State(tmp_path), {"NAP_FLEET_LOGS": good}).settings.fleet.logs == good
-    for bad in ("ssh://root@10.0.0.11", "-oProxyCommand=x", "ssh://-x@y@{address}", "tcp://{address}"):
-        with pytest.raises(NapError, match=r'expected where to log in, such as "ssh://root@\{address\}"'):
-            load(State(tmp_path), {"NAP_FLEET_LOGS": bad})
-
-
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (["-n", "x"], "expected a number of lines from 0 to 10000, got 'x'"),
-        (["-n", "10001"], "expected a number of lines from 0 to 10000, got '10001'"),
-        (["-p", "web.x"], "expected a process such as web or web.1, got 'web.x'"),
-        (["-p", "../x"], "expected a process such as web or web.1, got '../x'"),
-        (["--release", "x"], "expected a release such as v3, got 'x'"),
-    ],
-)
-def test_bad_values_are_refused(words: list[str], why: str) -> None:
-    with pytest.raises(click.UsageError, match=f"^{re.escape(why)}$"):
-        nap_command.main(["logs", "hello", *words], standalone_mode=False)
 
 
 def said(nap_or_pusher: Nap | Pusher, *words: str) -> list[tuple[str, str]]:
@@ -164,7 +88,6 @@ def talking(pusher: Pusher) -> Pusher:
     return pusher
 
 
-@pytest.mark.machine
 def test_lines_of_all_instances_are_merged_and_chosen(nap: Nap, talking: Pusher, tmp_path: Path) -> None:
     app = talking.app
     assert talking.ssh_command("ps:scale", app, "web=2").returncode == 0
@@ -182,7 +105,6 @@ def test_lines_of_all_instances_are_merged_and_chosen(nap: Nap, talking: Pusher,
     assert (tmp_path / "kept").read_text() == nap.run("logs", app).stdout
 
 
-@pytest.mark.machine
 def test_what_cannot_be_shown_is_told(nap: Nap, talking: Pusher) -> None:
     app = talking.app
     for words, why in {
@@ -198,7 +120,6 @@ def test_what_cannot_be_shown_is_told(nap: Nap, talking: Pusher) -> None:
     assert gone.stderr.splitlines()[0] == f" !     nothing is left of what {app} v2 printed"
 
 
-@pytest.mark.machine
 def test_what_the_last_release_printed_that_ran_is_shown_while_nothing_does(
     nap: Nap, talking: Pusher, tmp_path: Path
 ) -> None:
@@ -233,7 +154,6 @@ def test_what_the_last_release_printed_that_ran_is_shown_while_nothing_does(
     assert (gone.returncode, gone.stdout, gone.stderr.splitlines()[0]) == (1, "", told)
 
 
-@pytest.mark.machine
 def test_what_an_instance_said_before_it_crashed_is_kept(nap: Nap, talking: Pusher) -> None:
     run = ["web.1 of v1 begins", "no database", "last words"]
     crash(talking, "v1.web.1")
@@ -245,7 +165,6 @@ def test_what_an_instance_said_before_it_crashed_is_kept(nap: Nap, talking: Push
     assert texts[-1] == run[0]
 
 
-@pytest.mark.machine
 def test_following_sees_what_starts_later_and_leaves_nothing_behind(nap: Nap, talking: Pusher, tmp_path: Path) -> None:
     app, seen, alone = talking.app, tmp_path / "seen", tmp_path / "alone"
 
@@ -280,7 +199,6 @@ def test_following_sees_what_starts_later_and_leaves_nothing_behind(nap: Nap, ta
         )
 
 
-@pytest.mark.machine
 def test_every_example_of_the_page_works(nap: Nap, hello: Pusher, tmp_path: Path) -> None:
     hello.commit(Dockerfile=TALKS)
     pushed(hello)
@@ -324,7 +242,6 @@ def with_ssh(either: Cluster, either_receiver: Nap, tmp_path: Path) -> Iterator[
         machine.run("systemctl", "stop", "ssh")
 
 
-@pytest.mark.machine
 def test_journals_of_a_cluster(either: Cluster, distant: Pusher, with_ssh: Nap, tmp_path: Path) -> None:
     app = distant.app
     distant.commit(Dockerfile=TALKS)

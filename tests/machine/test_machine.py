@@ -14,8 +14,6 @@ from tests.conftest import free_address, fresh_nap
 from tests.nap import HTTPD, Nap, Pusher, answer, eventually
 from tests.regulars import regulars
 
-pytestmark = pytest.mark.machine
-
 
 @pytest.fixture
 def own(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[Nap]:

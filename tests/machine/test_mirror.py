@@ -7,8 +7,6 @@ import pytest
 
 from tests.nap import HTTPD, Nap, Pushed, Pusher, answer
 
-pytestmark = pytest.mark.machine
-
 MANY = 10_000
 
 

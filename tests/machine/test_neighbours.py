@@ -19,8 +19,6 @@ from nap_receiver.git.checkout import DOCKERFILE, Checkout
 from nap_receiver.machine.firewall import chains
 from tests.nap import HTTPD, Nap, Pusher, answer
 
-pytestmark = pytest.mark.machine
-
 SERVE = 'EXPOSE 8080\nCMD ["httpd", "-f", "-p", "8080", "-h", "/"]\n'
 SECRET = "only for whom it concerns"
 

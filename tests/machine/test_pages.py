@@ -11,8 +11,6 @@ from nap_receiver.store.etcd import LARGEST_BYTES, Etcd, connect
 from nap_receiver.store.etcdctl import Kept, Reader, read
 from tests.nap import fill
 
-pytestmark = pytest.mark.machine
-
 MANY = 3000
 """More keys than fit into one page."""
 

@@ -9,8 +9,6 @@ from tests.fleet_apps import pushed
 from tests.machine.test_config import environment_of
 from tests.nap import HTTPD, Nap, Pushed, Pusher, answer, runs
 
-pytestmark = pytest.mark.machine
-
 UNNAMED = "FROM nap/busybox\nRUN mkdir /www && echo one >/www/index.html\n"
 """An image that names no port."""
 

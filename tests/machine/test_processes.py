@@ -11,8 +11,6 @@ import pytest
 from tests.fleet_apps import pushed
 from tests.nap import ROOT, Nap, Pushed, Pusher, answer, eventually
 
-pytestmark = pytest.mark.machine
-
 BASE = "FROM nap/busybox\nCOPY . /www\nWORKDIR /www\nEXPOSE 8080\n"
 WEB = "web: exec httpd -f -p $PORT -h /www\n"
 

@@ -17,10 +17,7 @@ from tests.machine.test_router import ask
 from tests.machine.test_router_change import websocket
 from tests.nap import Nap, Pusher, eventually
 
-pytestmark = [
-    pytest.mark.machine,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the images that the apps start from"),
-]
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make the images that the apps start from")
 
 FOLDER = Path(__file__).parent.parent / "apps"
 

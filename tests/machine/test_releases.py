@@ -8,8 +8,6 @@ import pytest
 from tests.fleet_apps import pushed
 from tests.nap import Nap, Pushed, Pusher, answer, runs
 
-pytestmark = pytest.mark.machine
-
 
 def listed(pusher: Pusher, *words: str) -> list[dict[str, str]]:
     """What a listing over ssh says, as JSON."""

@@ -8,8 +8,6 @@ import pytest
 from tests.fleet_apps import pushed
 from tests.nap import HTTPD, Nap, Pushed, Pusher, answer, eventually, runs
 
-pytestmark = pytest.mark.machine
-
 
 def test_a_renamed_app_is_the_same_under_another_name(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     old, new = pusher.app, "another-name"

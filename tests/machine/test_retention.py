@@ -1,182 +1,18 @@
 """What need not be kept goes by itself, and a build that would fill the disk does not begin."""
 
-import fcntl
 import os
 import re
 import subprocess
-from collections import namedtuple
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import msgspec
 import pytest
 
-from nap_receiver.core.channel import Channel
-from nap_receiver.core.errors import NapError
-from nap_receiver.core.paths import State
-from nap_receiver.core.settings import DeploySettings, Settings
-from nap_receiver.deploy import image_pruning
-from nap_receiver.deploy.image_pruning import registry_in_use, require_space
-from nap_receiver.deploy.rollout import App
-from nap_receiver.model.release import Outcome, Release
-from nap_receiver.model.retention_policy import before, require_kept, sort_out
 from tests.conftest import fresh_nap
 from tests.fleet_apps import pushed
 from tests.machine.test_failures import push_to_hook
 from tests.nap import HTTPD, Nap, Pusher, answer, eventually, runs
-
-LIVE, FAILED = Outcome("live"), Outcome("failed", "why")
-Usage = namedtuple("Usage", ("total", "used", "free"))
-
-
-def history(*releases: tuple[str, Outcome | None]) -> list[tuple[Release, Outcome | None]]:
-    """Releases of these images; `a+1` is image a with configuration 1, `a<2` the same as v2 again."""
-    return [(release(number, text), outcome) for number, (text, outcome) in enumerate(releases, 1)]
-
-
-def release(number: int, text: str) -> Release:
-    about: dict[str, Any] = {"app": "x", "commit": "", "ports": [], "has_healthcheck": False, "formation": {"web": 1}}
-    what, _, again = text.partition("<")
-    image, _, config = what.partition("+")
-    return Release(
-        image=image, number=number, by="", why="", config=int(config or 0), rollback_to=int(again or 0), **about
-    )
-
-
-def live(words: str) -> list[tuple[Release, Outcome | None]]:
-    """The same, each of which was live."""
-    return history(*((text, LIVE) for text in words.split()))
-
-
-@pytest.mark.parametrize(
-    ("releases", "keep", "running", "images", "going", "spared"),
-    [
-        ([], 2, [], "", [], []),
-        ([("a", LIVE)], 1, ["x.v1.web.1"], "a", [], []),
-        ([("a", LIVE), ("b", LIVE), ("c", LIVE)], 2, [], "bc", [1], []),
-        ([("a", LIVE), ("b", LIVE), ("a", LIVE)], 2, [], "ab", [1], []),
-        ([("a", LIVE), ("b", FAILED), ("c", LIVE), ("d", FAILED), ("e", LIVE)], 2, [], "cde", [1, 2], []),
-        ([("a", LIVE), ("b", None), ("c", LIVE), ("d", LIVE)], 2, [], "bcd", [1], [2]),
-        ([("a", LIVE), ("b", LIVE), ("c", LIVE)], 1, ["x.v2.web.1", "x.v3.web.1"], "bc", [1], [2]),
-        ([("a", LIVE), ("b", LIVE), ("c", LIVE), ("c", LIVE), ("c", LIVE)], 2, [], "bc", [1, 3], [2]),
-        ([("a", LIVE), ("b", LIVE), ("c", LIVE), ("c", LIVE)], 1, [], "c", [1, 2, 3], []),
-        ([("a", FAILED), ("b", LIVE), ("b", LIVE)], 10, [], "b", [1], []),
-    ],
-    ids=["none", "one", "old", "shared", "failed", "unfinished", "running", "rollback", "no rollback wanted", "first"],
-)
-def test_which_images_stay(
-    releases: list[tuple[str, Outcome | None]],
-    keep: int,
-    running: list[str],
-    images: str,
-    going: list[int],
-    spared: list[int],
-) -> None:
-    found = sort_out(history(*releases), keep, running)
-    assert found.images == set(images)
-    assert [release.number for release in found.going] == going
-    assert [release.number for release in found.spared] == spared
-
-
-@pytest.mark.parametrize(
-    ("releases", "target"),
-    [
-        ("a", None),
-        ("a a a", None),
-        ("a b", 1),
-        ("a b b+1", 2),
-        ("a b b+1 b+1 b+1", 2),
-        ("a b a", 2),
-        ("a b b+1 b<2", 1),
-        ("a b c b<2 b<2", 1),
-        ("a b b<2 a<1", None),
-        ("a b c b<2 d", 4),
-        ("a b c b<2 b+1", 4),
-    ],
-)
-def test_what_a_rollback_goes_back_to(releases: str, target: int | None) -> None:
-    found = before([release for release, _ in live(releases)])
-    assert (found.number if found else None) == target
-
-
-@pytest.mark.parametrize(
-    ("releases", "keep", "images"),
-    [
-        ("a b b+1 b+1 b+1", 2, "b"),
-        ("a b c b<2 b<2 b<2 b<2", 3, "abc"),
-        ("a b c b<2", 2, "bc"),
-        ("a b c b<2 b<2 b<2 b<2", 2, "bc"),
-    ],
-    ids=["configuration", "further back", "further back, but gone", "gone for good"],
-)
-def test_what_a_rollback_goes_back_to_stays(releases: str, keep: int, images: str) -> None:
-    history = live(releases)
-    assert sort_out(history, keep).images == set(images)
-    target = before([release for release, _ in history])
-    assert target
-    if target.image in images:
-        require_kept(target, history, keep)
-    else:
-        with pytest.raises(NapError, match="v1 is too old to go back to"):
-            require_kept(target, history, keep)
-
-
-def test_nothing_is_removed_while_something_is_built(tmp_path: Path) -> None:
-    state = State(tmp_path)
-    with (
-        Path(os.devnull).open("w") as nobody,
-        Channel(nobody.fileno()) as channel,
-        registry_in_use(app := App("x", tmp_path, "someone", state, Settings(), channel)),
-        registry_in_use(app),
-        pytest.raises(NapError, match="waiting for builds to end"),
-        image_pruning._locked(state, fcntl.LOCK_EX, 0.1),
-    ):
-        pass
-    with image_pruning._locked(state, fcntl.LOCK_EX, 0.1):
-        pass
-
-
-def test_refusal_says_how_much_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-
-    @contextmanager
-    def waiting(what: str) -> Iterator[None]:
-        yield
-
-    def deploy(needed: int) -> Any:
-        settings = Settings(deploy=DeploySettings(free_space=needed))
-        channel = SimpleNamespace(step=said.append, waiting=waiting)
-        return SimpleNamespace(
-            app=SimpleNamespace(name="hello", state=State(tmp_path)), settings=settings, channel=channel
-        )
-
-    engine: Any = SimpleNamespace(
-        api=SimpleNamespace(base_url="http+docker://localhost", info=lambda: {"DockerRootDir": "/engine"})
-    )
-    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(0, 0, 312 << 20))
-    monkeypatch.setattr(image_pruning, "keep_recent", lambda deploy, wait: said.append("removed"))
-    require_space(deploy(0), engine)
-    require_space(deploy(312 << 20), engine)
-    assert said == []
-    with pytest.raises(NapError) as refused:
-        require_space(deploy(1 << 30), engine)
-    assert str(refused.value) == (
-        "hello: 1.0 GB of free disk are needed where the engine keeps images (/engine), and 312 MB are there: "
-        "712 MB are missing"
-    )
-    assert said == ["hello: the disk is nearly full; removing images of old releases first", "removed"]
-    engine.api.base_url = "http://192.0.2.1:2375"  # elsewhere; its disk cannot be seen
-    with pytest.raises(NapError, match=f"where nap keeps its state \\({tmp_path}\\)"):
-        require_space(on_a_cluster(deploy(1 << 30)), engine)
-
-
-def on_a_cluster(deploy: Any) -> Any:
-    """The same on a cluster, whose registry is not nap's own."""
-    deploy.settings = msgspec.structs.replace(deploy.settings, scheduler="fleet")
-    return deploy
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +78,6 @@ def kilobytes(folder: Path) -> int:
     return int(done.stdout.split()[0])
 
 
-@pytest.mark.machine
 def test_images_of_old_releases_go(forgetful: Nap, watched: Watched) -> None:
     nap, registry = forgetful, forgetful.state.root / "registry"
     one, image_one = watched.deployed(Dockerfile=HTTPD, index_html="one")
@@ -287,7 +122,6 @@ def test_images_of_old_releases_go(forgetful: Nap, watched: Watched) -> None:
     assert not (nap.state.deploy_logs / "removed.log").read_text()
 
 
-@pytest.mark.machine
 def test_the_image_of_a_first_push_that_failed_goes_with_the_first_that_is_live(watched: Watched) -> None:
     failed = watched.commit(Dockerfile=runs("exit 3"))
     assert watched.push().status == 1
@@ -297,7 +131,6 @@ def test_the_image_of_a_first_push_that_failed_goes_with_the_first_that_is_live(
     eventually(lambda: watched.on_the_engine() == {commit}, 10, "the engine has no other")
 
 
-@pytest.mark.machine
 def test_the_oldest_records_go_with_all_that_only_they_name(forgetful: Nap, watched: Watched) -> None:
     few = Nap(forgetful.folder, forgetful.variables | {"NAP_LIMITS_RELEASES": "2"})
     root = f"/nap/apps/{watched.app}"
@@ -320,7 +153,6 @@ def test_the_oldest_records_go_with_all_that_only_they_name(forgetful: Nap, watc
     assert watched.has(watched.image())
 
 
-@pytest.mark.machine
 def test_a_registry_that_deletes_nothing_fails_no_deploy(forgetful: Nap, watched: Watched) -> None:
     configuration = forgetful.state.run / "registry.yml"
     text = configuration.read_text()
@@ -351,7 +183,6 @@ def test_a_registry_that_deletes_nothing_fails_no_deploy(forgetful: Nap, watched
     assert kept[0] == "20000101T000124-1a2b3c4.log", "of 124, the last hundred"
 
 
-@pytest.mark.machine
 def test_a_killed_collection_is_mended_by_the_next_push(forgetful: Nap, watched: Watched) -> None:
     forgetful.supervisor.call("stopProcess", "registry")
     (forgetful.state.run / "registry.collecting").touch()
@@ -360,7 +191,6 @@ def test_a_killed_collection_is_mended_by_the_next_push(forgetful: Nap, watched:
     assert not (forgetful.state.run / "registry.collecting").exists()
 
 
-@pytest.mark.machine
 def test_too_little_disk_begins_no_build(forgetful: Nap, watched: Watched) -> None:
     watched.deployed(Dockerfile=HTTPD, index_html="one")
     commit = watched.commit(index_html="two")

@@ -4,13 +4,9 @@ import http.client
 import json
 import time
 
-import pytest
-
 from nap_receiver.routing.caddy_configuration import FAREWELL_MS
 from tests.fleet_apps import pushed
 from tests.nap import Nap, Pushed, Pusher, lastingly
-
-pytestmark = pytest.mark.machine
 
 SETTLED_SECONDS = 2 * FAREWELL_MS / 1000
 """What is so for longer than the routes before a change are used on too is so for every connection."""

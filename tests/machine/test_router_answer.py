@@ -6,16 +6,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from threading import Thread
 
-import pytest
-
 from tests.machine.test_router import served
 from tests.machine.test_router_change import app
 from tests.nap import Nap
 from tests.regulars import announced
 
 __all__ = ["app"]
-
-pytestmark = pytest.mark.machine
 
 OWN = [
     b"Server: mine/1.0",

@@ -30,8 +30,6 @@ from tests.machine.test_router import ask, own, served
 from tests.nap import HTTPD, ROOT, Nap, Pusher, eventually, runs, throughout
 from tests.regulars import announced, instance, regulars
 
-pytestmark = pytest.mark.machine
-
 LONG = "#!/bin/sh\nsleep 0.8\nprintf 'Content-Type: text/plain\\n\\nat last'\n"
 EVENTS = (
     "#!/bin/sh\nprintf 'Content-Type: text/event-stream\\n\\n'\nwhile sleep 0.1; do echo 'data: tick'; echo; done\n"

@@ -9,15 +9,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import free_address
 from tests.examples import ROOT as CHECKOUT
 from tests.fleet_apps import pushed
 from tests.machine.test_router import ask, own, served
 from tests.nap import Nap, Pushed, Pusher, eventually
-
-pytestmark = pytest.mark.machine
 
 
 def unit(name: str) -> dict[str, str]:

@@ -19,8 +19,6 @@ from tests.regulars import announced
 
 __all__ = ["app"]
 
-pytestmark = pytest.mark.machine
-
 SECONDS = 10
 
 APP = """\

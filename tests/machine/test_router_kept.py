@@ -21,8 +21,6 @@ from tests.regulars import CONNECTIONS, announced, instance, regulars
 
 __all__ = ["app", "safe"]
 
-pytestmark = pytest.mark.machine
-
 IDLE, CHANGES = 1000, 100
 
 

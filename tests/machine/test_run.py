@@ -26,8 +26,6 @@ from tests.fleet_apps import pushed
 from tests.machine.test_logs import say
 from tests.nap import COMMAND, Nap, Pushed, Pusher, answer, eventually, processes
 
-pytestmark = pytest.mark.machine
-
 DOCKERFILE = "FROM nap/busybox\nCOPY . /www\nWORKDIR /www\nEXPOSE 8080\n"
 PROCFILE = """\
 web: exec httpd -f -p $PORT -h /www

@@ -13,11 +13,9 @@ import pytest
 
 from nap_receiver.engine.login import login_of
 from tests.conftest import free_address, fresh_nap
-from tests.machine.test_certs import Issued, issued
+from tests.issued import Issued, issued
 from tests.nap import Nap, Pusher
 from tests.secret_marks import Marks, Seen, files_with, marked, watch
-
-pytestmark = pytest.mark.machine
 
 DOCKERFILE = f"""\
 FROM nap/busybox

@@ -16,8 +16,6 @@ import pytest
 from nap_receiver.store.ledger import Ledger
 from tests.nap import Nap, Pusher, eventually
 
-pytestmark = pytest.mark.machine
-
 MARK = "tenants-own-choice"
 
 PROGRAMS = (

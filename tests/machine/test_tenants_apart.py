@@ -10,8 +10,6 @@ import pytest
 from tests.fleet_apps import pushed
 from tests.nap import HTTPD, Nap, Pusher, answer
 
-pytestmark = pytest.mark.machine
-
 
 @pytest.fixture
 def neighbour(nap: Nap, tmp_path: Path) -> Pusher:

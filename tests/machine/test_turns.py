@@ -20,8 +20,6 @@ from nap_receiver.store.ledger import Ledger
 from nap_receiver.store.lock import Lock, Turn, _wait, turn, why_over
 from tests.nap import HTTPD, Nap, Pushed, Pusher, answer, eventually, read_until, rest
 
-pytestmark = pytest.mark.machine
-
 SOMEONE = {
     "who": "someone",
     "what": "0000000",

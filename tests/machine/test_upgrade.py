@@ -1,15 +1,12 @@
 """What an earlier version of nap wrote goes on working with this one; tests/upgrade/README.md says what that is.
 
-The tests that need programs are one story, in this order: an operator changes the checkout below a nap that is up,
+The tests are one story, in this order: an operator changes the checkout below a nap that is up,
 users push before `nap up` has renewed anything, then the operator runs `nap up`.
 """
 
-import importlib.util
 import json
-import re
 import subprocess
 from collections.abc import Iterator
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -18,55 +15,11 @@ import pytest
 from nap_receiver.core.installed import digest_of_code
 from tests import gitolite_server
 from tests.gitolite_server import Developer
-from tests.nap import HTTPD, ROOT, Nap, answer, eventually
+from tests.nap import HTTPD, Nap, answer, eventually
 from tests.upgrade.record import GREETING
-from tests.upgrade.restore import VERSIONS, Restored, end, keys, restore, texts
+from tests.upgrade.restore import VERSIONS, Restored, end, keys, restore
 
 MOST_SECONDS = 10
-
-
-def named(version: str, pattern: str) -> set[Any]:
-    """What this pattern finds in a record: texts or, with more than one group, tuples of them."""
-    return {name for _, text in texts(version) for name in re.findall(pattern, text)}
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_modules_named_in_an_old_state_can_still_be_run(version: str) -> None:
-    modules = named(version, r'-m"?\s+"?(nap_receiver[\w.]*)')
-    assert {"nap_receiver.gate", "nap_receiver.router", "nap_receiver.settle"} <= modules or version != "0.1.0"
-    for name in modules:
-        found = importlib.util.find_spec(name)
-        assert found and found.origin, f"python -m {name}"
-        assert 'if __name__ == "__main__":' in Path(found.origin).read_text(), f"python -m {name}"
-        assert callable(importlib.import_module(name).main), f"python -m {name}"
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_command_that_was_installed_before_finds_its_code(version: str) -> None:
-    ((module, function),) = named(version, r"(?m)^from (nap_receiver[\w.]*) import (\w+)$")
-    assert callable(getattr(importlib.import_module(module), function))
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_files_of_the_checkout_named_in_an_old_state_are_still_there(version: str) -> None:
-    files = named(version, r"\{checkout\}/([\w./-]+)")
-    assert "unit_templates/announce.sh" in files
-    assert [file for file in files if not (ROOT / file).exists()] == []
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_console_scripts_named_in_an_old_state_are_still_installed(version: str) -> None:
-    named_ones = named(version, r"\{scripts\}/(nap[\w-]*)")
-    installed = {each.name for each in distribution("nap").entry_points}
-    assert named_ones - installed == set()
-
-
-def test_code_is_told_from_other_code_by_its_digest(tmp_path: Path) -> None:
-    digests = set()
-    for name, text in (("a.py", "1"), ("a.py", "2"), ("b.py", "2"), ("notes", "3")):
-        (tmp_path / name).write_text(text)
-        digests.add(digest_of_code(tmp_path))
-    assert len(digests) == 3, "only modules count"
 
 
 @pytest.fixture(scope="module", params=VERSIONS)
@@ -105,14 +58,12 @@ def answers(nap: Nap, app: str) -> list[str]:
     return said
 
 
-@pytest.mark.machine
 def test_apps_run_on_with_their_old_units(restored: Restored) -> None:
     eventually(lambda: answers(restored.nap, "shop") == ["two", "two"], MOST_SECONDS, "shop answers")
     eventually(lambda: answers(restored.nap, "plain") == ["plain"], MOST_SECONDS, "plain answers")
     eventually(lambda: restored.nap.keys("/nap/apps/shop/up/"), MOST_SECONDS, "the worker is up")
 
 
-@pytest.mark.machine
 def test_users_push_by_their_old_lines_in_authorized_keys(restored: Restored) -> None:
     bob = restored.bob
     bob.commit(index_html="three")
@@ -123,7 +74,6 @@ def test_users_push_by_their_old_lines_in_authorized_keys(restored: Restored) ->
     assert again.status == 0, again.text
 
 
-@pytest.mark.machine
 def test_old_hook_in_another_repository_deploys(restored: Restored) -> None:
     bob = restored.bob
     bob.git("fetch", "--quiet", str(restored.plain), "master")
@@ -135,7 +85,6 @@ def test_old_hook_in_another_repository_deploys(restored: Restored) -> None:
     assert answer(pushed.url) == "plain again"
 
 
-@pytest.mark.machine
 def test_old_trigger_and_hook_of_gitolite_serve_pushes(restored: Restored, tmp_path: Path) -> None:
     gitolite, nap = restored.gitolite, restored.nap
     gitolite_server.serve(gitolite)
@@ -160,7 +109,6 @@ def test_old_trigger_and_hook_of_gitolite_serve_pushes(restored: Restored, tmp_p
         gitolite_server.stop(gitolite)
 
 
-@pytest.mark.machine
 def test_up_again_restarts_nothing(upgraded: Restored) -> None:
     nap = upgraded.nap
     before = {each["program"]: each["process"] for each in listed(nap, "status")}
@@ -170,7 +118,6 @@ def test_up_again_restarts_nothing(upgraded: Restored) -> None:
     assert nap.keys("/services/") == instances
 
 
-@pytest.mark.machine
 def test_up_keeps_what_was_there(upgraded: Restored) -> None:
     nap = upgraded.nap
     assert nap.run("status").returncode == 0
@@ -197,7 +144,6 @@ def test_up_keeps_what_was_there(upgraded: Restored) -> None:
     assert len(listed(nap, "builds", "shop")) >= len(records)
 
 
-@pytest.mark.machine
 def test_app_answers_on_its_domain_with_the_old_certificate(upgraded: Restored, tmp_path: Path) -> None:
     settings = upgraded.nap.settings
     brought = json.loads(keys(upgraded.version)["/nap/certificates/shop"])
@@ -210,7 +156,6 @@ def test_app_answers_on_its_domain_with_the_old_certificate(upgraded: Restored, 
     assert said.stdout in {"two", "three"}, said.stderr
 
 
-@pytest.mark.machine
 def test_old_keys_are_kept_beside_a_new_one(upgraded: Restored, tmp_path: Path) -> None:
     nap = upgraded.nap
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "dave")], check=True)
@@ -221,7 +166,6 @@ def test_old_keys_are_kept_beside_a_new_one(upgraded: Restored, tmp_path: Path) 
     assert upgraded.bob.ssh_command("access:add", "shop", "dave").returncode == 1, "bob does not own it"
 
 
-@pytest.mark.machine
 def test_owner_rolls_back_to_an_old_release(upgraded: Restored) -> None:
     rolled = upgraded.alice.ssh_command("rollback", "shop", "v1")
     assert rolled.returncode == 0, rolled.stderr
@@ -229,7 +173,6 @@ def test_owner_rolls_back_to_an_old_release(upgraded: Restored) -> None:
     assert listed(upgraded.nap, "config", "shop") == []
 
 
-@pytest.mark.machine
 def test_app_that_was_created_before_deploys_as_it_was_configured(upgraded: Restored) -> None:
     nap, bob = upgraded.nap, upgraded.bob
     bob.git("remote", "set-url", "nap", f"ssh://{nap.settings.ssh.address}/early")
@@ -240,7 +183,6 @@ def test_app_that_was_created_before_deploys_as_it_was_configured(upgraded: Rest
     assert {each["domain"] for each in listed(nap, "domains", "early")} >= {"early.test"}
 
 
-@pytest.mark.machine
 def test_doctor_finds_nothing_wrong(upgraded: Restored) -> None:
     found: list[dict[str, str]] = json.loads(upgraded.nap.run("doctor", "--json", ok=False).stdout)
     assert [each for each in found if each["state"] != "ok"] == []

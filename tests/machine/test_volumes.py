@@ -1,14 +1,10 @@
 """An image with `VOLUME`: the push says what becomes of its data, and no container leaves its volumes behind."""
 
-import pytest
-
 from nap_receiver.upkeep import leftover_checks
 from nap_receiver.upkeep.finding import Finding
 from nap_receiver.upkeep.inventory import Inventory
 from tests.fleet_apps import pushed
 from tests.nap import Nap, Pusher, eventually
-
-pytestmark = pytest.mark.machine
 
 WITH_VOLUME = """\
 FROM nap/busybox

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests import gitolite_server
 from tests.conftest import free_address
-from tests.machine.test_certs import DAY, issued
+from tests.issued import DAY, issued
 from tests.nap import COMMAND, HTTPD, QUICK_SSH, ROOT, Nap, Pusher
 from tests.upgrade.placeholders import USERS, Values, digest_of_body, emptied, values_of
 
