@@ -1,8 +1,21 @@
-"""Histories of releases, written in short."""
+"""Releases, and histories of releases written in short."""
 
 from typing import Any
 
 from nap_receiver.model.release import Outcome, Release
+
+RELEASE = Release(
+    app="team-shop",
+    number=3,
+    commit="1a2b3c4d" * 5,
+    image=f"10.0.0.1:5000/team-shop@sha256:{'ab' * 32}",
+    ports=["8080/tcp", "9090/tcp"],
+    has_healthcheck=False,
+    formation={"web": 1},
+    by="ann",
+    at=0,
+    why="push",
+)
 
 LIVE, FAILED = Outcome("live"), Outcome("failed", "why")
 

@@ -12,7 +12,7 @@ from nap_receiver.model.release import Instance
 from nap_receiver.schedulers.fleet import Fleet
 from nap_receiver.schedulers.placement import Placement
 from nap_receiver.schedulers.scheduler import Work
-from tests.unit.test_units import RELEASE
+from tests.releases import RELEASE
 
 
 def fleet(folder: Path, script: str) -> Fleet:

@@ -32,19 +32,8 @@ from nap_receiver.schedulers import units
 from nap_receiver.schedulers.placement import Placement
 from nap_receiver.schedulers.units import InstanceUnits
 from tests.parsers import Read, supervisor_reads, supervisor_runs, systemd_reads
+from tests.releases import RELEASE
 
-RELEASE = Release(
-    app="team-shop",
-    number=3,
-    commit="1a2b3c4d" * 5,
-    image=f"10.0.0.1:5000/team-shop@sha256:{'ab' * 32}",
-    ports=["8080/tcp", "9090/tcp"],
-    has_healthcheck=False,
-    formation={"web": 1},
-    by="ann",
-    at=0,
-    why="push",
-)
 WEB = Instance(RELEASE, "web", 1)
 BODY = "0123456789abcdef"
 LOCAL = Settings()

@@ -11,7 +11,7 @@ from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.model.release import Instance
 from nap_receiver.schedulers.container_logs import Containers
-from tests.unit.test_units import RELEASE
+from tests.releases import RELEASE
 
 
 class Engine:

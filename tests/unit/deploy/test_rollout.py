@@ -26,7 +26,7 @@ from nap_receiver.schedulers.placement import Placement
 from nap_receiver.store.ledger import Ledger
 from nap_receiver.store.lock import cancel
 from tests.fakes import FakeEtcd, FakeScheduler
-from tests.unit.test_units import RELEASE
+from tests.releases import RELEASE
 
 DRAFT = msgspec.structs.replace(RELEASE, app="shop", formation={"web": 2, "worker": 1})
 

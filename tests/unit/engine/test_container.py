@@ -16,7 +16,7 @@ from nap_receiver.engine.container import asked_by, asked_by_all, body_of_instan
 from nap_receiver.model.health import Answer, Check, Header, OnFailure, answered, ended
 from nap_receiver.model.release import EVERY, Instance, Limits, Release
 from nap_receiver.schedulers.chosen import scheduler_of
-from tests.unit.test_units import RELEASE
+from tests.releases import RELEASE
 
 WEB, WORKER = Instance(RELEASE, "web", 1), Instance(RELEASE, "worker", 2)
 LOCAL = Settings()

@@ -11,9 +11,8 @@ import pytest
 from nap_receiver.core.settings import Settings, SshSettings
 from nap_receiver.core.templates import TEMPLATES, environment
 from nap_receiver.git.repository import discard_incoming
+from tests.nap import ROOT
 from tests.repositories import Repository
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 # What the gate does with a transfer, the words of `said` for its story and `failure` for its end.
 _GATE = """

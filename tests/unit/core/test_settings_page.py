@@ -1,13 +1,12 @@
 """The settings' page is what the code makes."""
 
-from pathlib import Path
-
 from nap_receiver.core.settings import fields
 from nap_receiver.core.settings_page import page
+from tests.nap import ROOT
 
 
 def test_the_page_is_up_to_date() -> None:
-    kept = Path(__file__).resolve().parent.parent.parent / "docs" / "settings.md"
+    kept = ROOT / "docs" / "settings.md"
     assert kept.read_text(encoding="utf-8") == page(), "run `make docs`"
 
 

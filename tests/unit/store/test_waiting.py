@@ -13,7 +13,7 @@ from nap_receiver.core.settings import EtcdSettings
 from nap_receiver.core.templates import TEMPLATES
 from nap_receiver.store.announcements import Silent, Wait, await_announcements
 from nap_receiver.store.etcdctl import Entry
-from tests.unit.test_units import RELEASE
+from tests.releases import RELEASE
 
 PLACES = EtcdSettings()
 ANSWERS = {"host": "10.0.0.1", "port": 1, "ports": {}, "release": 3}

@@ -19,7 +19,7 @@ from nap_receiver.model.release import Instance, Release
 from nap_receiver.store.announcements import ListensElsewhere, Silent, Wait, await_announcements
 from nap_receiver.store.etcdctl import Entry
 from nap_receiver.store.listening import Listening, explained, listening
-from tests.unit.test_units import RELEASE
+from tests.releases import RELEASE
 
 GUESSED = msgspec.structs.replace(RELEASE, ports=["5000/tcp"], names_port=False)
 ONE_EXPOSED = msgspec.structs.replace(RELEASE, ports=["8080/tcp"])
