@@ -102,6 +102,9 @@ class FakeEtcd(Etcd):
             self.write({key: None for key, entry in self._entries.items() if entry.lease == lease.id})
 
 
+LEASE = Lease(1 << 32)
+"""The lease of what runs: what instances write goes with it, and not with a deploy."""
+
 Outcome = Callable[[Instance], Literal["good", "exits", "silent"]]
 
 
@@ -123,7 +126,7 @@ class FakeScheduler(Null):
             self.started[instance.unit] = instance
             match self.outcome(instance):
                 case "good":
-                    self.etcd.put(*self._announcement(instance))
+                    self.etcd.put(*self._announcement(instance), lease=LEASE)
                 case "exits":
                     report = {"status": 3, "error": b"", "output": b"it failed\n"}
                     self.etcd.put(f"{self.places.exits_of(instance.release.app)}{instance.key}", report)
