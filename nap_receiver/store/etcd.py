@@ -240,7 +240,7 @@ class Etcd:
             if "database space exceeded" in (error.details() or ""):
                 raise EtcdAway(
                     f"etcd at {self._address} writes nothing more: its database is full",
-                    advice='Ask the operator of this nap to make room: docs/operating.md, "etcd is full".',
+                    advice='Ask the operator of this nap to make room: docs/disk.md, "etcd is full".',
                 ) from error
             raise self._away(_reason(error)) from error
         except etcd3.exceptions.Etcd3Exception as error:
