@@ -18,7 +18,7 @@ from tests.nap import Nap, Pushed, Pusher, eventually
 
 def unit(name: str) -> dict[str, str]:
     """What a unit of the documentation says, by option."""
-    text = (CHECKOUT / "docs" / "router.md").read_text()
+    text = (CHECKOUT / "docs" / "router-cluster.md").read_text()
     (block,) = re.findall(rf"^# /etc/systemd/system/{name}\.service\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
 
