@@ -140,7 +140,7 @@ class FleetEndpoint(_Checked):
 class FilePath(_Checked):
     """A file's whole path; empty for none."""
 
-    expected = 'the whole path of a file, such as "/etc/nap/ca.pem"'
+    expected = 'the absolute path of a file, such as "/etc/nap/ca.pem"'
     form = re.compile(r"|/[^\x00-\x1f]+")
 
 
@@ -154,7 +154,7 @@ class LogsPlace(_Checked):
 class MachineMetadata(_Checked):
     """fleet's metadata of machines, as `FLEET_METADATA` takes it; empty for any machine."""
 
-    expected = 'metadata of fleet\'s, such as "region=east,disk=ssd"'
+    expected = 'fleet metadata, such as "region=east,disk=ssd"'
     form = re.compile(r"|[A-Za-z0-9._/-]+=[A-Za-z0-9._/-]+(,[A-Za-z0-9._/-]+=[A-Za-z0-9._/-]+)*")
 
 
@@ -218,31 +218,35 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EtcdSettings(_Section, frozen=True):
-    """The one source of truth. `nap up` runs an etcd here; a cluster brings its own."""
+    """etcd stores all data of apps. On a single machine, `nap up` runs it. On a cluster, the operator does."""
 
     address: Annotated[
         EtcdAddress,
         msgspec.Meta(
-            description="Where a cluster's etcd is reached. It has no effect on one machine, where nap's own etcd "
+            description="The address of a cluster's etcd. It has no effect on a single machine: there nap's own etcd "
             "listens on a socket in `run/`."
         ),
     ] = EtcdAddress("127.0.0.1:12379")
-    announcements: Annotated[KeyPrefix, msgspec.Meta(description="Below this, who answers where.")] = KeyPrefix(
-        "/services"
+    announcements: Annotated[KeyPrefix, msgspec.Meta(description="The prefix of the keys that announce instances.")] = (
+        KeyPrefix("/services")
     )
-    prefix: Annotated[KeyPrefix, msgspec.Meta(description="Below this, releases and locks.")] = KeyPrefix("/nap")
-    timeout: Annotated[Seconds, msgspec.Meta(description="Seconds that one call to etcd may take.")] = 5
+    prefix: Annotated[
+        KeyPrefix, msgspec.Meta(description="The prefix of the keys for releases, locks and all other data of nap.")
+    ] = KeyPrefix("/nap")
+    timeout: Annotated[Seconds, msgspec.Meta(description="Maximum seconds for one call to etcd.")] = 5
     ca: Annotated[
         FilePath,
         msgspec.Meta(
-            description="The certificates that etcd's is checked against. With it etcd is spoken to over TLS, by the "
-            "receiver and by every machine, each of which has this file in this place."
+            description="CA certificates that verify etcd's certificate. If set, the receiver and every machine "
+            "connect to etcd over TLS. Every machine needs this file at the same path."
         ),
     ] = FilePath("")
-    certificate: Annotated[FilePath, msgspec.Meta(description="A client's certificate for etcd, likewise.")] = FilePath(
-        ""
-    )
-    key: Annotated[FilePath, msgspec.Meta(description="The key of that certificate, likewise.")] = FilePath("")
+    certificate: Annotated[
+        FilePath, msgspec.Meta(description="The client certificate for etcd, at the same path on every machine.")
+    ] = FilePath("")
+    key: Annotated[
+        FilePath, msgspec.Meta(description="The key of the client certificate, at the same path on every machine.")
+    ] = FilePath("")
 
     def announcements_of(self, app: str) -> str:
         """Below this, which instances of `app` answer where."""
@@ -308,19 +312,19 @@ class EtcdSettings(_Section, frozen=True):
 
 
 class RegistrySettings(_Section, frozen=True):
-    """Where images are pushed to and pulled from."""
+    """The registry stores images. Pushes go to it, and engines pull from it."""
 
-    address: Annotated[Address, msgspec.Meta(description="The registry, as the engines that run apps reach it.")] = (
-        Address("127.0.0.1:15000")
-    )
+    address: Annotated[
+        Address, msgspec.Meta(description="The address at which the engines that run apps reach the registry.")
+    ] = Address("127.0.0.1:15000")
 
 
 class SshSettings(_Section, frozen=True):
-    """The gate's own OpenSSH server, run by `nap up`."""
+    """The gate: nap's own OpenSSH server, which `nap up` starts."""
 
-    address: Annotated[Address, msgspec.Meta(description="Where the ssh gate listens.")] = Address("127.0.0.1:2222")
+    address: Annotated[Address, msgspec.Meta(description="The address of the ssh gate.")] = Address("127.0.0.1:2222")
     max_push: Annotated[
-        Bytes, msgspec.Meta(description="Bytes that one push may send; 0 for any number. The default is 1 GiB.")
+        Bytes, msgspec.Meta(description="Maximum bytes of one push; 0 for no limit. The default is 1 GiB.")
     ] = 1 << 30
     login_timeout: Annotated[
         int,
@@ -333,7 +337,7 @@ class SshSettings(_Section, frozen=True):
     max_logins: Annotated[
         int,
         msgspec.Meta(
-            description="Connections on which nobody has logged in yet. The gate refuses more.",
+            description="Maximum number of open connections without a login. The gate refuses more.",
             ge=1,
             title="connections",
         ),
@@ -341,8 +345,8 @@ class SshSettings(_Section, frozen=True):
     max_logins_per_address: Annotated[
         int,
         msgspec.Meta(
-            description="The same from one IPv4 address, or from one /64 network of IPv6. One client can never use up "
-            "`ssh.max_logins`, as long as this is less.",
+            description="The same limit for one IPv4 address, or one IPv6 /64 network. While it is below "
+            "`ssh.max_logins`, no single client can block all others.",
             ge=1,
             title="connections",
         ),
@@ -350,21 +354,24 @@ class SshSettings(_Section, frozen=True):
     max_refs: Annotated[
         int,
         msgspec.Meta(
-            description="Branches, tags and other refs that a repository, and one push, may have.", ge=1, title="refs"
+            description="Maximum number of branches, tags and other refs in a repository, and in one push.",
+            ge=1,
+            title="refs",
         ),
     ] = 20_000
     max_ref_bytes: Annotated[
-        int, msgspec.Meta(description="Bytes that the name of a ref may have.", ge=16, title="bytes")
+        int, msgspec.Meta(description="Maximum bytes of the name of a ref.", ge=16, title="bytes")
     ] = 255
 
 
 class EngineSettings(_Section, frozen=True):
-    """The Docker Engine that builds and, on one machine, runs."""
+    """The Docker Engine that builds images and, on a single machine, runs apps."""
 
     url: Annotated[
         EngineUrl,
         msgspec.Meta(
-            description="Where it listens. Empty: `DOCKER_HOST`, then `/var/run/docker.sock`, then one of nap's own."
+            description="The URL of the engine. Empty: `DOCKER_HOST`, or `/var/run/docker.sock` without that "
+            "variable; if no engine answers there, nap starts its own."
         ),
     ] = EngineUrl("")
 
@@ -373,95 +380,107 @@ class LocalSettings(_Section, frozen=True):
     """The scheduler of a single machine."""
 
     host: Annotated[
-        HostAddress, msgspec.Meta(description="The address on which apps' ports are published, and which is announced.")
+        HostAddress,
+        msgspec.Meta(description="The address on which ports of apps are published, and which is announced."),
     ] = HostAddress("127.0.0.1")
     open_ports: Annotated[
         Ports,
         msgspec.Meta(
-            description="TCP ports of this machine that apps and builds reach, such as that of a database. Without it "
-            "they reach name servers, the router and the ports of apps alone, where `nap up` is root's."
+            description="TCP ports of this machine that apps and builds can reach, such as that of a database. They "
+            "can always reach name servers, the router and ports of apps. Only a `nap up` that runs as "
+            "root makes the firewall rules for this."
         ),
     ] = Ports("")
 
 
 class BuildSettings(_Section, frozen=True):
-    """What makes images, and what a build may use and reach."""
+    """The builder, and what builds may use and reach."""
 
     engine: Annotated[
         Literal["auto", "buildkit", "classic"],
         msgspec.Meta(
-            description="The builder. `auto` is BuildKit where the engine is nap's own, and the classic builder "
-            "elsewhere. With `buildkit` on another engine, steps are on its default network and have no limits."
+            description="The builder. `auto`: BuildKit on nap's own engine, the classic builder on other engines. "
+            "With `buildkit` on another engine, steps run on its default network and have no limits."
         ),
     ] = "auto"
     cache_size: Annotated[
         Bytes,
-        msgspec.Meta(description="Bytes that BuildKit's cache may keep; 0 for any number. The default is 10 GiB."),
+        msgspec.Meta(description="Maximum bytes of BuildKit's cache; 0 for no limit. The default is 10 GiB."),
     ] = 10 << 30
     memory: Annotated[
         Bytes,
-        msgspec.Meta(description="Bytes of memory that a step of a build may use; 0 for any. The default is 2 GiB."),
+        msgspec.Meta(
+            description="Maximum bytes of memory of a build step, or with BuildKit of all builds together; 0 for no "
+            "limit. The default is 2 GiB."
+        ),
     ] = 2 << 30
     cpus: Annotated[
         float,
         msgspec.Meta(
-            description="Processors whose time a step of a build may use; 0 for any number.", ge=0, title="processors"
+            description="Maximum number of CPUs of a build step, or with BuildKit of all builds together; 0 for no "
+            "limit.",
+            ge=0,
+            title="processors",
         ),
     ] = 1.0
     pids: Annotated[
         int,
         msgspec.Meta(
-            description="Processes and threads that the steps of a build may have; 0 for any number. "
-            "It takes a nap that runs as root where the engine is.",
+            description="Maximum number of processes and threads of a build step, or with BuildKit of all builds "
+            "together; 0 for no limit. It needs a nap that runs as root on the engine's machine.",
             ge=0,
             title="processes",
         ),
     ] = 1024
     dockerfile_size: Annotated[
-        Bytes, msgspec.Meta(description="Bytes that a Dockerfile may have. The default is 128 KiB.")
+        Bytes, msgspec.Meta(description="Maximum bytes of a Dockerfile. The default is 128 KiB.")
     ] = 128 << 10
     download_size: Annotated[
         Bytes,
-        msgspec.Meta(description="Bytes that the URLs of a Dockerfile's ADD may have together. The default is 1 GiB."),
+        msgspec.Meta(
+            description="Maximum bytes that `ADD` in one Dockerfile may download in total. The default is 1 GiB."
+        ),
     ] = 1 << 30
     private_networks: Annotated[
         Networks,
         msgspec.Meta(
-            description="Private networks from which `ADD` may download, and this machine's own from which images may "
-            'be pulled, such as "10.0.0.0/8"; empty for none. Every app gets at what answers there.'
+            description="Private networks from which `ADD` may download; empty for none. If they contain an address of "
+            'this machine, images may be pulled from registries on it. An example is "10.0.0.0/8". Every app can read '
+            "what these networks offer."
         ),
     ] = Networks("")
 
 
 class ContainerSettings(_Section, frozen=True):
-    """What one container of an app may use. `resource:limit` gives an app other limits, up to the most."""
+    """Limits of each container of an app. `resource:limit` sets other limits for an app, up to the maximum here."""
 
-    memory: Annotated[Bytes, msgspec.Meta(description="Bytes of memory; 0 for any number. The default is 1 GiB.")] = (
+    memory: Annotated[Bytes, msgspec.Meta(description="Bytes of memory; 0 for no limit. The default is 1 GiB.")] = (
         1 << 30
     )
     most_memory: Annotated[
         Bytes,
-        msgspec.Meta(description="The most that `resource:limit --memory` takes; 0 for any. The default is 4 GiB."),
+        msgspec.Meta(description="The maximum for `resource:limit --memory`; 0 for no maximum. The default is 4 GiB."),
     ] = 4 << 30
     cpus: Annotated[
         float,
-        msgspec.Meta(description="Processors' time, such as 0.5 or 2; 0 for any.", ge=0, title="processors"),
+        msgspec.Meta(description="Number of CPUs, such as 0.5 or 2; 0 for no limit.", ge=0, title="processors"),
     ] = 1.0
     most_cpus: Annotated[
         float,
-        msgspec.Meta(description="The most that `resource:limit --cpu` takes; 0 for any.", ge=0, title="processors"),
+        msgspec.Meta(description="The maximum for `resource:limit --cpu`; 0 for no maximum.", ge=0, title="processors"),
     ] = 4.0
     pids: Annotated[
-        int, msgspec.Meta(description="Processes and threads; 0 for any number.", ge=0, title="processes")
+        int, msgspec.Meta(description="Number of processes and threads; 0 for no limit.", ge=0, title="processes")
     ] = 1024
     log_size: Annotated[
         Bytes,
-        msgspec.Meta(description="Bytes of output that the engine keeps of it; 0 for any. The default is 20 MiB."),
+        msgspec.Meta(description="Bytes of output that the engine keeps; 0 for no limit. The default is 20 MiB."),
     ] = 20 << 20
     ports: Annotated[
         int,
         msgspec.Meta(
-            description="Exposed ports that are published and announced, the one of PORT and then the lowest.",
+            description="Maximum number of exposed ports that are published and announced: the one of `PORT` first, "
+            "then the lowest ones.",
             ge=1,
             title="ports",
         ),
@@ -469,105 +488,115 @@ class ContainerSettings(_Section, frozen=True):
 
 
 class FleetSettings(_Section, frozen=True):
-    """The scheduler of a cluster. The first seven are fleetctl's own options; git config in an app's repository
-    overrides the last three: `nap.metadata`, `nap.machine`, `nap.spread`."""
+    """The scheduler of a cluster. The first seven settings are fleetctl's own options. The git config of an app's
+    repository overrides the last three, by `nap.metadata`, `nap.machine` and `nap.spread`."""
 
     endpoint: Annotated[
         FleetEndpoint,
-        msgspec.Meta(description="Where fleet's API is reached or, with the driver `etcd`, the etcd of fleet."),
+        msgspec.Meta(description="The URL of fleet's API or, with `driver` `etcd`, of fleet's etcd."),
     ] = FleetEndpoint("unix:///var/run/fleet.sock")
     driver: Annotated[
-        Literal["API", "etcd"], msgspec.Meta(description="What the endpoint is: fleet's `API`, or its `etcd`.")
+        Literal["API", "etcd"], msgspec.Meta(description="The type of the endpoint: fleet's `API`, or its `etcd`.")
     ] = "API"
     tunnel: Annotated[
         str,
-        msgspec.Meta(description="A machine through which fleetctl reaches the endpoint, over ssh; empty for none."),
+        msgspec.Meta(description="A machine through which fleetctl connects to the endpoint over ssh; empty for none."),
     ] = ""
-    ca: Annotated[FilePath, msgspec.Meta(description="The certificates that the endpoint's is checked against.")] = (
+    ca: Annotated[FilePath, msgspec.Meta(description="CA certificates that verify the endpoint's certificate.")] = (
         FilePath("")
     )
-    certificate: Annotated[FilePath, msgspec.Meta(description="A client's certificate for the endpoint.")] = FilePath(
+    certificate: Annotated[FilePath, msgspec.Meta(description="The client certificate for the endpoint.")] = FilePath(
         ""
     )
-    key: Annotated[FilePath, msgspec.Meta(description="The key of that certificate.")] = FilePath("")
+    key: Annotated[FilePath, msgspec.Meta(description="The key of the client certificate.")] = FilePath("")
     request_timeout: Annotated[
-        int, msgspec.Meta(description="Seconds that one request of fleetctl's may take.", ge=1, title="seconds")
+        int, msgspec.Meta(description="Maximum seconds for one request of fleetctl.", ge=1, title="seconds")
     ] = 5
     fleetctl: Annotated[
-        str, msgspec.Meta(description="The program: its name, or its path where it is not in PATH.")
+        str, msgspec.Meta(description="The program fleetctl: its name, or its path if it is not in `PATH`.")
     ] = "fleetctl"
     logs: Annotated[
         LogsPlace,
         msgspec.Meta(
-            description="Where `nap logs` reads a machine's journal, over ssh; `{address}` stands for the machine's. "
-            "Empty: nowhere."
+            description="The ssh URL by which `nap logs` reads the journal of a machine; `{address}` stands for the "
+            "address of the machine. Empty: `nap logs` reads no journals."
         ),
     ] = LogsPlace("")
     metadata: Annotated[
-        MachineMetadata, msgspec.Meta(description="Apps run on machines that have this metadata; empty for all.")
+        MachineMetadata, msgspec.Meta(description="Apps run on machines with this metadata; empty for all machines.")
     ] = MachineMetadata("")
-    machine: Annotated[MachineId, msgspec.Meta(description="Apps run on the machine of this id; empty for any.")] = (
-        MachineId("")
-    )
+    machine: Annotated[
+        MachineId, msgspec.Meta(description="Apps run on the machine with this id; empty for any machine.")
+    ] = MachineId("")
     spread: Annotated[
         Literal["auto", "yes", "no"],
         msgspec.Meta(
-            description="Whether instances of one process type keep to machines of their own: `auto` where there are "
-            "machines enough, `yes` always, `no` never."
+            description="Whether each instance of a process type runs on a different machine: `auto` if there are "
+            "enough machines, `yes` always, `no` never."
         ),
     ] = "auto"
 
 
 class RouterSettings(_Section, frozen=True):
-    """The web addresses of apps, served by Caddy. `nap up` runs it on one machine; on a cluster see docs/router.md."""
+    """The web addresses of apps, served by Caddy. On a single machine, `nap up` starts it. On a cluster, see
+    docs/router-cluster.md."""
 
     domain: Annotated[
         DomainName,
-        msgspec.Meta(description="Below it every app has its name: `hello.localhost`. Empty: no router, and no names."),
+        msgspec.Meta(
+            description="The domain below which every app has a name, such as `hello.localhost`. Empty: no router, "
+            "and no names."
+        ),
     ] = DomainName("localhost")
-    http: Annotated[Address, msgspec.Meta(description="Where it listens for HTTP.")] = Address("127.0.0.1:12080")
+    http: Annotated[Address, msgspec.Meta(description="The address for HTTP.")] = Address("127.0.0.1:12080")
     https: Annotated[
         OptionalAddress,
         msgspec.Meta(
-            description="Where it listens for HTTPS, to which HTTP is redirected then; empty for HTTP alone. Public "
-            "names get their certificates by ACME, for which both must be reachable as ports 80 and 443."
+            description="The address for HTTPS. If set, HTTP is redirected to it; empty for HTTP only. Public names "
+            "get certificates by ACME. This needs both addresses to be reachable on ports 80 and 443."
         ),
     ] = OptionalAddress("")
     caddy: Annotated[
         str,
         msgspec.Meta(
-            description="The Caddy that `nap up` runs, where it is to be one with modules of yours; empty for the one "
-            "that was installed with nap, or where there is none, Debian's."
+            description="The path of the Caddy that `nap up` runs, for example one with your own modules. Empty: the "
+            "one that was installed with nap; if there is none, Debian's."
         ),
     ] = ""
     verify_domains: Annotated[
         Literal["yes", "no"],
         msgspec.Meta(
-            description="Whether users must prove by a DNS record that a domain is theirs before an app may have it. "
-            "The operator, on nap's machine, need not."
+            description="Whether a user must prove by a DNS record to own a domain before an app gets it. The "
+            "operator, on nap's machine, does not need to."
         ),
     ] = "yes"
     dns_timeout: Annotated[
         int,
         msgspec.Meta(
-            description="Seconds that the DNS has to answer, for all domains of one command.", ge=1, title="seconds"
+            description="Maximum seconds for DNS queries, for all domains of one command.", ge=1, title="seconds"
         ),
     ] = 10
     max_domains: Annotated[
-        int, msgspec.Meta(description="Domains that an app may have beside its own name.", ge=0, title="domains")
+        int,
+        msgspec.Meta(
+            description="Maximum number of domains of an app, not counting its own name.", ge=0, title="domains"
+        ),
     ] = 50
     certificates_per_hour: Annotated[
         int,
         msgspec.Meta(
-            description="Names for which the router begins to ask a public authority in an hour. Let's Encrypt takes "
-            "100 an hour.",
+            description="Maximum number of names for which the router starts to request a public certificate in an "
+            "hour. Let's Encrypt accepts 100 an hour.",
             ge=1,
             title="names",
         ),
     ] = 60
     max_certificate: Annotated[
         Bytes,
-        msgspec.Meta(description="Bytes of the certificate that an owner brings, with its chain and key: 32 KiB."),
+        msgspec.Meta(
+            description="Maximum bytes of a certificate that an owner adds, with its chain and key. The default is 32 "
+            "KiB."
+        ),
     ] = 1 << 15
 
 
@@ -575,30 +604,34 @@ Most = Annotated[int, msgspec.Meta(ge=1, title="bytes")]
 
 
 class CommitSettings(_Section, frozen=True):
-    """What a pushed commit may hold, and what reading it may take. A commit that holds more is not built."""
+    """Limits for a pushed commit, and for reading it. A commit above a limit is not built."""
 
     max_entries: Annotated[
-        int, msgspec.Meta(description="Files and directories.", ge=1, title="files and directories")
+        int, msgspec.Meta(description="Maximum number of files and directories.", ge=1, title="files and directories")
     ] = 200_000
-    max_depth: Annotated[
-        int, msgspec.Meta(description="Directories that a directory may be in.", ge=1, title="directories")
-    ] = 100
+    max_depth: Annotated[int, msgspec.Meta(description="Maximum depth of directories.", ge=1, title="directories")] = (
+        100
+    )
     max_manifest: Annotated[
         Most,
-        msgspec.Meta(description="Bytes of each file that nap reads: Dockerfile, Procfile, app.json, .dockerignore."),
+        msgspec.Meta(
+            description="Maximum bytes of each file that nap reads: Dockerfile, Procfile, app.json, .dockerignore. "
+            "The default is 1 MiB."
+        ),
     ] = 1 << 20
-    max_file: Annotated[Most, msgspec.Meta(description="Bytes of one file. The default is 1 GiB.")] = 1 << 30
+    max_file: Annotated[Most, msgspec.Meta(description="Maximum bytes of one file. The default is 1 GiB.")] = 1 << 30
     max_size: Annotated[
         Most,
         msgspec.Meta(
-            description="Bytes of all files together that `.dockerignore` does not name. The default is 4 GiB."
+            description="Maximum bytes of all files together, without those that `.dockerignore` excludes. The "
+            "default is 4 GiB."
         ),
     ] = 4 << 30
     memory: Annotated[
         int,
         msgspec.Meta(
-            description="Bytes of memory (address space) that each process may take which receives or reads a commit. "
-            "The default is 2 GiB.",
+            description="Maximum bytes of memory (address space) of each process that receives or reads a commit. The "
+            "default is 2 GiB.",
             ge=1 << 26,
             title="bytes",
         ),
@@ -606,7 +639,7 @@ class CommitSettings(_Section, frozen=True):
     processor_time: Annotated[
         int,
         msgspec.Meta(
-            description="Seconds of processor time that each process may take which reads a commit.",
+            description="Maximum seconds of CPU time of each process that reads a commit.",
             ge=1,
             title="seconds",
         ),
@@ -614,19 +647,23 @@ class CommitSettings(_Section, frozen=True):
 
 
 class DeploySettings(_Section, frozen=True):
-    """How long things may take, and what must stay."""
+    """Timeouts of deploys, and use of disk space."""
 
-    build_timeout: Annotated[Seconds, msgspec.Meta(description="Seconds for building and pushing an image.")] = 1800
+    build_timeout: Annotated[
+        Seconds, msgspec.Meta(description="Maximum seconds to build an image and push it to the registry.")
+    ] = 1800
     answer_timeout: Annotated[
         Seconds,
         msgspec.Meta(
-            description="Seconds for an app to answer; `git config nap.timeout` in its repository overrides it."
+            description="Maximum seconds until an app answers. `git config nap.timeout` in the app's repository "
+            "overrides it."
         ),
     ] = 60
     drain: Annotated[
         Seconds,
         msgspec.Meta(
-            description="Seconds between withdrawing an old instance and asking it to stop: requests are on their way."
+            description="Seconds between withdrawing an old instance and sending it SIGTERM: requests may still be on "
+            "their way to it."
         ),
     ] = 2
     grace: Annotated[
@@ -635,68 +672,86 @@ class DeploySettings(_Section, frozen=True):
     keep_releases: Annotated[
         int,
         msgspec.Meta(
-            description="An app's last releases whose images stay; older ones are removed.", ge=1, title="releases"
+            description="Number of an app's last releases whose images are kept; older images are removed.",
+            ge=1,
+            title="releases",
         ),
     ] = 10
     free_space: Annotated[
         Bytes,
         msgspec.Meta(
-            description="Bytes of disk that must be free for a build to begin; 0 for any number. The default is 1 GiB."
+            description="Bytes of free disk space that a build needs to start; 0 to disable this check. The default "
+            "is 1 GiB."
         ),
     ] = 1 << 30
 
 
 class LimitSettings(_Section, frozen=True):
-    """How much one app or one user may have. What is there already stays when a limit is lowered; more is refused."""
+    """Limits for one app or one user. If a limit is lowered, what exists stays, and more is refused."""
 
     apps: Annotated[
         int,
-        msgspec.Meta(description="Apps of one user; an app counts for the first of its owners.", ge=1, title="apps"),
+        msgspec.Meta(
+            description="Maximum number of apps of one user. An app counts for the first of its owners.",
+            ge=1,
+            title="apps",
+        ),
     ] = 100
-    keys: Annotated[int, msgspec.Meta(description="Keys of one user at the gate.", ge=1, title="keys")] = 50
+    keys: Annotated[int, msgspec.Meta(description="Maximum number of ssh keys of one user.", ge=1, title="keys")] = 50
     users: Annotated[
-        int, msgspec.Meta(description="Users who have a right to one app, its owners included.", ge=1, title="users")
+        int,
+        msgspec.Meta(
+            description="Maximum number of users who have a right to one app, including its owners.",
+            ge=1,
+            title="users",
+        ),
     ] = 100
     variables: Annotated[
-        int, msgspec.Meta(description="Variables that one app is configured with.", ge=1, title="variables")
+        int, msgspec.Meta(description="Maximum number of variables of one app.", ge=1, title="variables")
     ] = 500
     variable_bytes: Annotated[
         int,
         msgspec.Meta(
-            description="Bytes of their names and values together. The default is 128 KiB.", ge=1, title="bytes"
+            description="Maximum bytes of the names and values of all variables of one app. The default is 128 KiB.",
+            ge=1,
+            title="bytes",
         ),
     ] = 1 << 17
     releases: Annotated[
         int,
         msgspec.Meta(
-            description="Releases of one app that are kept on record; older records are removed.",
+            description="Maximum number of releases of one app on record; older records are removed.",
             ge=1,
             title="releases",
         ),
     ] = 100
     process_types: Annotated[
-        int, msgspec.Meta(description="Process types of one app.", ge=1, title="process types")
+        int, msgspec.Meta(description="Maximum number of process types of one app.", ge=1, title="process types")
     ] = 50
     instances: Annotated[
-        int, msgspec.Meta(description="Instances of one app, of all its process types.", ge=1, title="instances")
+        int,
+        msgspec.Meta(
+            description="Maximum number of instances of one app, of all its process types.", ge=1, title="instances"
+        ),
     ] = 200
 
 
 class Settings(_Section, frozen=True):
-    """What runs the units."""
+    """Who runs instances, and who runs the programs that nap needs."""
 
     scheduler: Annotated[
         SchedulerName,
         msgspec.Meta(
-            description="What runs the instances: `local` is this machine, through supervisord; `fleet` is a cluster. "
-            "`null` runs nothing: a push builds the image, pushes it and prints its name."
+            description="The program that runs instances. `local`: supervisord, on this machine. `fleet`: a fleet "
+            "cluster. `null`: nothing; a push builds the image, pushes it to the registry and prints its "
+            "name."
         ),
     ] = SchedulerName("local")
     topology: Annotated[
         Literal["auto", "machine", "cluster"],
         msgspec.Meta(
-            description="Who runs etcd, the registry and the router: `machine` is nap, on this machine; `cluster` is "
-            "its operator. `auto` is `cluster` for the scheduler `fleet`, and `machine` for the others."
+            description="Who runs etcd, the registry and the router. `machine`: nap, on this machine. `cluster`: the "
+            "operator. `auto`: `cluster` with the scheduler `fleet`, `machine` with the others."
         ),
     ] = "auto"
     etcd: EtcdSettings = EtcdSettings()

@@ -17,15 +17,14 @@ _HEAD = """\
 Each setting has a default. These sources can change it, and a later one wins:
 
 1. `settings.toml` in the state directory;
-2. the environment that `nap up` was started with: nap keeps it for everything that runs until the next `nap up` after
-   a `nap down`;
-3. the environment of the one command.
+2. the environment of the `nap up` that started nap: all programs of nap use it until `nap down`;
+3. the environment of a single command.
 
-A setting `section.name` is the environment variable `NAP_SECTION_NAME`. An unknown name in the file, an unknown
-variable that begins with NAP_, and a value that does not fit are refused, with the place where they stand.
+The environment variable of the setting `section.name` is `NAP_SECTION_NAME`. nap refuses an unknown name in the file,
+an unknown variable that begins with `NAP_`, and an invalid value. The message says where it is.
 
-`nap settings` shows what is in force, and where each value came from. After a change, run `nap up` again: it restarts
-what the change concerns ([operating.md](operating.md#changing-settings)).
+`nap settings` lists the settings in force, and where each value comes from. After a change, run `nap up` again: it
+restarts the programs and apps that use the setting ([operating.md](operating.md#changing-settings)).
 
 In `settings.toml`:
 

@@ -102,8 +102,8 @@ def test_a_cluster_without_machines(repository: Repository) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("metadata", "east", 'metadata of fleet\'s, such as "region=east,disk=ssd"'),
-        ("metadata", "a=b\nMachineID=x", "metadata of fleet's"),
+        ("metadata", "east", 'fleet metadata, such as "region=east,disk=ssd"'),
+        ("metadata", "a=b\nMachineID=x", "fleet metadata"),
         ("machine", "n1", "a machine's id, as"),
         ("spread", "maybe", '"auto", "yes" or "no"'),
     ],
