@@ -12,12 +12,12 @@ PACKAGE = ROOT / "nap_receiver"
 _TOP = """\
 # Architecture
 
-`nap_receiver/` has one folder for each of its parts. A folder imports only folders that stand below it on this page;
-`make lint` checks that. This page is made from the code (`make docs`).
+`nap_receiver/` has one folder for each of its parts. A folder imports only folders below it on this page;
+`make lint` checks that. `make docs` makes this page from the code.
 """
 _ENTRIES = """
-Five modules lie beside the folders, because files that nap 0.1 wrote outside the project name them: `cli`, `gate`,
-`hook`, `settle` and `router`. nap names the console scripts of `pyproject.toml` there now.
+Five modules are beside the folders: `cli`, `gate`, `hook`, `settle` and `router`. Files that nap 0.1 wrote outside the
+project contain their names. Newer files contain the console scripts of `pyproject.toml` instead.
 """
 
 

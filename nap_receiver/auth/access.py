@@ -1,4 +1,4 @@
-"""Who may do what with an app: kept in etcd, in `<prefix>/access/<app>`, so that it holds on every receiver.
+"""Rights of users to apps. etcd stores them below `<prefix>/access/<app>`, so all receivers have the same.
 
 The same key says which repository the app is that of: whoever writes it first has the name.
 """

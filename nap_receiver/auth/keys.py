@@ -1,4 +1,4 @@
-"""Who may come through the ssh gate: OpenSSH's authorized_keys, a line per key with the one command it gives."""
+"""Users' ssh keys: OpenSSH's authorized_keys, with one line and one allowed command per key."""
 
 import base64
 import re

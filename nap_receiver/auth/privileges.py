@@ -1,4 +1,4 @@
-"""Run as the account that owns the state directory, whoever calls the command."""
+"""Run as the account that owns the state directory, even if root calls the command."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""What a builder is asked to build."""
+"""The interface of builders, and their input: what to build, and with which limits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

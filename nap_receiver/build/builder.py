@@ -1,4 +1,4 @@
-"""Which builder makes an image."""
+"""Choose the builder by the settings and the engine."""
 
 from nap_receiver.build.asked import Builder
 from nap_receiver.build.buildkit import BuildKit

@@ -1,4 +1,4 @@
-"""BuildKit, as it is part of the engine: independent steps run side by side, and stages that nothing needs do not run.
+"""Build with the engine's BuildKit: independent stages at the same time, without unneeded stages.
 
 It is asked as the classic builder is (`POST /build`, with `version=2`), without a session of BuildKit's own. So it has
 no credentials and asks nobody for secrets, and each image that it builds from is there before it begins: `confine`

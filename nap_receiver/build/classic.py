@@ -1,4 +1,4 @@
-"""The builder that the engine had before BuildKit: each instruction makes a container, one after the other."""
+"""Build with the engine's classic builder: each instruction in its own container, one after the other."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Keep an app's build away from other apps' images and from what answers on the nap machine and its network.
+"""Isolate builds from images of other apps, and from services of the nap machine and its network.
 
 The Dockerfile is examined before the engine gets it, whatever builder the engine has:
 

@@ -1,4 +1,4 @@
-"""Read a Dockerfile before the engine builds it: which images it names, and what it has the engine download.
+"""Read a Dockerfile before the engine builds it: which images it uses, and which URLs it downloads.
 
 `dockerfile_lines` reads instructions. What the parser leaves to the builder is done here, as the builder does it:
 variables are expanded, stages are told from images (Dockerfile reference, docs.docker.com).

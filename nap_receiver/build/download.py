@@ -1,4 +1,4 @@
-"""Download what an app's Dockerfile has ADD download, with connections that go nowhere but to public addresses.
+"""Download the URLs of `ADD` in an app's Dockerfile, from public addresses only.
 
 The engine would download it itself, in the network of its machine, where a metadata service and nap's own programs
 answer; and its checks, where it had any, would not see where a redirect or a second answer of a name server leads.

@@ -1,4 +1,4 @@
-"""Why a build failed, for the person who pushed."""
+"""Explain to the pusher why a build failed."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Whole lines out of what a build prints."""
+"""Split the output of a build into whole lines."""
 
 from collections.abc import Iterable
 

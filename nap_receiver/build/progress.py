@@ -1,4 +1,4 @@
-"""What BuildKit reports while it builds, as lines for the person who pushed.
+"""Print BuildKit's progress to the pusher, as lines.
 
 The engine passes on BuildKit's own messages (moby/buildkit, `api/services/control/control.proto`, StatusResponse), in
 base64. Of these, what is here is enough: which steps there are, how each goes, and what each prints. A step is reported

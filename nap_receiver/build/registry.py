@@ -1,4 +1,4 @@
-"""The registry, by its HTTP API (OCI Distribution Specification): what the engine has no call for."""
+"""The HTTP API of the registry (OCI Distribution Specification), for calls that the engine does not have."""
 
 import base64
 import urllib.request

@@ -1,4 +1,4 @@
-"""Which network addresses a tenant's build may be led to: none of this machine, of its link or of a private network.
+"""Which network addresses a build may reach: no address of this machine, its link or a private network.
 
 Names are resolved here, so that every spelling of an address (octal, hexadecimal, `127.1`) is judged as what it is, and
 the connection is made to the very address that was judged. What is public says IANA's registry of special-purpose

@@ -1,4 +1,4 @@
-"""Programs that read what strangers wrote, with a limit on the memory and the processor time of each process."""
+"""Run programs that read untrusted input with limits on memory and CPU time."""
 
 import signal
 from collections.abc import Sequence

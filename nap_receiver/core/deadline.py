@@ -1,4 +1,4 @@
-"""Deadlines over anything that blocks, also inside a library: the main thread is interrupted by a signal."""
+"""Deadlines for blocking calls, also inside a library: a signal interrupts the main thread."""
 
 import signal
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The log of each build: all that a deploy said, a file each below the state directory's `logs/<app>/`.
+"""Deploy logs: the whole output of each deploy, in files below the state directory's `logs/<app>/`.
 
 It is locked (flock(2)) while it is written, so that whoever reads it sees when the deploy has ended, however it ended.
 """

@@ -1,4 +1,4 @@
-"""Replace a file as a whole: a reader sees the old content or the new one, and never a part."""
+"""Replace a file atomically: a reader sees the old content or the new content, never a part."""
 
 import os
 import tempfile

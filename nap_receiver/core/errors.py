@@ -1,4 +1,4 @@
-"""How nap says that something went wrong."""
+"""Errors that are shown to people."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal

@@ -1,4 +1,4 @@
-"""Escaping, one function for each place of a unit where a value can stand; the templates know them as filters.
+"""Escaping: one function for each place of a unit that a value can be in. Templates use them as filters.
 
 systemd's rules are those of systemd.syntax(7), systemd.service(5) "Command lines" and systemd.unit(5) "Specifiers",
 checked against the real parser (docs/design/libraries.md). supervisord's are those of configparser with inline

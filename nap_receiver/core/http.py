@@ -1,4 +1,4 @@
-"""Whether a server answers: HTTP over a unix socket, and over TCP."""
+"""Check whether a server answers: HTTP over a unix socket, or over TCP."""
 
 import http.client
 import socket

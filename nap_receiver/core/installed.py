@@ -1,4 +1,4 @@
-"""Where the installed programs are that nap runs, and which code of nap is installed."""
+"""Paths of the installed programs that nap runs, and which code of nap is installed."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Interrupt what the main thread does: for a deadline, a lost lock, or a request from outside to end.
+"""Interrupt the main thread: for a deadline, a lost lock, or a request to end.
 
 Only one interruption happens at a time, and the first one is the one that is reported: until its block has ended, the
 others are ignored. What cleans up runs under `uninterrupted`.

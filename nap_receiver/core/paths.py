@@ -1,4 +1,4 @@
-"""Where things lie on this machine: one directory that holds the repositories, the logs and, under `nap up`, the rest.
+"""Paths on this machine: the state directory, and everything in it.
 
 What is true of apps is in etcd; a receiver keeps only repositories and logs.
 """

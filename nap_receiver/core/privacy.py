@@ -1,4 +1,4 @@
-"""Nobody but nap's account reads or writes what nap keeps on this machine.
+"""Keep nap's files private: no other account reads or writes them.
 
 Each program of nap's starts with `keep_private`; the state directory itself is closed by each `nap up`.
 """

@@ -1,4 +1,4 @@
-"""HTTP and HTTPS with connections that go nowhere but to public addresses, for URLs that an app names."""
+"""HTTP and HTTPS clients that connect only to public addresses, for URLs that an app names."""
 
 import http.client
 import ssl

@@ -1,4 +1,4 @@
-"""JSON with comments, and with commas before closing brackets: what Dokku reads an app.json as.
+"""JSON with comments, and with commas before closing brackets, as Dokku reads app.json.
 
 That is JWCC (github.com/tailscale/hujson). Libraries for Python lose the places of mistakes, or take minutes for half a
 megabyte that somebody made for that (json-with-comments 1.3.0: `"/*`, 160,000 times); so this is one expression.

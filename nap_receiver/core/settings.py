@@ -1,4 +1,4 @@
-"""nap's settings: one TOML file and the environment, checked field by field, each value with where it came from.
+"""nap's settings: one TOML file and the environment. Each value is checked, and its source is kept.
 
 The structs below are the reference: their types and descriptions make `docs/settings.md` and every error message.
 Later sources win: the defaults here, `settings.toml`, the environment that `nap up` was started with, the environment.

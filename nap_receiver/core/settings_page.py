@@ -1,4 +1,4 @@
-"""docs/settings.md, made from the structs that check the settings.
+"""Make docs/settings.md from the structs that check the settings.
 
 `python -m nap_receiver.core.settings_page` prints it.
 """

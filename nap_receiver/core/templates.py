@@ -1,4 +1,4 @@
-"""The templates in `unit_templates/`, and the filters that escape what stands in them."""
+"""The templates in `unit_templates/`, and the filters that escape their values."""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Call the URL that a check names in app.json (`onFailure.url`) when the check has failed in a deploy."""
+"""Call the `onFailure.url` of a check in app.json when the check has failed in a deploy."""
 
 import http.client
 import urllib.request

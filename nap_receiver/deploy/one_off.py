@@ -1,4 +1,4 @@
-"""A container that runs once, of a release's image and with its configuration, on this machine's engine."""
+"""One-off containers: run once, with the image and configuration of a release, on this machine's engine."""
 
 import os
 import select

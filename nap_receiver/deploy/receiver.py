@@ -1,4 +1,4 @@
-"""The story of a deploy, from the pushed commit to the printed address. Read `receive` from top to bottom.
+"""The steps of a deploy, from the pushed commit to the printed address. Read `receive` from top to bottom.
 
 Its first step, which of the pushed refs deploys, is `push_handler.answer_push`: most pushes end there, and need none of
 this.

@@ -1,4 +1,4 @@
-"""The engine's images: which there are, and pulling and pushing them, through the Docker SDK.
+"""The engine's images: list, pull and push them, through the Docker SDK.
 
 What a registry says goes to the channel.
 """

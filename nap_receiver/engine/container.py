@@ -1,4 +1,4 @@
-"""What the engine is asked to create: the body of its call, with everything that a tenant chose in it.
+"""The body of the engine's create call, with all values that an app chose.
 
 An app's variables and commands reach the engine in this body alone (`POST /containers/create`, Docker Engine API). It
 lies in etcd, and `unit_templates/create.sh` hands it on without looking into it, so that none of it is ever in the

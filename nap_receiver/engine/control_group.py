@@ -1,4 +1,4 @@
-"""The control groups of builds, which bound what their steps use together (cgroups(7), versions 1 and 2).
+"""Control groups of builds: limits for all steps together (cgroups(7), versions 1 and 2).
 
 `POST /build` of the engine's API takes limits of memory and processors for the classic builder, and none of processes;
 but it takes the control group that the steps' own are made in. nap makes that one, as root, on the engine's machine: a

@@ -1,4 +1,4 @@
-"""The Docker Engine of a single machine: the one that runs already, or one of nap's own where none does."""
+"""The Docker Engine of a single machine: find the one that runs, or start nap's own."""
 
 import ipaddress
 import json

@@ -1,4 +1,4 @@
-"""The login of nap's own registry on a single machine: made by `nap up`, in two files that only nap's account reads.
+"""The login of nap's own registry on a single machine: `nap up` creates it in two private files.
 
 run/registry-login/htpasswd      what the registry checks it against (bcrypt, the one hash that it takes)
 run/registry-login/config.json   the login itself, as docker(1) reads it where DOCKER_CONFIG is that directory

@@ -1,4 +1,4 @@
-"""What gitolite's trigger runs when git has ended: it settles how the push ends where the hook does not say `good`."""
+"""Run after git by gitolite's trigger: set how the push ends if the hook did not report success."""
 
 import os
 import sys

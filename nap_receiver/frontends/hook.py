@@ -1,4 +1,4 @@
-"""Where a push enters: git's post-receive hook, the updates on stdin, the pusher behind stdout (githooks(5))."""
+"""git's post-receive hook: reads the updates from stdin, and prints to the pusher on stdout (githooks(5))."""
 
 import getpass
 import os

@@ -1,4 +1,4 @@
-"""nap's hook in a bare repository of another git server."""
+"""Install nap's hook in a bare repository of another git server."""
 
 import getpass
 import os

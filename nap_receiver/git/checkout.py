@@ -1,4 +1,4 @@
-"""The pushed commit's tree as a build context: a tar stream made straight from the object store.
+"""The pushed commit's tree as a build context: a tar stream directly from the object store.
 
 No work tree and no temporary copy. A process of its own reads the repository (`tree`), with limits on memory and
 processor time: a stranger wrote what it reads, and this process has a lock to keep alive meanwhile.

@@ -1,4 +1,4 @@
-"""`.dockerignore`: which paths of a tree stay out of the build context.
+"""`.dockerignore`: which paths of a tree the build context leaves out.
 
 The engine does not look at the file; a client applies it. Patterns mean what they mean to Docker (moby/patternmatcher,
 `MatchesUsingParentResults`): each becomes a regular expression in the same way, for the same engine of them, RE2. So a

@@ -1,4 +1,4 @@
-"""How nap calls git on repositories that strangers push to."""
+"""Run git safely on repositories with untrusted content."""
 
 from typing import TYPE_CHECKING
 

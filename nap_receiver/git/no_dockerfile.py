@@ -1,4 +1,4 @@
-"""What a commit without a Dockerfile at its top has instead, and the command that makes it deploy."""
+"""Advice for a commit without a Dockerfile at its top: what it has instead, and the command to type."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""git-receive-pack between a pusher and nap: what it says is passed on, and what nap has to add comes before its end.
+"""Run git-receive-pack for a pusher: pass on its output, and add nap's output before its end.
 
 git ignores how post-receive ends, and of the clients only the git command looks at how ssh ended, and that not always
 (not with `git push --atomic`, before git 2.53). All of them end with an error when one is sent before the end of the

@@ -1,4 +1,4 @@
-"""The bare repositories of a receiver: where each has its place, and how one is made and taken away."""
+"""Bare repositories of a receiver: where they are, and how they are created and removed."""
 
 import fcntl
 import os

@@ -1,4 +1,4 @@
-"""Read a commit's tree for a build context, in a process of its own: `python -m nap_receiver.git.tree`.
+"""Read a commit's tree for a build context, in a separate process: `python -m nap_receiver.git.tree`.
 
 What it reads was written by a stranger. So git says how large each object is before it is read, no object larger than
 the settings allow is, and `checkout`, which starts this process, limits its memory and processor time.

@@ -1,4 +1,4 @@
-"""Firewall rules that keep containers away from this machine's own services and from what is link-local.
+"""Firewall rules: containers reach neither this machine's own services nor link-local addresses.
 
 A container's loopback is its own, but its packets to the machine's addresses reach whatever listens there on all of
 them, and those to 169.254.169.254 reach a cloud's metadata service through the machine (RFC 3927). Docker has no rules

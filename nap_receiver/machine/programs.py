@@ -1,4 +1,4 @@
-"""The programs of a single-machine nap: how each is run and configured, and how to tell that it answers."""
+"""The programs of a single-machine nap: how each is run, configured and checked."""
 
 import getpass
 import os

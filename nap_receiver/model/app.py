@@ -1,4 +1,4 @@
-"""An app's name: what one repository deploys."""
+"""Names of apps: which app a repository deploys."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The name that the router gives to each app, and the URL with it."""
+"""The router's name for each app, and its URL."""
 
 from nap_receiver.core.settings import RouterSettings, Settings
 

@@ -1,4 +1,4 @@
-"""What a Dockerfile inherits from the image that it starts from."""
+"""What a Dockerfile inherits from its base image."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""How much one app or one user may have: the settings' `limits`, and the refusal of more.
+"""Limits for one app or one user, by the settings' `limits`.
 
 An app that has more already, because a limit was lowered, keeps it: only what would become more still is refused.
 """

@@ -1,4 +1,4 @@
-"""What a container is given to run a line of shell, such as one of a Procfile's.
+"""How a container runs a line of shell, such as one of a Procfile.
 
 What stops a container sends SIGTERM to its first process alone: Docker's init passes it to its child and to no other. A
 shell there would die of it, and what it runs with it. So a simple command takes the place of its shell, or needs none;

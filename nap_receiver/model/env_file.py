@@ -1,4 +1,4 @@
-"""Variables as text: a `.env` file that is read, and what is written as one, for a shell, or as JSON.
+"""Variables as text: parse a `.env` file; format variables as one, for a shell, or as JSON.
 
 Nothing is filled in: `$HOME` in a file stays `$HOME`, as the shell that would know it is not nap's.
 """

@@ -1,4 +1,4 @@
-"""When an instance is good: the checks that it must pass, asked on its own machine by `unit_templates/announce.sh`."""
+"""Health checks: when an instance is good. `unit_templates/announce.sh` runs the checks on its machine."""
 
 import shlex
 from http import HTTPStatus

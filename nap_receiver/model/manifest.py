@@ -1,4 +1,4 @@
-"""What a commit says of its app beside the Dockerfile: its Procfile, and Heroku's and Dokku's app.json.
+"""Parse what a commit says about its app: the Procfile, and Heroku's and Dokku's app.json.
 
 Both are read and checked before anything is built. What could not run is refused, each mistake with its place; other
 spellings of the same are taken; keys that mean nothing here are named in the push. The keys are those of Heroku's

@@ -1,4 +1,4 @@
-"""A release: what of an app runs, with what, and how. It never changes once it is written."""
+"""A release: what runs of an app, and how. It never changes after it is written."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which of an app's releases keep their images, and can be gone back to."""
+"""Which releases of an app keep their images, so that `rollback` can use them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a variable of an app's environment can be called, and what it can hold."""
+"""Variables of an app: which names and values are allowed."""
 
 import re
 

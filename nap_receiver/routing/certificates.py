@@ -1,4 +1,4 @@
-"""A certificate that an owner brings: read, and checked to belong together, before it is served."""
+"""Certificates that owners add: read them, and check that certificate, chain and key belong together."""
 
 import datetime
 import re

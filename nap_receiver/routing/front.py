@@ -1,4 +1,4 @@
-"""The front: the Caddy that holds visitors' connections, and passes each request on to the Caddy that has the routes.
+"""The front: the Caddy that holds visitors' connections, and sends each request to the Caddy with the routes.
 
 Caddy closes idle connections at each change of its configuration. The front's says nothing of apps, their names and
 their instances, so that no app that comes, goes or changes touches it; only the certificates that owners bring are in

@@ -1,4 +1,4 @@
-"""Which names the router asks a public authority for a certificate for, and when.
+"""For which names the router requests a public certificate, and when.
 
 Authorities count how often one account asks, in all: Let's Encrypt takes 300 orders in 3 hours, and 5 failures of a
 name in an hour (letsencrypt.org/docs/rate-limits). So names take turns, and one owner's many names do not use up the

@@ -1,4 +1,4 @@
-"""Whose a domain is: which names nobody can own, and what the DNS must say before an app may have one of the others."""
+"""Ownership of domains: which names no app can have, and which DNS record proves the others."""
 
 import time
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Which of several sockets at one address takes a new connection: the one that was opened last.
+"""Send new connections to the newest of several sockets with the same address.
 
 Each change of routes opens Caddy's addresses anew (SO_REUSEPORT), beside those before, which are closed a moment later.
 Left alone, the kernel goes on giving connections to both, and cuts off those that an old one has not accepted yet when

@@ -1,4 +1,4 @@
-"""The router: it follows what etcd says of the apps, and has Caddy do so. `nap router` runs it, beside its two Caddies.
+"""The router: reads apps from etcd, and configures Caddy. `nap router` runs it, beside its two Caddies.
 
 One has the routes (`caddy_configuration`). The front before it has visitors' connections (`front`). Both keep their
 last configuration, also over a restart, so apps stay reachable while etcd or this program is away.

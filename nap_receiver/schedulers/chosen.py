@@ -1,4 +1,4 @@
-"""Which scheduler the settings choose."""
+"""Choose the scheduler by the settings."""
 
 import importlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What instances print, as a scheduler hands it out: lines, which of them are wanted, and where they are read."""
+"""The output of instances, as a scheduler returns it: lines, and which of them are wanted."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

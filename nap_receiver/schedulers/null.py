@@ -1,4 +1,4 @@
-"""The scheduler that runs nothing: nap builds images and records releases, and something else deploys them."""
+"""The scheduler `null`: nap builds images and records releases, and another program runs them."""
 
 import ssl
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""On which machines of a cluster an app may run: from its repository's git config, else from the settings."""
+"""Placement: on which machines of a cluster an app may run, by its git config or the settings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

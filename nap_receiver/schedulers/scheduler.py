@@ -1,4 +1,4 @@
-"""The interface of a scheduler, which runs instances: the seam between one machine, a cluster, and nothing at all."""
+"""The interface of schedulers, which run instances."""
 
 import ssl
 from collections.abc import Callable, Mapping, Sequence

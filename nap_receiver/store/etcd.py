@@ -1,4 +1,4 @@
-"""etcd as nap needs it: JSON values, numbers and locks by transaction, watches with an exact deadline.
+"""Client of etcd: JSON values, transactions for numbers and locks, watches with an exact deadline.
 
 The only module that knows the etcd3 library, whose last release is of 2020. Its watcher spins when etcd goes away and
 its locks raise under contention (docs/design/libraries.md, "etcd3"), so both are done here on its stubs.

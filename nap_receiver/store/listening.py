@@ -1,4 +1,4 @@
-"""On which ports an instance listens, as its machine sees from outside, and what that says about one that is silent.
+"""The ports on which an instance listens, read from outside its container, and why it may not answer.
 
 `unit_templates/announce.sh` writes it to etcd while a web instance starts.
 """

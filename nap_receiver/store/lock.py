@@ -1,4 +1,4 @@
-"""One deploy at a time per app: a leased key in etcd, so that it holds across receivers and dies with its holder.
+"""The deploy lock: one deploy at a time per app. It is a leased key in etcd, so it holds across receivers.
 
 Below `<prefix>/apps/<app>/`:
     lock   `Turn` of the one that goes on now (leased)

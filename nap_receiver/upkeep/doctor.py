@@ -1,4 +1,4 @@
-"""`nap doctor`: finds what is wrong with a nap, and repairs what can be repaired. Read `examine` from top to bottom.
+"""`nap doctor`: find problems of a nap, and repair them. Read `examine` from top to bottom.
 
 What is done to an app is done under its deploy lock, after another look. What deploys, restarts and ends of themselves
 do changes while it is looked at; so only what is seen twice is told.
