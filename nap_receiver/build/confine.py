@@ -217,7 +217,8 @@ def host_of(name: str) -> str:
 def is_named(name: str, image: Local) -> bool:
     """Whether the engine found the image by this name; it takes the beginning of an ID for one as well."""
     found = _IMAGE.fullmatch(name)
-    assert found
+    if not found:
+        return False
     path = re.sub(r"^((index\.)?docker\.io/)(library/(?=[^/]+$))?", "", found["path"])
     path = re.sub(r"^library/(?=[^/]+$)", "", path)
     return (f"{path}@{found['digest']}" if found["digest"] else f"{path}:{found['tag'] or 'latest'}") in image.names

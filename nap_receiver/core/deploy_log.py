@@ -17,6 +17,7 @@ from typing import TextIO, get_args
 
 from nap_receiver.core.errors import End, NapError
 from nap_receiver.core.paths import State
+from nap_receiver.core.process import piped
 
 _LONGEST_NAME = 100
 _KEPT = 100
@@ -124,10 +125,10 @@ def follow(log: Path) -> Iterator[Iterator[str]]:
             errors="replace",
         ) as tail,
     ):
-        assert tail.stdout
+        lines = piped(tail.stdout)
         threading.Thread(target=goes_on.wait, daemon=True).start()  # for tail, a process nobody waited for still runs
         try:
-            yield (line.rstrip("\n") for line in tail.stdout if not _result_of(line))
+            yield (line.rstrip("\n") for line in lines if not _result_of(line))
         finally:
             tail.terminate()
             goes_on.terminate()

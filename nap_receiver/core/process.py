@@ -4,7 +4,9 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
+
+T = TypeVar("T")
 
 _OBJECTS_PER_COLLECTION = 50_000  # importing nap's libraries makes as many, and no garbage
 
@@ -30,3 +32,13 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except OSError:
         sys.exit(status)  # Python reports it, and exits with status 120
     os._exit((status or 0) & 0xFF)
+
+
+def piped(end: T | None) -> T:
+    """Return this end of a pipe to a program that was started with `PIPE` there, which Popen's types do not show.
+
+    Raises `ValueError` where the program was started without it.
+    """
+    if end is None:
+        raise ValueError("the program was started without this pipe")
+    return end

@@ -15,6 +15,7 @@ from nap_receiver.core.channel import Channel, plain
 from nap_receiver.core.deadline import deadline
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
+from nap_receiver.core.process import piped
 from nap_receiver.core.settings import Settings
 from nap_receiver.engine.container import Body, body_of_one_off, bridge_of, suffix_of
 from nap_receiver.engine.login import Login, login_of
@@ -113,9 +114,8 @@ def run_to_its_end(one_off: OneOff, what: str, app: str, seconds: float, channel
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
             )
-            assert process.stdout
-            with process.stdout:
-                for line in process.stdout:
+            with piped(process.stdout) as printed:
+                for line in printed:
                     channel.detail(plain(line.decode("utf-8", "replace").rstrip("\n")))
             status = process.wait()
     except BaseException:

@@ -9,7 +9,7 @@ from nap_receiver.core.channel import STEP, Channel, tell
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.privacy import keep_private
-from nap_receiver.core.process import run
+from nap_receiver.core.process import piped, run
 from nap_receiver.git.push import (
     Deployment,
     Push,
@@ -105,8 +105,7 @@ def deploy_later(asked: Deployment, state: State, channel: Channel) -> None:
         text=True,
         errors="replace",
     )
-    assert later.stdout
-    with later.stdout as said:
+    with piped(later.stdout) as said:
         first = said.readline()
         if first.startswith(STEP):
             channel.result(f"{asked.app}: the deploy of {asked.commit[:7]} has started and continues in the background")

@@ -79,12 +79,12 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
             by=asked.pusher,
             why=f"Deploy {commit}",
         )
-        release(draft, placement, deploy)
+        live = release(draft, placement, deploy)
         keep_recent(deploy)
         if manifest.after_each:
-            run_postdeploy("scripts.dokku.postdeploy", manifest.after_each, deploy)
+            run_postdeploy("scripts.dokku.postdeploy", manifest.after_each, live, deploy)
         if manifest.postdeploy and not current:
-            run_postdeploy("scripts.postdeploy", manifest.postdeploy, deploy)
+            run_postdeploy("scripts.postdeploy", manifest.postdeploy, live, deploy)
 
 
 def require_newest(asked: Deployment, current: Release | None) -> None:
@@ -172,19 +172,17 @@ def formation_for(manifest: Manifest, current: Release | None, deploy: Deploy) -
     return manifest.formation(chosen)
 
 
-def run_postdeploy(what: str, command: str, deploy: Deploy) -> None:
+def run_postdeploy(what: str, command: str, live: Release, deploy: Deploy) -> None:
     """Run a command that app.json has at `what`, after a release of the app is live."""
     if deploy.scheduler.runs_on == "nothing":
         return
-    current = deploy.ledger.current()
-    assert current
     app = deploy.app
     app.channel.step(f"Running {what}: {command}")
     try:
-        run_command(current, POSTDEPLOY, command, what, deploy)
+        run_command(live, POSTDEPLOY, command, what, deploy)
     except NapError as error:
         advice = [
-            f"{app.name} {current.name} is live all the same. To try it again:",
+            f"{app.name} {live.name} is live all the same. To try it again:",
             f"run {app.name} sh -c {shlex.quote(command)}",
         ]
         raise NapError(str(error), advice=advice) from error

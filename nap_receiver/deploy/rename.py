@@ -14,7 +14,7 @@ from nap_receiver.core.errors import NapError
 from nap_receiver.deploy.operations import end, forget, release_again
 from nap_receiver.deploy.rollout import App, Deploy, under_way
 from nap_receiver.git.repository import move, name_of, repository_at
-from nap_receiver.model.app import app_name
+from nap_receiver.model.app import checked_app_name
 from nap_receiver.model.release import RENAMED, Release
 from nap_receiver.store.ledger import Ledger
 from nap_receiver.store.lock import deploy_lock
@@ -52,8 +52,7 @@ def new_repository(app: App, name: str) -> Path:
             f"{app.name} is named after {app.repository}, which is not nap's own",
             advice="Give that repository another name, push from it, and destroy the old app.",
         )
-    target = repository_at(name, state)
-    assert app_name(target, state, {}) == name
+    target = repository_at(checked_app_name(name), state)
     if target.exists():
         raise NapError(f"repository name {name} is already in use", advice="Choose another name.")
     return target

@@ -137,8 +137,8 @@ def take_away_leftovers(deploy: Deploy) -> None:
     retire(ledger.app, [unit for unit in left if unit not in kept], deploy)
 
 
-def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: bool = True) -> None:
-    """Give the draft its number, write it down and roll it out.
+def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: bool = True) -> Release:
+    """Give the draft its number, write it down and roll it out. Return the release, which serves from then on.
 
     One that `is_new`, of other code or another configuration than the one before, runs its release command first.
     Where it listens on another port than nap expects, and nobody has named one, the next number is of one on that port.
@@ -157,7 +157,7 @@ def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: boo
         show(f"{written.app} {written.name} is released ({seconds:.1f} s)", "", [], deploy.channel)
         deploy.channel.detail(f"Image: {written.image}")
         deploy.channel.detail("It runs nowhere yet: nap builds and pushes images here, and runs nothing.")
-        return
+        return written
     state = "is live"
     if rest := written.at_rest():
         why, how = rest
@@ -170,6 +170,7 @@ def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: boo
         retire(written.app, before, deploy)
     else:
         await_routes(deploy)
+    return written
 
 
 def bring_up(

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nap_receiver.core.bounded import bounded, killed
 from nap_receiver.core.errors import NapError
+from nap_receiver.core.process import piped
 
 if TYPE_CHECKING:  # `tree` imports this module, and starts faster without the libraries of these
     from pathlib import Path
@@ -58,7 +59,8 @@ class Checkout:
         A tar that stops early at an entry's end is a valid one to the engine. So the archive is ended here, after the
         reader ended well, and whatever went wrong is raised inside the upload, which aborts it.
         """
-        assert self._reader
+        if self._reader is None:
+            raise ValueError("only a checkout by `check_out` has a tar")
         yield from self._reader.content()
         end = self._reader.end()
         self.lfs_pointers, self.windows_scripts = end["lfs_pointers"], end["windows_scripts"]
@@ -103,11 +105,12 @@ class _Reader:
             stderr=subprocess.PIPE,
             start_new_session=True,  # so that its git ends with it
         )
+        self._input, self._errors = piped(self._process.stdin), piped(self._process.stderr)
+        self._output = cast(BufferedReader, piped(self._process.stdout))  # Popen makes such, where `bufsize` is not 0
 
     def plan(self) -> dict[str, Any]:
         """What the tree has, before any of its contents. Raises `NapError`."""
-        assert self._process.stdout
-        line = self._process.stdout.readline()
+        line = self._output.readline()
         if not line.endswith(b"\n"):
             self.end()
         plan: dict[str, Any] = json.loads(line)
@@ -115,18 +118,16 @@ class _Reader:
 
     def content(self) -> Iterator[bytes]:
         """The tar without its end, as far as it was made."""
-        assert self._process.stdin and isinstance(self._process.stdout, BufferedReader)
         with suppress(BrokenPipeError):  # it has ended, and `end` says why
-            self._process.stdin.write(b"\n")
-            self._process.stdin.flush()
+            self._input.write(b"\n")
+            self._input.flush()
         # Not `read`: the engine takes what is here while the reader makes the rest.
-        while piece := self._process.stdout.read1(_PIECE_BYTES):
+        while piece := self._output.read1(_PIECE_BYTES):
             yield piece
 
     def end(self) -> dict[str, Any]:
         """What it says at its end. Raises `NapError` where that is no good one."""
-        assert self._process.stderr
-        said = self._process.stderr.read()
+        said = self._errors.read()
         status = self._process.wait()
         if status == 0:
             return dict(json.loads(said))
@@ -139,7 +140,6 @@ class _Reader:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+        for pipe in (self._input, self._output, self._errors):
             with suppress(BrokenPipeError):  # of what was not read any more
-                if pipe:
-                    pipe.close()
+                pipe.close()

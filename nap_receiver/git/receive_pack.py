@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from nap_receiver.core.bounded import bounded
+from nap_receiver.core.process import piped
 from nap_receiver.git.git import git
 from nap_receiver.git.push import RefUpdate, read_updates, repository_settings
 
@@ -175,8 +176,7 @@ class Transfer:
 
     def _feed(self) -> None:
         """What the pusher sends goes to git; whether it is more than the flush-pkt of one who has nothing to send."""
-        assert self._process.stdin
-        with suppress(OSError), self._process.stdin as git:  # git may have seen enough, or the pusher be gone
+        with suppress(OSError), piped(self._process.stdin) as git:  # git may have seen enough, or the pusher be gone
             passed = pass_on_updates(_read, git, self._bounds, lambda: self._advertised)
             self._pusher_sent, self._updates, self._broken_off = passed.sent, passed.updates, passed.broken_off
             if passed.refusal:
@@ -189,8 +189,7 @@ class Transfer:
 
     def _pass_on(self) -> None:
         """Everything but what ends it, a packet at a time."""
-        assert self._process.stdout
-        with self._process.stdout as said:
+        with piped(self._process.stdout) as said:
             there = list(_packets(said))
             self._advertised = sum(b" refs/" in each for each in there)
             _write(b"".join(there))
@@ -210,8 +209,7 @@ class Transfer:
 
     def _pass_on_errors(self) -> None:
         """What git and its programs say to those who have no bands."""
-        assert self._process.stderr
-        with self._process.stderr as said:
+        with piped(self._process.stderr) as said:
             while piece := os.read(said.fileno(), _PIECE_BYTES):
                 self._give_up_on(piece)
                 _write(piece, 2)

@@ -25,7 +25,7 @@ from dulwich.objects import parse_tree
 
 from nap_receiver.core.bounded import killed
 from nap_receiver.core.errors import NapError, some
-from nap_receiver.core.process import run
+from nap_receiver.core.process import piped, run
 from nap_receiver.git.checkout import DOCKERFILE, MANIFESTS
 from nap_receiver.git.dockerignore import NAME as DOCKERIGNORE
 from nap_receiver.git.dockerignore import Patterns, patterns_of
@@ -83,9 +83,8 @@ class _Objects:
             stderr=subprocess.PIPE,
             bufsize=_PIECE_BYTES,
         )
-        assert self._process.stdin and self._process.stdout
-        self._questions: IO[bytes] = self._process.stdin
-        self._answers: IO[bytes] = self._process.stdout
+        self._questions: IO[bytes] = piped(self._process.stdin)
+        self._answers: IO[bytes] = piped(self._process.stdout)
 
     def kinds(self, names: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
         """The kind of each object (`blob`, …) and its size in bytes; an empty kind for one that is missing."""
@@ -147,8 +146,7 @@ class _Objects:
 
     def _stopped(self) -> NapError:
         """Why git has ended."""
-        assert self._process.stderr
-        said = self._process.stderr.read().decode(errors="backslashreplace").strip()
+        said = piped(self._process.stderr).read().decode(errors="backslashreplace").strip()
         status = self._process.wait()
         if status < 0:
             return killed(self._app, -status, self._bounds)

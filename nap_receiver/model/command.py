@@ -42,16 +42,16 @@ def heeding_signals(command: str) -> list[str]:
     A command of plain words needs no shell in the image.
     """
     match = _ASSIGNMENTS.match(command)
-    assert match  # at least nothing
-    program = command[match.end() :]
+    assignments = match[0] if match else ""
+    program = command.removeprefix(assignments)
     words = _words(program)
-    if not words or (words[0] == "exec" and not match[0]):
+    if not words or (words[0] == "exec" and not assignments):
         return in_shell(command)
     if words[0] in _OF_THE_SHELL or any(set(word) <= set(_OPERATORS) for word in words):
         return ["/bin/sh", "-c", _PASSING_ON, "sh", command]
-    if not match[0] and _PLAIN.fullmatch(program):
+    if not assignments and _PLAIN.fullmatch(program):
         return shlex.split(program)
-    return in_shell(f"{match[0]}exec {program}")
+    return in_shell(f"{assignments}exec {program}")
 
 
 def _words(command: str) -> list[str]:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from nap_receiver.core.channel import plain
 from nap_receiver.core.errors import NapError
+from nap_receiver.core.process import piped
 from nap_receiver.model.release import Instance
 from nap_receiver.schedulers.log_source import Line, Wanted
 from nap_receiver.schedulers.placement import Machine
@@ -100,8 +101,7 @@ class Journals:
                 self._running.append(ssh)
                 if self._over.is_set():
                     ssh.terminate()
-                assert ssh.stdout
-                for entry in filter(None, map(_journal_entry, ssh.stdout)):
+                for entry in filter(None, map(_journal_entry, piped(ssh.stdout))):
                     cursor, unit, at, text = entry
                     self._from[machine.id] = f"--after-cursor={cursor}"
                     if (label := wanted.label(unit)) is not None:

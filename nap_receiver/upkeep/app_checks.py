@@ -125,15 +125,13 @@ def instances(there: Inventory) -> Iterator[Finding]:
             told += [f"{_some(silent)} neither announced nor up"] if silent else []
             about = f"{app}: of {current.name}, {'; '.join(told)}"
         advice = "nap doctor --fix starts what does not run." if lacking else _why(app)
-        yield problem(f"{app}.{current.name}", about, advice, app=app, repair=_starting(lacking))
+        yield problem(f"{app}.{current.name}", about, advice, app=app, repair=_starting(current, lacking))
     several = f", and {_count(stopped, 'app')} stopped by their users" if stopped else ""
     yield ok(f"{well} of current releases, each answers or is up{several}{there.left_out}")
 
 
-def _starting(lacking: Sequence[Instance]) -> Callable[[Deploy], str]:
+def _starting(current: Release, lacking: Sequence[Instance]) -> Callable[[Deploy], str]:
     def start(deploy: Deploy) -> str:
-        current = deploy.ledger.current()
-        assert current
         if lacking:
             _start(lacking, deploy)
         _await_good(current, deploy.timeout if lacking else PATIENCE, deploy)

@@ -25,22 +25,23 @@ from nap_receiver.upkeep.inventory import Inventory
 
 Check = Callable[[Inventory], Iterator[Finding]]
 
-CHECKS: tuple[Check, ...] = (
-    machine_checks.programs,  # what is started here, the others can look at
-    machine_checks.versions,
-    machine_checks.clocks,
-    app_checks.announcements,  # before those that wait for them to go
-    app_checks.releases,
-    app_checks.instances,  # the current release is there before others go
-    app_checks.units,
-    app_checks.containers,
-    leftover_checks.images,
-    leftover_checks.volumes,
-    leftover_checks.logs,
-    machine_checks.privacy,
-    machine_checks.firewall,
-    machine_checks.disk,
-)
+CHECKS: dict[str, Check] = {
+    "programs": machine_checks.programs,  # what is started here, the others can look at
+    "versions": machine_checks.versions,
+    "clocks": machine_checks.clocks,
+    "announcements": app_checks.announcements,  # before those that wait for them to go
+    "releases": app_checks.releases,
+    "instances": app_checks.instances,  # the current release is there before others go
+    "units": app_checks.units,
+    "containers": app_checks.containers,
+    "images": leftover_checks.images,
+    "volumes": leftover_checks.volumes,
+    "logs": leftover_checks.logs,
+    "privacy": machine_checks.privacy,
+    "firewall": machine_checks.firewall,
+    "disk": machine_checks.disk,
+}
+"""The checks in their order, by the names that `doctor --json` has for them."""
 
 PATIENCE = 5.0
 """Seconds that a deploy is waited for before what is wrong with its app stays as it is."""
@@ -61,15 +62,15 @@ def examine(state: State, who: str, *, fix: bool) -> Iterator[Finding]:
         yield from found
 
 
-def _made(check: Check, there: Inventory) -> list[Finding]:
+def _made(check: str, there: Inventory) -> list[Finding]:
     found: list[Finding] = []
     try:
-        found.extend(check(there))
+        found.extend(CHECKS[check](there))
     except NapError as error:
         found.append(unseen(f"not looked at: {error}", " ".join(error.advice)))
     except Exception as error:  # noqa: BLE001 -- the others are made all the same
         found.append(unseen(f"not looked at, for nap itself failed: {type(error).__name__}: {error}"))
-    return [replace(finding, check=check.__name__) for finding in found]
+    return [replace(finding, check=check) for finding in found]
 
 
 def _seen_again(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
@@ -77,7 +78,7 @@ def _seen_again(before: Sequence[Finding], now: Sequence[Finding]) -> list[Findi
     return [finding for finding in now if finding.state != "problem" or finding.subject in known]
 
 
-def _repaired(check: Check, found: Sequence[Finding], who: str, there: Inventory) -> list[Finding]:
+def _repaired(check: str, found: Sequence[Finding], who: str, there: Inventory) -> list[Finding]:
     result: dict[str, Finding] = {}
     for app in dict.fromkeys(finding.app for finding in found if finding.repair):
         for finding in _repair([each for each in found if each.repair and each.app == app], check, who, there):
@@ -85,7 +86,7 @@ def _repaired(check: Check, found: Sequence[Finding], who: str, there: Inventory
     return [result.get(finding.subject, finding) if finding.repair else finding for finding in found]
 
 
-def _repair(wrong: Sequence[Finding], check: Check, who: str, there: Inventory) -> Iterator[Finding]:
+def _repair(wrong: Sequence[Finding], check: str, who: str, there: Inventory) -> Iterator[Finding]:
     app = wrong[0].app
     if not app:
         yield from (_put_right(finding) for finding in wrong)
@@ -98,13 +99,14 @@ def _repair(wrong: Sequence[Finding], check: Check, who: str, there: Inventory) 
                 if again is None:
                     yield replace(finding, state="repaired", advice="The problem was gone at the second check.")
                 else:
-                    yield _put_right(again, deploy) if again.repair else again
+                    yield _put_right(again, deploy)
     except NapError as error:
         yield from (_not_repaired(finding, error) for finding in wrong)
 
 
 def _put_right(finding: Finding, *deploy: Deploy) -> Finding:
-    assert finding.repair
+    if finding.repair is None:
+        return finding
     try:
         return replace(finding, state="repaired", advice=finding.repair(*deploy))
     except NapError as error:

@@ -1,7 +1,7 @@
 """`completion`: complete nap's commands in a shell."""
 
 import click
-from click.shell_completion import BashComplete, add_completion_class, get_completion_class
+from click.shell_completion import BashComplete, ShellComplete, ZshComplete, add_completion_class
 
 from nap_receiver.frontends.commands.table import Caller, command, nap
 
@@ -42,10 +42,11 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 """
 
 
+_SHELLS: dict[str, type[ShellComplete]] = {"bash": ColonsInWords, "zsh": ZshComplete}
+
+
 @command("completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh"]))
+@click.argument("shell", type=click.Choice(list(_SHELLS)))
 def print_completion(caller: Caller, shell: str) -> None:
     """Print the completion script for SHELL. In ~/.bashrc: eval "$(nap completion bash)"."""
-    made = get_completion_class(shell)
-    assert made
-    click.echo(made(nap, {}, "nap", "_NAP_COMPLETE").source())
+    click.echo(_SHELLS[shell](nap, {}, "nap", "_NAP_COMPLETE").source())

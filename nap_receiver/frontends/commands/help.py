@@ -9,13 +9,10 @@ from nap_receiver.frontends.commands.table import ANYBODY, Caller, command
 @click.argument("name", required=False, metavar="[COMMAND]")
 def show_help(caller: Caller, name: str | None) -> None:
     """List the commands, or show the help of COMMAND: help ps."""
-    above = click.get_current_context().parent
-    assert above
-    if name is None:
+    above = click.get_current_context().find_root()
+    if name is None or not isinstance(above.command, click.Group):
         click.echo(above.get_help())
         return
-    commands = above.command
-    assert isinstance(commands, click.Group)
-    _, found, _ = commands.resolve_command(above, [name])
-    assert found
-    click.echo(found.get_help(click.Context(found, above, name)))
+    _, found, _ = above.command.resolve_command(above, [name])  # raises `UsageError` where there is none
+    if found:
+        click.echo(found.get_help(click.Context(found, above, name)))

@@ -92,8 +92,9 @@ def command(name: str, right: str | None = None) -> Callable[[Callable[..., None
             if caller is None:
                 caller = Caller(state_at(root), os.environ.get("NAP_USER") or getpass.getuser(), root)
                 become_owner(caller.state)
+            elif right is None:
+                raise click.UsageError(f"{name} is not a command over ssh")
             elif right != ANYBODY:
-                assert right
                 require_right(words["app"], access_of(words["app"], caller.state), caller.user, right)
             function(caller, **words)
 

@@ -197,6 +197,7 @@ def test_a_host_is_told_from_a_path_as_the_engine_does_it() -> None:
     assert is_named("library/python:3", PYTHON)
     assert is_named(f"python:4@{DIGEST}", PYTHON)
     assert not is_named("python", PYTHON)
+    assert not is_named("no name", PYTHON)
 
 
 class Files(BaseHTTPRequestHandler):

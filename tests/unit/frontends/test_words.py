@@ -12,7 +12,7 @@ from nap_receiver.core.channel import Channel
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.frontends import cli
-from nap_receiver.frontends.commands.table import at_rest, guests
+from nap_receiver.frontends.commands.table import Caller, at_rest, guests
 from nap_receiver.frontends.commands.table import nap as on_host
 from nap_receiver.frontends.gate import _let_through
 from nap_receiver.model.release import Release
@@ -58,6 +58,12 @@ def test_help_is_a_command_on_the_host_and_over_ssh(tmp_path: Path, capsys: pyte
             assert run(command, "--help") == (0, shown)
         assert run("--help") == (0, listed)
     assert on_this_host() == on_this_host("help")
+
+
+def test_a_command_without_a_right_is_refused_to_those_who_come_over_ssh(tmp_path: Path) -> None:
+    guest = Caller(State(tmp_path), "alice", is_operator=False)
+    with pytest.raises(click.UsageError, match=r"^doctor is not a command over ssh$"):
+        on_host.main(["doctor"], obj=guest, standalone_mode=False)
 
 
 def test_whole_sentences_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from nap_receiver.core.errors import NapError
 from nap_receiver.engine.container import asked_by
 from nap_receiver.model.health import Check
-from nap_receiver.model.manifest import Manifest, manifest_of
+from nap_receiver.model.manifest import Manifest, _mistake, manifest_of
 
 PROCFILE = "web: ./serve --port $PORT\n\n# in the background\nworker:  ./work\n"
 
@@ -416,3 +416,9 @@ def test_megabyte_of_mistakes_is_read_in_time(procfile: str | None, document: An
     with suppress(NapError):
         read(procfile, document).unset("shop", {})
     assert time.thread_time() - started < 30, "0.3 s, more beside others; minutes where each were compared with each"
+
+
+def test_a_complaint_of_an_unknown_form_is_shown_as_it_is() -> None:
+    assert (
+        _mistake("Something new", "$.formation", "app.json", {"formation": {}}) == "app.json.formation: Something new"
+    )

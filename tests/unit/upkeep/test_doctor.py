@@ -15,7 +15,7 @@ from tests.unit.upkeep.patient import Patient
 
 def only(monkeypatch: pytest.MonkeyPatch, *checks: doctor.Check) -> None:
     """Have the doctor make these checks and no others."""
-    monkeypatch.setattr(doctor, "CHECKS", checks)
+    monkeypatch.setattr(doctor, "CHECKS", {check.__name__: check for check in checks})
 
 
 def test_a_healthy_nap_has_one_good_finding_for_each_check(patient: Patient) -> None:
