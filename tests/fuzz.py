@@ -101,7 +101,7 @@ def _dockerfile(data: bytes) -> None:
     with contextlib.suppress(dockerfile.Unreadable):
         escape = dockerfile.escape_of(data)
         for platform in ({}, dockerfile.platform_variables("linux", "amd64")):
-            with contextlib.suppress(dockerfile.Forbidden):
+            with contextlib.suppress(dockerfile.NotForBuilds):
                 found = dockerfile.images_and_downloads(instructions, escape, use, {"NAP_APP": "shop"}, platform)
                 confine.copying(data, list(found), "i:1", escape)
     for each in instructions:

@@ -20,7 +20,7 @@ from nap_receiver.build.failure import build_failed, reason_of
 from nap_receiver.build.progress import Progress, Step
 from nap_receiver.core.channel import Channel, plain
 from nap_receiver.core.errors import NapError
-from nap_receiver.engine.client import About, Engine
+from nap_receiver.engine.client import Engine, EngineFacts
 from nap_receiver.engine.control_group import bound_buildkit
 from nap_receiver.git.checkout import DOCKERFILE
 
@@ -35,7 +35,7 @@ constants.CONTAINER_LIMITS_KEYS.append("version")
 class BuildKit:
     """The BuildKit of an engine."""
 
-    def __init__(self, engine: Engine, about: About, machine: str = "") -> None:
+    def __init__(self, engine: Engine, about: EngineFacts, machine: str = "") -> None:
         """`machine` is the name of nap on the engine's machine, where the engine is nap's own."""
         self._engine, self._machine = engine, machine
         known = NEWEST if about.version >= _ENGINE_23 else DOCKERFILE_1_2

@@ -23,6 +23,7 @@ from nap_receiver.build.dockerfile import (
     NO_ARGUMENTS,
     Download,
     Frontend,
+    NotForBuilds,
     Unreadable,
     escape_of,
     images_and_downloads,
@@ -30,14 +31,13 @@ from nap_receiver.build.dockerfile import (
     refused,
     syntax_of,
 )
-from nap_receiver.build.dockerfile import Forbidden as NotForBuilds
 from nap_receiver.build.dockerfile_lines import Instruction, with_syntax
 from nap_receiver.build.download import Downloaded, NotDownloaded, download
-from nap_receiver.core.addresses import Forbidden, require_elsewhere, resolved
+from nap_receiver.core.addresses import ForbiddenAddress, require_elsewhere, resolved
 from nap_receiver.core.channel import Channel
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.settings import Settings
-from nap_receiver.engine.client import Engine, Local
+from nap_receiver.engine.client import Engine, LocalImage
 from nap_receiver.git.checkout import DOCKERFILE, Checkout
 from nap_receiver.model.base_image import Base
 
@@ -153,7 +153,7 @@ class _Bases:
             self._known[name] = self._permitted(name, f"line {line}: ").base
         return self._known[name]
 
-    def _permitted(self, name: str, where: str) -> Local:
+    def _permitted(self, name: str, where: str) -> LocalImage:
         found = _IMAGE.fullmatch(name) if len(name) <= _LONGEST_NAME else None
         if not found:
             raise refused(self._app, f"{where}{name[:80]} is not the name of an image", "Correct it")
@@ -178,7 +178,7 @@ class _Bases:
         try:
             if host != _HUB:
                 self._require_registry(host)
-        except Forbidden as error:
+        except ForbiddenAddress as error:
             raise refused(
                 self._app,
                 f"{where}{name} cannot be pulled: {error}",
@@ -190,7 +190,7 @@ class _Bases:
             )
 
     def _require_registry(self, host: str) -> None:
-        """Raise `Forbidden` for a registry on the nap machine; `registry.address` has its own rule."""
+        """Raise `ForbiddenAddress` for a registry on the nap machine; `registry.address` has its own rule."""
         name, _, port = host.rpartition(":") if re.search(r":\d+$", host) else (host, "", "")
         try:
             addresses = resolved(name.strip("[]"), int(port or _HTTPS_PORT))
@@ -214,7 +214,7 @@ def host_of(name: str) -> str:
     return first if is_host else _HUB
 
 
-def is_named(name: str, image: Local) -> bool:
+def is_named(name: str, image: LocalImage) -> bool:
     """Whether the engine found the image by this name; it takes the beginning of an ID for one as well."""
     found = _IMAGE.fullmatch(name)
     if not found:
@@ -250,7 +250,7 @@ def _downloaded(
         with channel.waiting(f"downloading {url[:200]}"):
             got = download(url, into, settings.build.private_networks.networks, most)
     except NotDownloaded as error:
-        if isinstance(error.__cause__, Forbidden):
+        if isinstance(error.__cause__, ForbiddenAddress):
             advice = "Use a public address, or ask the operator to allow this one (build.private_networks)"
         raise refused(app, f"{where}{error}", advice) from error
     channel.detail(f"Downloaded {url[:200]} ({got.size} bytes)")

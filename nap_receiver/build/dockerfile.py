@@ -33,7 +33,7 @@ class Unreadable(Exception):
     """A value that cannot be known before the build; the text says which."""
 
 
-class Forbidden(Exception):
+class NotForBuilds(Exception):
     """What no build may do here; the text says what, and in which line."""
 
 
@@ -236,7 +236,7 @@ def _begun(
         asked = expand(platform, constants, escape)
         if asked and not is_platform(asked, {key: value.text for key, value in constants.items()}):
             own = f"{constants['TARGETOS'].text}/{constants['TARGETARCH'].text}"
-            raise Forbidden(f"line {each.lines[0]}: FROM --platform={asked[:80]}: builds here are for {own}")
+            raise NotForBuilds(f"line {each.lines[0]}: FROM --platform={asked[:80]}: builds here are for {own}")
     name = expand(each.words[0], constants, escape) if each.words else ""
     stage = _Stage(each.words[2].lower() if len(each.words) > 2 else "")
     if parent := named.get(name.lower()):
@@ -298,14 +298,14 @@ def _require_confined(
 
 
 def _require_sandbox(each: Instruction, line: int) -> None:
-    """Raise `Forbidden` for a step that asks for the machine's network, or for more rights than others."""
+    """Raise `NotForBuilds` for a step that asks for the machine's network, or for more rights than others."""
     for flag, harmless in (("network", {"default", "none"}), ("security", {"sandbox"}), ("device", set[str]())):
         for value in each.values_of(flag) if each.name == "RUN" else ():
             if value not in harmless:
-                raise Forbidden(f"line {line}: RUN --{flag}={value[:80]} is not for builds here")
+                raise NotForBuilds(f"line {line}: RUN --{flag}={value[:80]} is not for builds here")
     for options in _mounts_of(each):
         for kind in {value.lower() for name, value in options if name == "type"} & {"secret", "ssh"}:
-            raise Forbidden(f"line {line}: RUN --mount=type={kind}: a build has no secrets and no ssh agent here")
+            raise NotForBuilds(f"line {line}: RUN --mount=type={kind}: a build has no secrets and no ssh agent here")
 
 
 def may_be_remote(word: str, escape: str) -> bool:

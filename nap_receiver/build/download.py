@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from requests.utils import requote_uri
 
-from nap_receiver.core.addresses import Forbidden, Network
+from nap_receiver.core.addresses import ForbiddenAddress, Network
 from nap_receiver.core.public_http import IDLE_SECONDS, opener
 
 _PIECE_BYTES = 1 << 16
@@ -52,7 +52,7 @@ def download(url: str, into: IO[bytes], allowed: Sequence[Network], most: int) -
                     raise NotDownloaded(f"it is larger than the {most} bytes that build.download_size allows")
                 into.write(piece)
             return Downloaded(_name(url, response.headers), _modified(response.headers), size)
-    except (Forbidden, NotDownloaded) as error:
+    except (ForbiddenAddress, NotDownloaded) as error:
         raise NotDownloaded(str(error)) from error
     except urllib.error.HTTPError as error:
         raise NotDownloaded(f"the server answers {error.code} {error.reason}") from error

@@ -10,17 +10,17 @@ import socket
 from collections.abc import Sequence
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # IPv6 addresses that carry an IPv4 one in their last four bytes (RFC 4291, 2.5.5; RFC 6052; RFC 8215).
 _CARRIERS = [ipaddress.IPv6Network(network) for network in ("::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48")]
 
 
-class Forbidden(Exception):
+class ForbiddenAddress(Exception):
     """An address that a build may not be led to; the text says which and why."""
 
 
-def resolved(host: str, port: int) -> list[Address]:
+def resolved(host: str, port: int) -> list[IPAddress]:
     """The addresses of a host. Raises `OSError` where there are none."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -29,29 +29,29 @@ def resolved(host: str, port: int) -> list[Address]:
     return list(dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found))
 
 
-def require_public(address: Address, allowed: Sequence[Network] = ()) -> None:
-    """Raise `Forbidden` for an address that is not public, or is this machine's own, unless it is in `allowed`."""
+def require_public(address: IPAddress, allowed: Sequence[Network] = ()) -> None:
+    """Raise `ForbiddenAddress` for an address that is not public or is this machine's, unless it is in `allowed`."""
     if not _is_in(address, allowed):
         require_elsewhere(address)
         if not all(each.is_global for each in _meant_by(address)):
-            raise Forbidden(f"{address} is an address of a private network")
+            raise ForbiddenAddress(f"{address} is an address of a private network")
 
 
-def require_elsewhere(address: Address, allowed: Sequence[Network] = ()) -> None:
-    """Raise `Forbidden` for an address of this machine or of its link, or of a group, unless it is in `allowed`."""
+def require_elsewhere(address: IPAddress, allowed: Sequence[Network] = ()) -> None:
+    """Raise `ForbiddenAddress` for one of this machine, of its link, or of a group, unless it is in `allowed`."""
     if _is_in(address, allowed):
         return
     for each in _meant_by(address):
         if each.is_link_local:
-            raise Forbidden(f"{address} is link-local: a cloud's metadata service answers there")
+            raise ForbiddenAddress(f"{address} is link-local: a cloud's metadata service answers there")
         if each.is_loopback or each.is_unspecified or _is_own(each):
-            raise Forbidden(f"{address} is an address of the nap machine itself")
+            raise ForbiddenAddress(f"{address} is an address of the nap machine itself")
         if each.is_multicast or each.is_reserved:
-            raise Forbidden(f"{address} is no single machine's address")
+            raise ForbiddenAddress(f"{address} is no single machine's address")
 
 
 def connect(host: str, port: int, seconds: float, allowed: Sequence[Network]) -> socket.socket:
-    """A connection to a host whose addresses are all public or in `allowed`. Raises `Forbidden` or `OSError`."""
+    """A connection to a host whose addresses are all public or in `allowed`. Raises `ForbiddenAddress` or `OSError`."""
     addresses = resolved(host, port)
     for address in addresses:
         require_public(address, allowed)
@@ -64,11 +64,11 @@ def connect(host: str, port: int, seconds: float, allowed: Sequence[Network]) ->
     raise failed
 
 
-def _is_in(address: Address, networks: Sequence[Network]) -> bool:
+def _is_in(address: IPAddress, networks: Sequence[Network]) -> bool:
     return any(address in network for network in networks)  # False where one is IPv4 and the other IPv6
 
 
-def _meant_by(address: Address) -> list[Address]:
+def _meant_by(address: IPAddress) -> list[IPAddress]:
     """The IPv4 address that an IPv6 address stands for, else the address itself."""
     if not isinstance(address, ipaddress.IPv6Address) or int(address) <= 1:
         return [address]
@@ -77,7 +77,7 @@ def _meant_by(address: Address) -> list[Address]:
     return [address, *(each for each in (address.sixtofour, *(address.teredo or ())) if each)]
 
 
-def _is_own(address: Address) -> bool:
+def _is_own(address: IPAddress) -> bool:
     """Whether this machine has the address: one can listen on no other."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:

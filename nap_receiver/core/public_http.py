@@ -16,7 +16,7 @@ IDLE_SECONDS = 60
 def opener(allowed: Sequence[Network]) -> urllib.request.OpenerDirector:
     """What opens such a URL. Every address on the way, also of redirects, is public or in `allowed`.
 
-    Else it raises `addresses.Forbidden`.
+    Else it raises `addresses.ForbiddenAddress`.
     """
     made = urllib.request.OpenerDirector()
     for handler in (

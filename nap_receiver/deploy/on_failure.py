@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from nap_receiver.core.addresses import Forbidden, Network
+from nap_receiver.core.addresses import ForbiddenAddress, Network
 from nap_receiver.core.channel import Channel, plain
 from nap_receiver.core.deadline import DeadlinePassed, deadline
 from nap_receiver.core.public_http import opener
@@ -31,5 +31,5 @@ def call_url(check: Check, what: str, allowed: Sequence[Network], channel: Chann
         request = urllib.request.Request(requote_uri(url), body, {"Content-Type": "application/json"})
         with deadline(_SECONDS, "the call", ""), opener(allowed).open(request, timeout=_SECONDS):
             pass
-    except (Forbidden, DeadlinePassed, OSError, http.client.HTTPException, ValueError) as error:
+    except (ForbiddenAddress, DeadlinePassed, OSError, http.client.HTTPException, ValueError) as error:
         channel.trouble(f"the check's onFailure.url was not called: {plain(str(error))[:_SHOWN_CHARACTERS]}")

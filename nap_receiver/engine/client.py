@@ -29,7 +29,7 @@ _PORT = re.compile(r"([0-9]{1,5})/(tcp|udp|sctp)")
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalImage:
     """An image that the engine has."""
 
     identity: str
@@ -56,7 +56,7 @@ class Image:
     """Its own command, where that is a line for its shell and the image has no entry point; else empty."""
 
 
-class About(NamedTuple):
+class EngineFacts(NamedTuple):
     """What an engine is."""
 
     version: tuple[int, ...]
@@ -104,7 +104,7 @@ class Engine:
         except (OSError, DockerException) as error:
             raise NapError(f"the engine does not tell who makes its control groups: {error}") from error
 
-    def about(self) -> About:
+    def about(self) -> EngineFacts:
         """What it is."""
         try:
             with self.answering():
@@ -112,7 +112,7 @@ class Engine:
         except APIError as error:
             raise NapError(f"the engine does not say what it is: {error.explanation}") from error
         number = tuple(int(part) for part in str(said["ApiVersion"]).split("."))
-        return About(number, str(said.get("Os", "")), str(said.get("Arch", "")))
+        return EngineFacts(number, str(said.get("Os", "")), str(said.get("Arch", "")))
 
     def has_containerd_store(self) -> bool:
         """Whether containerd keeps its images, and not the engine itself."""
@@ -137,7 +137,7 @@ class Engine:
             raise NapError(f"the engine does not make the network {NETWORK}: {error.explanation}") from error
         return str((found.get("Options") or {}).get("com.docker.network.bridge.name") or f"br-{found['Id'][:12]}")
 
-    def image(self, name: str) -> Local | None:
+    def image(self, name: str) -> LocalImage | None:
         """The image that the engine would use for this name or ID; None where it has none."""
         try:
             with self.answering():
@@ -148,7 +148,7 @@ class Engine:
             raise NapError(f"the engine does not show image {name}: {plain(str(error.explanation))}") from error
         config = found.get("Config") or {}
         variables = dict(each.partition("=")[::2] for each in config.get("Env") or [])
-        return Local(
+        return LocalImage(
             found["Id"],
             (*(found.get("RepoTags") or ()), *(found.get("RepoDigests") or ())),
             (config.get("Labels") or {}).get("nap.app", ""),

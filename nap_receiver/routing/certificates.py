@@ -39,7 +39,7 @@ class Brought:
 
 
 @dataclass(frozen=True)
-class About:
+class CertificateFacts:
     """What a certificate says."""
 
     names: list[str]
@@ -96,15 +96,15 @@ def require_own(brought: Brought, app: str, own: Collection[str]) -> None:
         )
 
 
-def about(chain: str) -> About:
+def about(chain: str) -> CertificateFacts:
     """What the first certificate of a chain in PEM says. Raises `NapError` where it cannot be read."""
     with _readable():
         return _about(_certificates(chain.encode())[0])
 
 
-def _about(certificate: x509.Certificate) -> About:
+def _about(certificate: x509.Certificate) -> CertificateFacts:
     names = [plain(name) for name in _names(certificate)]
-    return About(names, _name(certificate.issuer), _stamp(certificate.not_valid_after_utc))
+    return CertificateFacts(names, _name(certificate.issuer), _stamp(certificate.not_valid_after_utc))
 
 
 def _key(pem: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey:

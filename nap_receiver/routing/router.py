@@ -51,7 +51,7 @@ News = queue.Queue[Entry | Mapping[str, Any] | Exception | None]
 """Changes; all there is; what went wrong for good; and nothing, where Caddy is to be told once more."""
 
 
-class _App(msgspec.Struct):
+class _AppKey(msgspec.Struct):
     """What is asked of a value and of the rest of its key, `name`; what is no name would have Caddy take no routes."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+\Z")]
@@ -160,7 +160,7 @@ class Known:
 
     def _take(self, key: str, value: object) -> None:
         """Take this as what is there; where it is not what belongs there, say so, and go on as if nothing were."""
-        of_all = zip(self.prefixes, (_Instance, _App, _Domain, _Brought), strict=True)
+        of_all = zip(self.prefixes, (_Instance, _AppKey, _Domain, _Brought), strict=True)
         prefix, kind = next((prefix, kind) for prefix, kind in of_all if key.startswith(prefix))
         name, there = key.removeprefix(prefix), self.values.setdefault(prefix, {})
         there.pop(name, None)

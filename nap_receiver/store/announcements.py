@@ -63,7 +63,7 @@ class Wait:
     url: str
 
 
-class _Told(msgspec.Struct):
+class _Announced(msgspec.Struct):
     """An announcement, as its key has it."""
 
     host: str
@@ -335,7 +335,7 @@ def _announcement(entry: Entry) -> Announcement | None:
     """What the entry announces; None where somebody else wrote it, and it is none."""
     key = entry.key.rpartition("/")[2]
     try:
-        told = msgspec.convert(entry.value, _Told)
+        told = msgspec.convert(entry.value, _Announced)
     except msgspec.ValidationError:
         return None
     return Announcement(key, told.host, told.port, told.ports) if INSTANCE.fullmatch(key) else None

@@ -36,7 +36,7 @@ class Listening:
         return self.ports[0] if len(self.ports) == 1 and self.ports[0] != asked else 0
 
 
-class _Told(msgspec.Struct):
+class _Sockets(msgspec.Struct):
     """What the machine tells; `sockets` are addresses as proc(5) has them, with blanks between: `00000000:1F90`."""
 
     sockets: str
@@ -46,7 +46,7 @@ class _Told(msgspec.Struct):
 def listening(entry: Entry | None) -> Listening | None:
     """What the entry tells; None where there is none, or somebody else wrote it."""
     try:
-        told = msgspec.convert(entry.value if entry else None, _Told)
+        told = msgspec.convert(entry.value if entry else None, _Sockets)
         sockets = [_address(each) for each in told.sockets.split()]
     except (msgspec.ValidationError, ValueError):
         return None

@@ -23,9 +23,9 @@ from nap_receiver.upkeep import app_checks, leftover_checks, machine_checks
 from nap_receiver.upkeep.finding import Finding, unseen
 from nap_receiver.upkeep.inventory import Inventory
 
-Check = Callable[[Inventory], Iterator[Finding]]
+DoctorCheck = Callable[[Inventory], Iterator[Finding]]
 
-CHECKS: dict[str, Check] = {
+CHECKS: dict[str, DoctorCheck] = {
     "programs": machine_checks.programs,  # what is started here, the others can look at
     "versions": machine_checks.versions,
     "clocks": machine_checks.clocks,

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["ok", "problem", "repaired", "failed"]
+FindingState = Literal["ok", "problem", "repaired", "failed"]
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that a check has found; `repair` puts it right, and returns what it did."""
 
-    state: State
+    state: FindingState
     about: str
     advice: str = ""
     """What repairs it; once it is repaired, what was done."""

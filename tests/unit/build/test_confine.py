@@ -21,11 +21,11 @@ from nap_receiver.build.dockerfile import (
     instructions_of,
 )
 from nap_receiver.build.download import NotDownloaded, download
-from nap_receiver.core.addresses import Forbidden, require_elsewhere, require_public, resolved
+from nap_receiver.core.addresses import ForbiddenAddress, require_elsewhere, require_public, resolved
 from nap_receiver.core.channel import Channel
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.settings import BuildSettings, Networks, RegistrySettings, Settings
-from nap_receiver.engine.client import Engine, Local
+from nap_receiver.engine.client import Engine, LocalImage
 from nap_receiver.git.checkout import DOCKERFILE, Checkout
 from nap_receiver.model.base_image import Base
 
@@ -37,13 +37,13 @@ LOOPBACK = Settings(build=BuildSettings(private_networks=Networks("127.0.0.0/8")
 class Known(Engine):
     """An engine that has some images, and can pull others; what it was asked to pull and took in."""
 
-    def __init__(self, *images: Local, elsewhere: tuple[Local, ...] = ()) -> None:
+    def __init__(self, *images: LocalImage, elsewhere: tuple[LocalImage, ...] = ()) -> None:
         self.images, self.elsewhere = list(images), elsewhere
         self.pulled: list[str] = []
         self.taken_in: list[dict[str, bytes]] = []
         self.forgotten = 0
 
-    def image(self, name: str) -> Local | None:
+    def image(self, name: str) -> LocalImage | None:
         name = name.removeprefix("docker.io/library/")
         whole = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
         by_name = [each for each in self.images if whole in each.names]
@@ -65,8 +65,8 @@ class Known(Engine):
         self.forgotten += 1
 
 
-def local(*names: str, app: str = "", identity: str = ID, base: Base | None = None) -> Local:
-    return Local(identity, names, app, base or Base())
+def local(*names: str, app: str = "", identity: str = ID, base: Base | None = None) -> LocalImage:
+    return LocalImage(identity, names, app, base or Base())
 
 
 PYTHON = local("python:3", "python@" + DIGEST)
@@ -297,7 +297,7 @@ def test_without_the_operators_leave_nothing_is_downloaded_from_loopback(files: 
     ],
 )
 def test_private_addresses_are_no_place_to_download_from(address: str) -> None:
-    with pytest.raises(Forbidden):
+    with pytest.raises(ForbiddenAddress):
         require_public(ipaddress.ip_address(address))
     require_public(ipaddress.ip_address(address), [ipaddress.ip_network(address)])
 
@@ -319,7 +319,7 @@ def test_private_addresses_are_no_place_to_download_from(address: str) -> None:
     ],
 )
 def test_addresses_of_the_machine_and_its_link_are_forbidden_for_all_that_the_engine_does(address: str) -> None:
-    with pytest.raises(Forbidden):
+    with pytest.raises(ForbiddenAddress):
         require_elsewhere(ipaddress.ip_address(address))
 
 

@@ -10,7 +10,7 @@ from nap_receiver.build.dockerfile import (
     CLASSIC,
     DOCKERFILE_1_2,
     NEWEST,
-    Forbidden,
+    NotForBuilds,
     Unreadable,
     Value,
     escape_of,
@@ -272,7 +272,7 @@ def test_a_platform_that_builders_tell_differently_is_unreadable(text: str) -> N
     ],
 )
 def test_a_build_gets_nothing_of_the_machines_and_no_other_platform(text: str, why: str) -> None:
-    with pytest.raises(Forbidden, match=why):
+    with pytest.raises(NotForBuilds, match=why):
         seen(text)
 
 

@@ -22,7 +22,7 @@ from nap_receiver.build.lines import Lines
 from nap_receiver.core.channel import Channel
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.settings import BuildSettings
-from nap_receiver.engine.client import About, Engine, Image, _count, _ports, _size, text_of
+from nap_receiver.engine.client import Engine, EngineFacts, Image, _count, _ports, _size, text_of
 from nap_receiver.git.checkout import Checkout
 
 Item = dict[str, Any]
@@ -185,7 +185,7 @@ def kit(*reports: Item) -> list[str]:
     """What the pusher reads while BuildKit says this."""
     instructions = instructions_of(DOCKERFILE.encode(), "hello", 1000)
     asked = Build("hello", "r/hello:1", CHECKOUT, BuildSettings(), {}, DOCKERFILE, instructions)
-    about = About((1, 41), "linux", "amd64")
+    about = EngineFacts((1, 41), "linux", "amd64")
     return told(list(reports), lambda engine, channel: BuildKit(engine, about).build(asked, channel))
 
 

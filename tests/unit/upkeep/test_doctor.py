@@ -13,7 +13,7 @@ from nap_receiver.upkeep.inventory import Inventory
 from tests.unit.upkeep.patient import Patient
 
 
-def only(monkeypatch: pytest.MonkeyPatch, *checks: doctor.Check) -> None:
+def only(monkeypatch: pytest.MonkeyPatch, *checks: doctor.DoctorCheck) -> None:
     """Have the doctor make these checks and no others."""
     monkeypatch.setattr(doctor, "CHECKS", {check.__name__: check for check in checks})
 
