@@ -122,6 +122,26 @@ def test_an_app_is_repaired_under_its_lock_and_that_is_logged(
     assert patient.etcd.get(f"{patient.ledger.root}/lock") is None
 
 
+def test_each_app_is_repaired_under_its_own_lock(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
+    locks: list[str] = []
+
+    def repair(*deploy: Deploy) -> str:
+        locks.extend(each.lock.key for each in deploy)
+        return "It is repaired."
+
+    def wrong(there: Inventory) -> Iterator[Finding]:
+        for app in ("shop", "", "blog"):
+            yield problem(f"of {app}", f"{app} is wrong", "nap doctor --fix repairs it.", app=app, repair=repair)
+
+    only(monkeypatch, wrong)
+    assert [(each.state, each.about) for each in patient.wrong(fix=True)] == [
+        ("repaired", "shop is wrong"),
+        ("repaired", " is wrong"),
+        ("repaired", "blog is wrong"),
+    ]
+    assert locks == ["/nap/apps/shop/lock", "/nap/apps/blog/lock"]
+
+
 def test_an_app_whose_lock_is_held_stays_as_it_is(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, wrong_app)
     patient.begin_deploy()

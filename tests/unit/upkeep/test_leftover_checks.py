@@ -31,6 +31,23 @@ def test_images_of_old_releases_are_removed(patient: Patient, monkeypatch: pytes
     patient.is_told_and_repaired("images", f"{about}2 on the engine and 2 in the registry")
     assert list(patient.engine.kept) == ["c" * 64]
     assert patient.registry.deleted == [f"{REGISTRY}/shop@sha256:{letter * 64}" for letter in "ab"]
+    patient.deploy("d" * 64)
+    patient.scheduler.calls.clear()
+    patient.is_told_and_repaired("images", f"{about}1 on the engine and 1 in the registry")
+    assert patient.registry.deleted[2:] == [f"{REGISTRY}/shop@sha256:{'c' * 64}"]
+
+
+def test_the_registry_keeps_images_while_an_older_release_still_stops(
+    patient: Patient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = dict(patient.scheduler.started)
+    patient.deploy("b" * 64)
+    patient.deploy("c" * 64)
+    patient.scheduler.started |= stopping
+    monkeypatch.setattr(patient.scheduler, "is_stopping", lambda unit: unit in stopping)
+    monkeypatch.setenv("NAP_DEPLOY_KEEP_RELEASES", "1")
+    (problem,) = patient.wrong()
+    assert problem.about.endswith(" (deploy.keep_releases is 1): 1 on the engine")
 
 
 def test_an_image_that_a_container_uses_is_kept(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
