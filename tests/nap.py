@@ -129,6 +129,13 @@ def processes() -> Iterator[tuple[int, int, list[str]]]:
             yield int(folder.name), int(parent), words
 
 
+def name_of_process(number: int) -> str:
+    """Its name (proc(5), /proc/pid/comm); empty where it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{number}/comm").read_text().rstrip("\n")
+    return ""
+
+
 def is_script(words: list[str], script: list[str]) -> bool:
     """Whether a process with these words runs a Python script, with all that the script is given."""
     return len(words) > len(script) and "python" in words[0] and words[-len(script) :] == script
@@ -343,15 +350,20 @@ class Pusher:
         )
 
     def deploying(self) -> int:
-        """The process on nap's side that takes this user's push, which is the child of one that waits for it."""
-        gates = self.gates()
-        (process,) = [number for number, parent in gates.items() if parent in gates]
+        """The process on nap's side that takes this user's push."""
+        (process,) = self._sessions()
         return process
 
-    def gates(self) -> dict[int, int]:
-        """The processes of the gate that serve this user, each with its parent."""
+    def gates(self) -> set[int]:
+        """The processes of the gate that serve this user, and those that sshd started and that wait for them."""
         words = [script("nap-gate"), str(self.nap.state.root), self.user]
-        return {number: parent for number, parent, theirs in processes() if is_script(theirs, words)}
+        return {number for number, _, theirs in processes() if is_script(theirs, words)} | self._sessions()
+
+    def _sessions(self) -> set[int]:
+        """The processes of the gate server that serve this user, which have the user's name in theirs."""
+        words, name = [script("nap-gate-server"), str(self.nap.state.root)], f"nap {self.user}"[:15]
+        found = [number for number, _, theirs in processes() if is_script(theirs, words)]
+        return {number for number in found if name_of_process(number) == name}
 
     def announcements(self) -> dict[str, object]:
         """What is announced of this app now, by key."""

@@ -19,19 +19,14 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """
     gc.freeze()
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
-    try:
-        status = main()
-    except SystemExit as exit:
-        if not isinstance(exit.code, int | None):
-            raise
-        status = exit.code
+    status = called(main)
     try:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
     except OSError:
         sys.exit(status)  # Python reports it, and exits with status 120
-    os._exit((status or 0) & 0xFF)
+    os._exit(status & 0xFF)
 
 
 def piped(end: T | None) -> T:
@@ -42,3 +37,13 @@ def piped(end: T | None) -> T:
     if end is None:
         raise ValueError("the program was started without this pipe")
     return end
+
+
+def called(main: Callable[[], int | None]) -> int:
+    """Call `main`; the status that it returns, or that it exits with."""
+    try:
+        return main() or 0
+    except SystemExit as exit:
+        if not isinstance(exit.code, int | None):
+            raise
+        return exit.code or 0

@@ -1,195 +1,54 @@
-"""The ssh gate: the one command that a key gives, and what it lets through.
+"""The command that each ssh key gives: pass the connection on to the gate server, or serve it here.
 
-git's own programs, on repositories whose access the user has, and nap's commands on the same terms; nothing else. A
-push into a new name creates its app (`creation`). Because git ignores how post-receive ends, the deploy runs here, and
-the pusher's git ends with its verdict; and because a push of what is already there runs no hook, it is the gate that
-answers it.
+The gate server (`gate_server`) has nap's libraries loaded, and loading them takes longer than most sessions. So this
+module imports none of them before it has asked.
 """
 
 import os
-import re
-import shlex
 import signal
-import subprocess
+import socket
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from nap_receiver.auth.access import Access, access_of, require_right, require_same_repository
-from nap_receiver.auth.keys import keys
-from nap_receiver.core.bounded import bounded
-from nap_receiver.core.channel import Channel, tell
-from nap_receiver.core.errors import NapError
-from nap_receiver.core.paths import State, state_at
-from nap_receiver.core.privacy import keep_private
+from nap_receiver.auth.gate_socket import NUMBER_BYTES, gate_server, received
 from nap_receiver.core.process import run
-from nap_receiver.deploy.creation import created
-from nap_receiver.deploy.push_handler import answer_push, answer_what_is_there, usual_branch
-from nap_receiver.git.git import git
-from nap_receiver.git.push import Push
-from nap_receiver.git.receive_pack import Transfer, bounds_of
-from nap_receiver.git.repository import (
-    OBJECT_FORMATS,
-    collect_garbage,
-    create,
-    discard_incoming,
-    in_use,
-    name_of,
-    object_format_of,
-    repository_at,
-)
-from nap_receiver.model.app import app_name
-
-_GIT_READS = {"git-upload-pack", "git-upload-archive"}
-_GIT_WRITES = "git-receive-pack"
-
-_HOW = ("To deploy an app: git push ssh://…/APP master", "To list the commands: ssh HOST help")
 
 
 def main() -> int:
     """Do what `SSH_ORIGINAL_COMMAND` asks, for the user whose key it was. Returns ssh's exit status."""
-    keep_private()
-    asked = os.environ.pop("SSH_ORIGINAL_COMMAND", "")
-    if asked.split()[:1] == ["run"]:  # it ends with its terminal
-        signal.signal(signal.SIGINT, _leave)
-    elif served_by := os.fork():
-        signal.signal(signal.SIGINT, _leave)
-        return _told_if_killed(served_by)
-    else:
-        os.setsid()  # so that neither Ctrl-C nor the end of the connection reaches a deploy
-    _unshare_terminal()
-    root, user = sys.argv[1:]
-    state = state_at(root)
-    protocol = os.environ.pop("GIT_PROTOCOL", "")
-    if re.fullmatch(r"version=\d", protocol):
-        os.environ["GIT_PROTOCOL"] = protocol
-    status = 1
+    if not needs_terminal(os.environ.get("SSH_ORIGINAL_COMMAND", "")) and (server := gate_server(sys.argv[1])):
+        signal.signal(signal.SIGINT, leave)
+        return _served_by(server)
+    from nap_receiver.frontends import gate_session
 
-    def story(channel: Channel) -> None:
-        nonlocal status
-        if user not in {key.user for key in keys(state)}:
-            raise NapError(f"{user} has no key here any more", advice="Ask the operator of this nap.")
-        status = _let_through(asked, state, user, channel)
-
-    return status if tell(2, story) else 1
+    return gate_session.main()
 
 
-def _told_if_killed(process: int) -> int:
-    """Wait for the process that does it, so that somebody is left to say so if it is killed; its exit status."""
-    status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    if status < 0:
-        with Channel(2) as channel:
-            reason = f"the deploy was killed (signal {-status}); running instances were not changed"
-            channel.failure(NapError(reason, advice="Push again to deploy."))
-    return status if status >= 0 else 1
+def needs_terminal(asked: str) -> bool:
+    """Whether this command ends with its terminal, so that the process that sshd started has to run it."""
+    return asked.split()[:1] == ["run"]
 
 
-def _leave(signum: int, frame: FrameType | None) -> None:
-    os._exit(128 + signum)
+def leave(number: int, frame: FrameType | None) -> None:
+    """End at once, as a signal's handler."""
+    os._exit(128 + number)
 
 
-def _unshare_terminal() -> None:
-    """Have standard error open a terminal of its own, so that a channel does not take the blocking from the others."""
-    if os.isatty(2):
-        opened = os.open(os.ttyname(2), os.O_RDWR | os.O_NOCTTY)
-        os.dup2(opened, 2)
-        os.close(opened)
+def _served_by(server: socket.socket) -> int:
+    """Have the gate server serve this session; the exit status."""
+    words = [sys.argv[2], os.getcwd(), *(f"{name}={value}" for name, value in os.environ.items())]  # noqa: PTH109 # pathlib takes longer than the rest
+    request = b"\0".join(map(os.fsencode, words))
+    with server:
+        socket.send_fds(server, [len(request).to_bytes(NUMBER_BYTES, "big")], [0, 1, 2])
+        server.sendall(request)
+        answer = received(server, NUMBER_BYTES)
+    status = int.from_bytes(answer, "big", signed=True) if len(answer) == NUMBER_BYTES else -signal.SIGKILL
+    if status >= 0:
+        return status
+    from nap_receiver.frontends.gate_session import tell_killed
 
-
-def _let_through(asked: str, state: State, user: str, channel: Channel) -> int:
-    try:
-        words = shlex.split(asked)
-    except ValueError as error:
-        channel.failure(NapError(f"that command cannot be read: {str(error).lower()}", advice=_HOW))
-        return 2  # as for what else is not understood
-    if words[:1] == ["git"] and len(words) > 1:
-        words[:2] = [f"git-{words[1]}"]
-    if words and words[0] in {*_GIT_READS, _GIT_WRITES}:
-        if os.isatty(0):
-            raise NapError("git needs a connection without a terminal", advice="Leave out ssh's -t or RequestTTY.")
-        if len(words) != 2:
-            raise NapError(f"{words[0]} takes one repository here, and nothing else", advice=_HOW)
-        repository = repository_at(words[1], state)
-        app = app_name(repository, state, {})
-        if words[0] in _GIT_READS:
-            return _send(words[0], app, repository, state, user)
-        return _receive(app, repository, state, user, channel)
-    if not words:
-        raise NapError(
-            f"Hello {user}. This is nap: it takes git pushes and nap's commands, and has no shell", advice=_HOW
-        )
-    from nap_receiver.frontends.cli import over_ssh  # what git does not need
-
-    return over_ssh(words, state, user)
-
-
-def _send(program: str, app: str, repository: Path, state: State, user: str) -> int:
-    """Let `user` fetch."""
-    require_right(app, access_of(app, state), user, "read")
-    if not repository.is_dir():
-        raise NapError(f"{app} has no repository on this host", advice="A `git push` to it creates it.")
-    usual_branch(repository, state)  # HEAD may be of before, or the operator have chosen another branch
-    environment = _environment(state)
-    words = git(program.removeprefix("git-"), str(repository))
-    memory = bounds_of(repository, environment).memory
-    return abs(subprocess.run(bounded(words, memory=memory), env=environment, check=False).returncode)
-
-
-def _receive(app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
-    """Let `user` push, and answer the push; how it went."""
-    access = access_of(app, state)
-    name = name_of(repository, state)
-    if access is None:
-        with created(app, Access(name, {user: "owner"}), repository, state, user) as access:
-            require_right(app, access, user, "push")  # somebody else may have created it just now
-            return _push(app, repository, state, user, channel)
-    require_right(app, require_same_repository(app, access, name), user, "push")
-    create(repository)
-    return _push(app, repository, state, user, channel)
-
-
-def _push(app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
-    environment = _environment(state)
-    with in_use(repository):
-        transfer = Transfer(repository, environment)
-        received = transfer.received()
-        failures: list[str] = []
-        if received:
-            push = Push(app, repository, received.updates, user, received.options)
-            tell(transfer.descriptor, lambda channel: answer_push(push, state, channel), failures.append)
-        status = transfer.end("".join(failures))
-    if transfer.was_ended:
-        discard_incoming(repository)
-    if received:
-        collect_garbage(repository, environment, bounds_of(repository, environment).memory)
-        return status or int(bool(failures))
-    if status == 0 and transfer.was_empty:
-        answer_what_is_there(app, repository, user, state, channel)
-        return 0
-    if transfer.was_broken_off:
-        raise _other_objects(app, repository)
-    return status or 1
-
-
-def _other_objects(app: str, repository: Path) -> NapError:
-    """What to raise where git heard what is there and left: it says so itself, but not in a person's words.
-
-    A push begins with what the repository has, so nobody knows before which objects the pusher's has.
-    """
-    ours = object_format_of(repository)
-    (other,) = {*OBJECT_FORMATS} - {ours}
-    return NapError(
-        f"git left before it sent anything: {app} takes {ours} objects; has your repository {other} ones? "
-        "(git rev-parse --show-object-format)",
-        advice=f"An app for them: apps:create NAME --object-format {other}",
-    )
-
-
-def _environment(state: State) -> dict[str, str]:
-    """What git and its hook need of ours."""
-    ours = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TZ", "GIT_PROTOCOL"}}
-    return ours | {"GIT_CONFIG_SYSTEM": str(state.git_configuration)}
+    return tell_killed(-status)
 
 
 def program() -> NoReturn:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import sh
 
+from nap_receiver.auth.gate_socket import gate_server, gate_socket
 from nap_receiver.auth.keys import renew
 from nap_receiver.build.registry import registry_answers
 from nap_receiver.core.errors import NapError
@@ -122,6 +123,14 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
             40,
         ),
         Program(
+            "gate-server",
+            [script("nap-gate-server"), str(state.root)],
+            gate_socket(state.root),
+            "",
+            lambda: _serves_gate(state),
+            45,
+        ),
+        Program(
             "scheduler",
             [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(state.run / "scheduler.conf")],
             str(state.run / "scheduler.sock"),
@@ -136,7 +145,7 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
     if scheduler_of(state, settings).runs_on != "this machine":
         programs = [program for program in programs if program.name != "scheduler"]
     if not settings.is_single_machine:
-        programs = [program for program in programs if program.name in {"gate", "scheduler"}]
+        programs = [program for program in programs if program.name in {"gate", "gate-server", "scheduler"}]
     own = daemon.own_url(state)
     if settings.engine.url == own:
         programs.insert(0, Program("engine", daemon.own_command(state), own, "", lambda: daemon.answers(own), 10))
@@ -225,10 +234,21 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             changed.add(owner)
+    if _code_changed(state):
+        changed.add("gate-server")
     if settings.router.domain and _prepare_router(state, settings):
         changed.add("router")
     write_etcdctl(state, settings.etcd)
     return changed & {program.name for program in programs}
+
+
+def _code_changed(state: State) -> bool:
+    """Whether nap's code differs from that of the last `nap up`: a process keeps the code that it started with."""
+    path, now = state.run / "code", digest_of_code()
+    if path.exists() and path.read_text() == now:
+        return False
+    path.write_text(now)
+    return True
 
 
 def _prepare_router(state: State, settings: Settings) -> bool:
@@ -287,6 +307,12 @@ def _greets(host: str, port: int, greeting: bytes) -> bool:
             return connection.recv(len(greeting)) == greeting
     except OSError:
         return False
+
+
+def _serves_gate(state: State) -> bool:
+    if connection := gate_server(state.root):
+        connection.close()
+    return bool(connection)
 
 
 def caddy_of(settings: Settings) -> str:

@@ -53,7 +53,7 @@ def up_with_an_app(own: Nap, folder: Path) -> Pusher:
 
 def test_up_prints_what_to_do_next_and_status_agrees(nap: Nap) -> None:
     again = nap.run("up")
-    for program in ("etcd", "registry", "gate", "scheduler"):
+    for program in ("etcd", "registry", "gate", "gate-server", "scheduler"):
         assert nap.answers(program)
     assert f"{nap.settings.ssh.address.port}/APP" in again.stdout
     assert "git push nap master" in again.stdout
@@ -66,7 +66,7 @@ def test_each_program_is_back_within_10_seconds(nap: Nap, pusher: Pusher) -> Non
     (container,) = nap.containers(pusher.app)
     same = nap.docker("inspect", "--format", "{{.Id}}", container)
     programs = [process["name"] for process in nap.supervisor.call("getAllProcessInfo")]
-    assert {"etcd", "registry", "gate", "scheduler"} <= set(programs)
+    assert {"etcd", "registry", "gate", "gate-server", "scheduler"} <= set(programs)
     for program in programs:
         before = nap.process(program)
         os.kill(before, signal.SIGKILL)

@@ -56,7 +56,7 @@ def test_files_in_somebodys_repository_are_for_whom_it_is(tmp_path: Path, mode: 
     "program",
     [
         "nap_receiver.frontends.cli",
-        "nap_receiver.frontends.gate",
+        "nap_receiver.frontends.gate_session",
         "nap_receiver.frontends.hook",
         "nap_receiver.frontends.gitolite_trigger",
         "nap_receiver.routing.router",

@@ -14,7 +14,7 @@ from nap_receiver.core.paths import State
 from nap_receiver.frontends import cli
 from nap_receiver.frontends.commands.table import Caller, at_rest, guests
 from nap_receiver.frontends.commands.table import nap as on_host
-from nap_receiver.frontends.gate import _let_through
+from nap_receiver.frontends.gate_session import _let_through
 from nap_receiver.model.release import Release
 from nap_receiver.model.variables import checked_name
 from tests.nap import COMMAND
