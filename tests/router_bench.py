@@ -127,7 +127,7 @@ def many_apps(nap: Nap) -> None:
         etcd.write(keys | {f"/nap/access/many-{number}": {"repository": "", "users": {}}})
     etcd.close()
     what = f"{APPS:,} apps of {INSTANCES} instances"
-    eventually(lambda: said(nap, f"many-{APPS - 1}.localhost") != "No app of this name is here.\n", 60, "all are there")
+    eventually(lambda: said(nap, f"many-{APPS - 1}.localhost") != "No app has this domain.\n", 60, "all are there")
     print_changes(f"{what}: a change of one", changes(nap))
     nap.supervisor.call("stopProcess", "router")
     announced(nap, "last", [1])

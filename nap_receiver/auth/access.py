@@ -1,6 +1,6 @@
 """Rights of users to apps. etcd stores them below `<prefix>/access/<app>`, so all receivers have the same.
 
-The same key says which repository the app is that of: whoever writes it first has the name.
+The same key has the repository of the app: the first writer gets the name.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -21,18 +21,18 @@ RIGHTS = ("read", "push", "owner")
 
 @dataclass(frozen=True)
 class Access:
-    """The repository of an app (below the repositories, or its whole path), and what each user may."""
+    """The repository of an app (its path below the repositories, or its whole path), and the right of each user."""
 
     repository: str
     users: dict[str, str] = field(default_factory=dict)
 
     def allows(self, user: str, right: str) -> bool:
-        """Whether `user` has this right, or one that holds it."""
+        """Return whether `user` has this right, or one that includes it."""
         return user in self.users and RIGHTS.index(self.users[user]) >= RIGHTS.index(right)
 
     @property
     def first_owner(self) -> str:
-        """The owner for whom it counts among his apps: who created it, while that is an owner; empty for none."""
+        """The owner to whose limit of apps it counts: its creator, while that is an owner; empty for none."""
         return next(iter(self.owners), "")
 
     @property
@@ -41,19 +41,19 @@ class Access:
 
 
 def access_of(app: str, state: State) -> Access | None:
-    """The access to `app`, or None where there is no such app. Raises `NapError` when etcd is away."""
+    """Return the access to `app`, or None if it does not exist. Raises `NapError` if etcd does not answer."""
     key = f"{access_prefix(state)}/{app}"
     entry = read(state, [key])[0].get(key)
     return _access(entry.value) if entry else None
 
 
 def everybodys(etcd: Reader, prefix: str) -> dict[str, Access]:
-    """The access to every app there is, by the app, all kept below `prefix`."""
+    """Return the access to every app below `prefix`, by app."""
     return {entry.key.rpartition("/")[2]: _access(entry.value) for entry in etcd.below(f"{prefix}/").entries}
 
 
 def require_right(app: str, access: Access | None, user: str, right: str) -> Access:
-    """`access`. Raises `NapError` where there is no such app, or where `user` may not do this with it."""
+    """Return `access`. Raises `NapError` if the app does not exist, or if `user` lacks this right."""
     if access is None:
         raise no_such(app)
     if access.allows(user, right):
@@ -64,14 +64,14 @@ def require_right(app: str, access: Access | None, user: str, right: str) -> Acc
 
 
 def no_such(app: str) -> NapError:
-    """What to raise where there is no app of that name."""
+    """Return the error for an app that does not exist."""
     return NapError(f"app {app} does not exist", advice=f"To create it: apps:create {app}, or a `git push` to it.")
 
 
 def claim(etcd: "Etcd", key: str, access: Access) -> Access:
-    """The access to an app, kept at `key`: this one, unless the app is somebody's already.
+    """Store the access to a new app at `key`; return it, or that of an existing app.
 
-    Raises `NapError` where the app is that of another repository.
+    Raises `NapError` if the app has another repository.
     """
     app = key.rpartition("/")[2]
     if etcd.create(key, asdict(access)):
@@ -83,34 +83,34 @@ def claim(etcd: "Etcd", key: str, access: Access) -> Access:
 
 
 def require_same_repository(app: str, access: Access, repository: str) -> Access:
-    """`access`. Raises `NapError` where `app` is that of another repository: no two are ever one app."""
+    """Return `access`. Raises `NapError` if `app` has another repository: two repositories are never one app."""
     if access.repository != repository:
         raise NapError(
-            f"the app {app} is that of {access.repository} already",
-            advice="Push there, or choose another name: git remote set-url nap …",
+            f"app name {app} is already used by repository {access.repository}",
+            advice="Push to that repository, or choose another name: git remote set-url nap …",
         )
     return access
 
 
 def give_up(etcd: "Etcd", key: str, access: Access) -> None:
-    """Forget the app, if this is still the access to it."""
+    """Delete the access to the app, if it is unchanged."""
     entry = etcd.get(key)
     if entry and _access(entry.value) == access:
         etcd.write({key: None}, unchanged={key: entry.revision})
 
 
 def require_few_apps(etcd: Reader, prefix: str, user: str, limits: "LimitSettings", another: int = 0) -> None:
-    """Raise `NapError` where `user` has more apps, all kept below `prefix`, than a user may; with `another` of them."""
+    """Raise `NapError` if `user` has more apps below `prefix` than the limit, plus `another`."""
     number = another + sum(access.first_owner == user for access in everybodys(etcd, prefix).values())
-    advice = "Destroy one that is not needed: apps:destroy APP"
+    advice = "Destroy one first: apps:destroy APP"
     require_at_most("apps", limits, f"{user} would have {number} apps", number, advice=advice)
 
 
 def set_right(etcd: "Etcd", key: str, user: str, right: str | None, limits: "LimitSettings") -> Access:
-    """Give `user` this right and no other, or, with None, no right; the access from then on.
+    """Give `user` this right, or with None no right; return the new access.
 
-    Raises `NapError` where there is no such app, nothing to take away, or where it would be left without an owner; and
-    where the app would have more users, or a user more apps, than there may be.
+    Raises `NapError` if the app does not exist, if there is no right to remove, or if no owner would be left; and if
+    the app would have too many users, or a user too many apps.
     """
     app = key.rpartition("/")[2]
     while True:
@@ -121,13 +121,13 @@ def set_right(etcd: "Etcd", key: str, user: str, right: str | None, limits: "Lim
         users = {name: had for name, had in before.users.items() if name != user} | ({user: right} if right else {})
         after = replace(before, users=users)
         if right is None and user not in before.users:
-            raise NapError(f"{user} has no right to {app}", advice=f"`access {app}` lists who has.")
+            raise NapError(f"{user} has no right to {app}", advice=f"To list its users: access {app}")
         if before.owners and not after.owners:
             raise NapError(
-                f"{user} is the only owner of {app}", advice=f"Name another one first: access:add {app} USER owner"
+                f"{user} is the only owner of {app}", advice=f"Add another owner first: access:add {app} USER owner"
             )
         number, had = len(after.users), len(before.users)
-        advice = f"Take a right away first: access:remove {app} USER"
+        advice = f"Remove a user first: access:remove {app} USER"
         require_at_most("users", limits, f"{app} would have {number} users", number, had, advice)
         if after.first_owner and after.first_owner != before.first_owner:
             require_few_apps(etcd, key.rpartition("/")[0], after.first_owner, limits, another=1)

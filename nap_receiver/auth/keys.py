@@ -44,13 +44,13 @@ class Key:
 
     @property
     def fingerprint(self) -> str:
-        """`256 SHA256:… (ED25519)`, as ssh-keygen tells it."""
+        """`256 SHA256:… (ED25519)`, as ssh-keygen prints it."""
         size, digest, *_, kind = _told_by_ssh_keygen(self.key).split()
         return f"{size} {digest} {kind}"
 
 
 def keys(state: State) -> list[Key]:
-    """Every key that is let in."""
+    """Return all keys."""
     try:
         lines = _file(state).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -59,15 +59,15 @@ def keys(state: State) -> list[Key]:
 
 
 def add_key(state: State, user: str, text: str, limits: "LimitSettings") -> Key:
-    """Let `user` in with the public key in `text`.
+    """Add the public key in `text` for `user`.
 
-    Raises `NapError` with the reason when it is none, or when the user has as many as a user may have.
+    Raises `NapError` if the text is not a usable public key, or if the user has too many keys.
     """
     key = Key(checked_user(user), _read(text, user))
     known = keys(state)
     for other in known:
         if other.key == key.key:
-            raise NapError(f"that key is {other.user}'s already", advice="`nap keys` lists them all.")
+            raise NapError(f"that key already belongs to {other.user}", advice="To list all keys: nap keys")
     number = 1 + sum(other.user == user for other in known)
     advice = f"Remove one first: nap keys:remove {user} FINGERPRINT"
     require_at_most("keys", limits, f"{user} would have {number} keys", number, advice=advice)
@@ -76,52 +76,54 @@ def add_key(state: State, user: str, text: str, limits: "LimitSettings") -> Key:
 
 
 def remove_keys(state: State, user: str, fingerprint: str | None = None) -> int:
-    """Let `user` in no longer, or not with the key of this fingerprint; how many keys that were.
+    """Remove all keys of `user`, or the one with this fingerprint; return how many were removed.
 
-    Raises `NapError` when there was none.
+    Raises `NapError` if there was none.
     """
     known = keys(state)
     kept = [key for key in known if key.user != user or fingerprint not in {None, *key.fingerprint.split()}]
     if len(kept) == len(known):
         which = f" {fingerprint}" if fingerprint else ""
-        raise NapError(f"{user} has no key{which} here", advice="`nap keys` lists them all.")
+        raise NapError(f"{user} has no key{which}", advice="To list all keys: nap keys")
     _write(state, kept)
     return len(known) - len(kept)
 
 
 def renew(state: State) -> None:
-    """Write the lines of all keys as this nap writes them, should an older one have written them."""
+    """Write the lines of all keys again, in the form of this version of nap."""
     _write(state, keys(state))
 
 
 def checked_user(name: str) -> str:
-    """`name`, or `NapError` when it cannot be a user's."""
+    """Return `name`. Raises `NapError` if it is not a valid user name."""
     if not _USER.fullmatch(name):
-        raise NapError(f"{name[:40]!a} cannot be a user's name", advice="Use a to z, 0 to 9, dot, dash and underscore.")
+        raise NapError(
+            f"{name[:40]!a} is not a valid user name", advice="Use a to z, 0 to 9, dot, dash and underscore."
+        )
     return name
 
 
 def _read(text: str, user: str) -> str:
-    """The key in `text` as `type base64`. Raises `NapError` with the reason when it is none, or of no use to sshd."""
+    """Return the key in `text` as `type base64`. Raises `NapError` if it is not a key that sshd accepts."""
     advice = f"Give one public key: nap keys:add {user} < ~/.ssh/id_ed25519.pub"
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if len(text) > LONGEST_BYTES:
-        raise NapError(f"that is more than {LONGEST_BYTES} bytes, and no public key", advice=advice)
+        raise NapError(f"expected a public key, got more than {LONGEST_BYTES} bytes", advice=advice)
     if "PRIVATE KEY" in text:
-        raise NapError("that is a private key; it must stay where it is", advice=advice)
+        raise NapError("expected a public key, got a private key", advice=advice)
     if "BEGIN SSH2 PUBLIC KEY" in text or "BEGIN PUBLIC KEY" in text or "BEGIN RSA PUBLIC KEY" in text:
-        raise NapError("that key is not in OpenSSH's form", advice="Convert it: ssh-keygen -i -f KEY")
+        raise NapError("that key is not in OpenSSH's formatat", advice="Convert it: ssh-keygen -i -f KEY")
     if len(lines) != 1:
         raise NapError(f"expected one public key, got {len(lines)} lines", advice=advice)
     kind, *rest = lines[0].split()
     if kind.endswith("-cert-v01@openssh.com"):
-        raise NapError("that is a certificate, not a key", advice=advice)
+        raise NapError("expected a public key, got a certificate", advice=advice)
     if kind in {"ssh-dss", "ssh-dsa"}:
-        raise NapError("that is a DSA key, which OpenSSH accepts no longer", advice="Make one: ssh-keygen -t ed25519")
+        raise NapError("that is a DSA key, which OpenSSH no longer accepts", advice="Make one: ssh-keygen -t ed25519")
     if any(word in _TYPES for word in rest):
-        raise NapError("options before the key are not accepted: what it may do here is nap's to say", advice=advice)
+        raise NapError("options before the key are not accepted: nap sets them", advice=advice)
     if kind not in _TYPES or not rest:
-        raise NapError(f"that is no OpenSSH public key: it begins with {kind[:40]!a}", advice=advice)
+        raise NapError(f"that is not an OpenSSH public key: it begins with {kind[:40]!a}", advice=advice)
     key = f"{kind} {rest[0]}"
     try:
         fields = _fields(base64.b64decode(rest[0], validate=True))
@@ -132,7 +134,7 @@ def _read(text: str, user: str) -> str:
     size = int.from_bytes(fields[-1], "big").bit_length()  # of an RSA key, whose last field is the modulus
     if kind == "ssh-rsa" and size < _LEAST_RSA_BITS:
         raise NapError(
-            f"that RSA key has {size} bits, and OpenSSH accepts none of less than {_LEAST_RSA_BITS}",
+            f"that RSA key has {size} bits; OpenSSH accepts {_LEAST_RSA_BITS} or more",
             advice="Make one: ssh-keygen -t ed25519",
         )
     _told_by_ssh_keygen(key)
@@ -140,7 +142,7 @@ def _read(text: str, user: str) -> str:
 
 
 def _fields(blob: bytes) -> list[bytes]:
-    """The fields of a key, each with its length before it (RFC 4251, section 5)."""
+    """Return the fields of a key, each preceded by its length (RFC 4251, section 5)."""
     fields = []
     while blob:
         length = int.from_bytes(blob[:4], "big")

@@ -13,7 +13,7 @@ from nap_receiver.git.checkout import Checkout
 
 @dataclass(frozen=True)
 class Build:
-    """An image to be made. What its Dockerfile may name and download, `confine` has seen to before."""
+    """An image to build. `confine` has already checked the images and downloads of its Dockerfile."""
 
     app: str
     tag: str
@@ -29,14 +29,14 @@ class Build:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What the image is labelled with."""
+        """The labels of the image."""
         return {"nap.app": self.app}
 
 
 class Builder(Protocol):
-    """Makes images on an engine."""
+    """Builds images on an engine."""
 
     frontend: Frontend
 
     def build(self, asked: Build, channel: Channel) -> None:
-        """Build, the output going to the channel. Raises `NapError`; then there is no image."""
+        """Build the image; output goes to the channel. Raises `NapError`; then there is no image."""

@@ -14,19 +14,19 @@ _ENGINE_18_09 = (1, 39)  # the first whose API has BuildKit
 
 
 def builder_of(engine: Engine, state: State, settings: Settings) -> Builder:
-    """The builder that the settings name, or the better one of those that keep a build apart.
+    """Return the builder that the settings name, or with `auto` the best one that isolates builds.
 
-    BuildKit runs steps on the engine's own network and without limits of theirs. Where the engine is nap's own, both
-    are as builds need them (`own_command`); on another, that is for its operator to decide. Raises `NapError` where
-    the one that the settings name cannot build.
+    BuildKit runs steps on the engine's own network and without limits. nap's own engine has the right network and
+    limits (`own_command`); on another engine its operator decides. Raises `NapError` if the named builder cannot build
+    on this engine.
     """
     about = engine.about()
     is_own = settings.engine.url == own_url(state)
     asked = settings.build.engine
     if asked == "buildkit" and about.version < _ENGINE_28 and engine.has_containerd_store():
         raise NapError(
-            "this engine's BuildKit takes no build context, as it keeps images in containerd's store",
-            advice="Operator: Docker Engine 28 does, or the store `overlay2` (daemon.json), or build.engine = classic.",
+            "BuildKit of this engine takes no build context, because the engine keeps images in containerd's store",
+            advice="Operator: use Docker Engine 28, the store `overlay2` (daemon.json), or build.engine = classic.",
         )
     if asked == "buildkit" or (asked == "auto" and is_own and about.version >= _ENGINE_18_09):
         return BuildKit(engine, about, state.name if is_own else "")

@@ -1,9 +1,8 @@
 """Build with the engine's BuildKit: independent stages at the same time, without unneeded stages.
 
-It is asked as the classic builder is (`POST /build`, with `version=2`), without a session of BuildKit's own. So it has
-no credentials and asks nobody for secrets, and each image that it builds from is there before it begins: `confine`
-sees to that. It takes limits of no kind; its steps are in a control group of the engine's (`control_group`), and on
-the engine's own network.
+It is called as the classic builder is (`POST /build`, with `version=2`), without a session of BuildKit's own. So it has
+no credentials and no secrets, and every base image must be pulled before: `confine` does that. It takes no limits; its
+steps are in a control group of the engine's (`control_group`) and on the engine's own network.
 """
 
 import re
@@ -42,7 +41,7 @@ class BuildKit:
         self.frontend: Frontend = replace(known, platform=platform_variables(about.system, about.architecture))
 
     def build(self, asked: Build, channel: Channel) -> None:
-        """Build, the output going to the channel. Raises `NapError`; then there is no image."""
+        """Build the image; output goes to the channel. Raises `NapError`; then there is no image."""
         if self._machine:
             bound_buildkit(asked.app, self._machine, asked.limits)
         try:
@@ -51,14 +50,16 @@ class BuildKit:
             self._bound_cache(asked, channel)
 
     def _bound_cache(self, asked: Build, channel: Channel) -> None:
-        """Have the engine forget what it has not used for longest, until the rest is small enough."""
+        """Prune the build cache to `build.cache_size`, least recently used first."""
         if not asked.limits.cache_size:
             return
         try:
             with self._engine.answering():
                 self._engine.api.prune_builds(keep_storage=asked.limits.cache_size, all=True)
         except (NapError, APIError) as error:
-            channel.trouble(f"{asked.app}: the cache of builds may outgrow build.cache_size: {plain(str(error))}")
+            channel.trouble(
+                f"{asked.app}: the build cache was not pruned and may exceed build.cache_size: {plain(str(error))}"
+            )
 
     def _build(self, asked: Build, channel: Channel) -> None:
         progress = Progress()
@@ -92,12 +93,12 @@ def _failed(asked: Build, progress: Progress, reason: str) -> NapError:
         return build_failed(asked.app, "", reason, asked.limits)
     words = lines_of(step, asked.source, asked.instructions)
     if not progress.spoke_last and step.last:  # other steps' lines came in between
-        words += ["It printed last:", *step.last]
+        words += ["Its last output:", *step.last]
     return build_failed(asked.app, step.name, reason, asked.limits, step.disk_full, words)
 
 
 def lines_of(step: Step, source: str, instructions: Sequence[Instruction]) -> list[str]:
-    """Where in the Dockerfile a step is, and how it begins, where that can be told."""
+    """Return the place of a step in the Dockerfile and its first lines, if they can be found."""
     written = source.split("\n")
     wanted = _squeezed(step.text.partition(" (")[0] if "<<" in step.text else step.text)
     for each in instructions:
@@ -110,5 +111,5 @@ def lines_of(step: Step, source: str, instructions: Sequence[Instruction]) -> li
 
 
 def _squeezed(text: str) -> str:
-    """The text of an instruction without comments, blanks and the ends of its lines."""
+    """Return the text of an instruction without comments, blanks and line ends."""
     return re.sub(r"[\s\\`]+", "", re.sub(r"^[ \t]*#.*$", "", text, flags=re.MULTILINE))

@@ -24,7 +24,7 @@ constants.CONTAINER_LIMITS_KEYS.extend(["cpuperiod", "cpuquota", "cgroupparent"]
 
 
 class Classic:
-    """The classic builder of an engine, whose steps are on the network of apps. There must be a `network`."""
+    """The classic builder of an engine. Its steps are on the network of apps, which must exist (`network`)."""
 
     frontend = CLASSIC
 
@@ -33,7 +33,7 @@ class Classic:
         self._engine, self._machine = engine, machine
 
     def build(self, asked: Build, channel: Channel) -> None:
-        """Build, the output going to the channel. Raises `NapError`; then there is no image."""
+        """Build the image; output goes to the channel. Raises `NapError`; then there is no image."""
         pids = asked.limits.pids
         if not pids or not self._machine:
             self._build(asked, "", channel)
@@ -74,7 +74,7 @@ class Classic:
 
 
 def _limits(settings: BuildSettings, group: str) -> dict[str, int | str]:
-    """What one step of a build may use, as the engine's API calls it (`POST /build`)."""
+    """Return the limits of one build step, as the engine's API names them (`POST /build`)."""
     found: dict[str, int | str] = {"cgroupparent": group} if group else {}
     if settings.memory:
         found |= {"memory": settings.memory, "memswap": settings.memory}  # memory and swap together

@@ -1,11 +1,11 @@
 """Isolate builds from images of other apps, and from services of the nap machine and its network.
 
-The Dockerfile is examined before the engine gets it, whatever builder the engine has:
+The Dockerfile is checked before the engine gets it, for every builder:
 
-- Every image that it names is one that anybody may pull, or one of the app itself. Those that the engine lacks are
-  pulled first, so that the engine builds from the very images that were examined.
-- What ADD has the engine download is downloaded by nap instead (`download`), made an image, and copied from there. An
-  image and not a file of the build context, because `COPY . .` would copy that too.
+- Each image that it names must be public or one of the app itself. Missing images are pulled first, so that the engine
+  builds from the images that were checked.
+- nap downloads what ADD would have the engine download (`download`), makes an image of it, and copies from there. It is
+  an image and not a file of the build context, because `COPY . .` would copy that too.
 """
 
 import hashlib
@@ -68,10 +68,10 @@ def confined(
     frontend: Frontend = CLASSIC,
     arguments: Mapping[str, str] = NO_ARGUMENTS,
 ) -> Iterator[list[Instruction]]:
-    """See that the Dockerfile keeps the rules, and have it copy what it would download, for the block.
+    """Check the Dockerfile, and replace its downloads by copies, for the block; yield its original instructions.
 
-    Its instructions, as the app's author wrote them. Raises `NapError` where it does not keep them, where that cannot
-    be known before the build, or where it needs more than the `frontend` has and nap can get.
+    Raises `NapError` if the Dockerfile breaks a rule, if that is not known before the build, or if it needs more than
+    the `frontend` has and nap can get.
     """
     text = checkout.manifests[DOCKERFILE]
     escape = escape_of(text)
@@ -81,12 +81,12 @@ def confined(
     try:
         downloads = list(images_and_downloads(instructions, escape, bases.use, arguments, frontend.platform))
     except NotForBuilds as error:
-        raise refused(app, str(error), "Write it without") from error
+        raise refused(app, str(error), "Remove it") from error
     except Unreadable as error:
         raise refused(
             app,
-            f"{error} cannot be known before the build, and may lead to what is not this app's",
-            "Write the image's name or the URL without it",
+            f"{error} is not known before the build, so nap cannot check it",
+            "Write the name of the image or the URL literally",
         ) from error
     if frontend.is_replaceable and syntax != syntax_of(text):
         checkout.manifests[DOCKERFILE] = _with_syntax(text, syntax)
@@ -109,13 +109,13 @@ def confined(
 def _syntax(
     text: bytes, instructions: list[Instruction], frontend: Frontend, bases: "_Bases", app: str, channel: Channel
 ) -> str:
-    """The image that is to read the Dockerfile; empty where the builder itself is."""
+    """Return the image that must read the Dockerfile; empty if the builder itself can."""
     asked = syntax_of(text)
     lacking = [(each.lines[0], lacks) for each in instructions if (lacks := frontend.lacks(each))]
     if lacking and not frontend.is_replaceable:
         line, what = lacking[0]
-        why = f"line {line}: {what} needs BuildKit, which builds here do not have"
-        raise refused(app, why, "Write it without, or ask the operator for BuildKit (build.engine)")
+        why = f"line {line}: {what} needs BuildKit, and this nap builds without it"
+        raise refused(app, why, "Remove it, or ask the operator to enable BuildKit (build.engine)")
     if not frontend.is_replaceable or not (asked or lacking):
         return ""
     image = asked or SYNTAX
@@ -128,10 +128,10 @@ def _syntax(
             raise refused(
                 app,
                 f"line {line}: this engine is too old for {what}, "
-                f"and {image}, which supports it, cannot be fetched: {why}",
-                "Write it without, or ask the operator for a newer engine",
+                f"and {image}, which supports it, cannot be pulled: {why}",
+                "Remove it, or ask the operator for a newer engine",
             ) from error
-        channel.trouble(f"the engine's own reading of the Dockerfile has to do: {why}")
+        channel.trouble(f"# syntax={asked} is ignored: {why}")
         return ""
     return image
 
@@ -141,14 +141,15 @@ def _with_syntax(text: bytes, syntax: str) -> bytes:
 
 
 class _Bases:
-    """The images that a Dockerfile refers to, each examined once."""
+    """The images that a Dockerfile refers to, each checked once."""
 
     def __init__(self, app: str, engine: Engine, settings: Settings, channel: Channel) -> None:
         self._app, self._engine, self._settings, self._channel = app, engine, settings, channel
         self._known: dict[str, Base] = {}
 
     def use(self, name: str, line: int) -> Base:
-        """What the build inherits from this image, which is there then. Raises `NapError` where it may not be used."""
+        """Return what the build inherits from this image, after pulling it if necessary. Raises `NapError` if it is not
+        allowed."""
         if name not in self._known:
             self._known[name] = self._permitted(name, f"line {line}: ").base
         return self._known[name]
@@ -156,7 +157,7 @@ class _Bases:
     def _permitted(self, name: str, where: str) -> LocalImage:
         found = _IMAGE.fullmatch(name) if len(name) <= _LONGEST_NAME else None
         if not found:
-            raise refused(self._app, f"{where}{name[:80]} is not the name of an image", "Correct it")
+            raise refused(self._app, f"{where}{name[:80]} is not a valid image name", "Correct it")
         host = host_of(name)
         repository = found["path"].partition("/")[2]
         registry = str(self._settings.registry.address)
@@ -168,7 +169,7 @@ class _Bases:
             self._pull(name, host, where)
             image = self._engine.image(name)
         if image is None or not is_named(name, image):
-            raise refused(self._app, f"{where}the engine has no image of the name {name}", "Correct it")
+            raise refused(self._app, f"{where}the engine has no image named {name}", "Correct it")
         # Whatever it is called, and wherever it came from: nap labels what it builds.
         if image.app not in {"", self._app} and not is_own:
             raise self._of_another(name, where)
@@ -182,11 +183,11 @@ class _Bases:
             raise refused(
                 self._app,
                 f"{where}{name} cannot be pulled: {error}",
-                "Use an image of another registry, or ask the operator to allow this one (build.private_networks)",
+                "Use an image from another registry, or ask the operator to allow this one (build.private_networks)",
             ) from error
         if reason := self._engine.pull(name, self._channel):
             raise refused(
-                self._app, f"{where}{name} cannot be pulled: {reason}", "See that it is there for everybody to pull"
+                self._app, f"{where}{name} cannot be pulled: {reason}", "Correct its name, or use a public image"
             )
 
     def _require_registry(self, host: str) -> None:
@@ -203,19 +204,19 @@ class _Bases:
         return refused(
             self._app,
             f"{where}{name} is an image of another app",
-            f"Build from an image of {self._app} itself or from one that everybody may pull",
+            f"Use an image of {self._app} or a public image",
         )
 
 
 def host_of(name: str) -> str:
-    """The registry that an image's name means: what is before the first slash, if it is a host's name."""
+    """Return the registry of an image name: the part before the first slash, if that is a host name."""
     first, slash, _ = name.partition("/")
     is_host = slash and (any(sign in first for sign in ".:") or first == "localhost" or first != first.lower())
     return first if is_host else _HUB
 
 
 def is_named(name: str, image: LocalImage) -> bool:
-    """Whether the engine found the image by this name; it takes the beginning of an ID for one as well."""
+    """Return whether the engine found the image by this name; the engine also accepts the beginning of an ID."""
     found = _IMAGE.fullmatch(name)
     if not found:
         return False
@@ -225,7 +226,7 @@ def is_named(name: str, image: LocalImage) -> bool:
 
 
 def _download(downloads: list[Download], into: IO[bytes], app: str, settings: Settings, channel: Channel) -> None:
-    """Download what all of them name into a tar: the file of the nth URL into the folder n."""
+    """Download all URLs into a tar: the file of the nth URL into the folder n."""
     left, number = settings.build.download_size, 0
     with tarfile.open(fileobj=into, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for each in downloads:
@@ -245,7 +246,7 @@ def _downloaded(
 ) -> Downloaded:
     where, advice = f"line {each.instruction.lines[0]}: ADD {url[:200]}: ", "Correct it"
     if not url.startswith(("http://", "https://")) or re.search(r"\.git(#.*)?$", url):
-        raise refused(app, f"{where}ADD takes no git repository here", "Clone it in a RUN step")
+        raise refused(app, f"{where}ADD of a git repository is not supported", "Clone it in a RUN step")
     try:
         with channel.waiting(f"downloading {url[:200]}"):
             got = download(url, into, settings.build.private_networks.networks, most)
@@ -260,7 +261,7 @@ def _downloaded(
         digest.update(piece)
     for asked in each.instruction.values_of("checksum"):
         if asked != f"sha256:{digest.hexdigest()}":
-            raise refused(app, f"{where}its checksum is sha256:{digest.hexdigest()}, not {asked[:80]}", advice)
+            raise refused(app, f"{where}the file has checksum sha256:{digest.hexdigest()}, not {asked[:80]}", advice)
     return got
 
 
@@ -269,12 +270,12 @@ def _file_name(got: Downloaded, each: Download, app: str) -> str:
         return "file"
     if not got.name:
         where = f"line {each.instruction.lines[0]}: "
-        raise refused(app, f"{where}its URL has no file's name at its end", "Name the file in the destination")
+        raise refused(app, f"{where}the URL does not end in a file name", "Name the file in the destination")
     return got.name
 
 
 def copying(text: bytes, downloads: list[Download], image: str, escape: str) -> bytes:
-    """The Dockerfile, with COPY from `image` in the place of what ADD downloads."""
+    """Return the Dockerfile with COPY from `image` instead of each ADD that downloads."""
     lines = text.decode("utf-8", "surrogateescape").split("\n")
     number, changed = 0, {}
     for each in downloads:
@@ -294,7 +295,7 @@ def copying(text: bytes, downloads: list[Download], image: str, escape: str) -> 
 
 
 def _written(name: str, flags: list[str], words: list[str], escape: str) -> str:
-    """An instruction whose words stand for themselves."""
+    """Format an instruction whose words are literal."""
     literal = [re.sub(rf"([$\"'{re.escape(escape)}])", lambda sign: escape + sign[1], word) for word in words]
     quoted = [re.sub(rf"([\s\"'{re.escape(escape)}])", lambda sign: escape + sign[1], flag) for flag in flags]
     return " ".join([name, *quoted, json.dumps(literal)])

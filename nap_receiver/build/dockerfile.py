@@ -1,7 +1,7 @@
 """Read a Dockerfile before the engine builds it: which images it uses, and which URLs it downloads.
 
-`dockerfile_lines` reads instructions. What the parser leaves to the builder is done here, as the builder does it:
-variables are expanded, stages are told from images (Dockerfile reference, docs.docker.com).
+`dockerfile_lines` splits it into instructions. This module does what the parser leaves to the builder: it expands
+variables and tells stages from images (Dockerfile reference, docs.docker.com).
 """
 
 import csv
@@ -30,16 +30,16 @@ _DEEPEST = 20  # levels of ${a:-${b:-…}}
 
 
 class Unreadable(Exception):
-    """A value that cannot be known before the build; the text says which."""
+    """A value that is not known before the build; the message names it."""
 
 
 class NotForBuilds(Exception):
-    """What no build may do here; the text says what, and in which line."""
+    """An instruction that is not allowed; the message names it and its line."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A variable's value. `unknown` says what of it cannot be known before the build; then `text` is a guess."""
+    """The value of a variable. `unknown` names what is not known before the build; then `text` is a guess."""
 
     text: str
     unknown: str = ""
@@ -50,7 +50,7 @@ Variables = Mapping[str, Value]
 
 @dataclass(frozen=True)
 class Frontend:
-    """What of the Dockerfile syntax a builder takes."""
+    """The parts of the Dockerfile syntax that a builder supports."""
 
     heredocs: bool = True
     flags: Mapping[str, frozenset[str]] | None = None
@@ -61,7 +61,7 @@ class Frontend:
     """Whether it lets an image read the Dockerfile instead, as `# syntax=` says."""
 
     def lacks(self, each: Instruction) -> str:
-        """What of an instruction it does not take; empty where it takes all."""
+        """Return the part of an instruction that it does not support; empty if it supports all."""
         if each.heredocs and not self.heredocs:
             return "a here-document"
         asked = each.words if each.name == "ARG" else each.values_of("platform") if each.name == "FROM" else ()
@@ -102,13 +102,13 @@ NEWEST = Frontend()
 
 
 def platform_variables(system: str, architecture: str) -> dict[str, str]:
-    """The variables that BuildKit gives a Dockerfile for the engine's own platform: `linux`, `amd64`."""
+    """Return BuildKit's variables for the platform of the engine: `linux`, `amd64`."""
     whole = {"PLATFORM": f"{system}/{architecture}", "OS": system, "ARCH": architecture, "VARIANT": ""}
     return {f"{side}{name}": value for side in ("BUILD", "TARGET") for name, value in whole.items()}
 
 
 def is_platform(name: str, platform: Mapping[str, str]) -> bool:
-    """Whether this is another name of the platform (containerd/platforms, `Parse` and `Normalize`)."""
+    """Return whether this is another name of the platform (containerd/platforms, `Parse` and `Normalize`)."""
     words = name.lower().split("/")
     if len(words) == 1 and words[0] != platform["TARGETOS"]:
         words = [platform["TARGETOS"], *words]
@@ -121,7 +121,7 @@ def is_platform(name: str, platform: Mapping[str, str]) -> bool:
 
 @dataclass(frozen=True)
 class Download:
-    """An ADD that has the builder download something; its sources and destination are expanded."""
+    """An ADD with a URL; its sources and destination are expanded."""
 
     instruction: Instruction
     sources: tuple[str, ...]
@@ -129,12 +129,12 @@ class Download:
 
     @property
     def urls(self) -> list[str]:
-        """The sources that are downloaded."""
+        """The sources that are URLs."""
         return [each for each in self.sources if _REMOTE.match(each)]
 
     @property
     def files(self) -> list[str]:
-        """The sources that are files of the build context."""
+        """The sources in the build context."""
         return [each for each in self.sources if not _REMOTE.match(each)]
 
 
@@ -146,28 +146,28 @@ class _Stage:
 
     @property
     def variables(self) -> Variables:
-        """All of them; ENV stands above ARG."""
+        """All variables; ENV overrides ARG."""
         return self.arguments | self.environment
 
 
 def instructions_of(text: bytes, app: str, largest: int) -> list[Instruction]:
-    """The instructions of a Dockerfile of at most `largest` bytes.
+    """Return the instructions of a Dockerfile of at most `largest` bytes.
 
-    Raises `NapError` where it is larger, or where builders of different versions would read different instructions.
+    Raises `NapError` if it is larger, or if builders of different versions would read different instructions.
     """
     if len(text) > largest:
         raise refused(
             app,
-            f"it has {len(text)} bytes, and build.dockerfile_size allows {largest}",
-            "Move what it does into a script of the repository",
+            f"it has {len(text)} bytes; build.dockerfile_size allows {largest}",
+            "Move commands into a script in the repository",
         )
     readable = text.decode("utf-8", "replace")
     directives = directives_of(readable)
     syntax, escape = directives.get("syntax", ""), directives.get("escape", "\\")
     if syntax and not _OFFICIAL_SYNTAX.fullmatch(syntax):
-        raise refused(app, f"its syntax is that of {syntax[:100]}", "Use docker/dockerfile, or remove `# syntax=`")
+        raise refused(app, f"# syntax={syntax[:100]} is not allowed", "Use docker/dockerfile, or remove `# syntax=`")
     if escape not in {"\\", "`"}:
-        raise refused(app, f"its escape is {escape[:20]}", "Use \\ or `")
+        raise refused(app, f"# escape={escape[:20]} is not allowed", "Use \\ or `")
     try:
         return list(split(readable, escape))
     except Unparsable as error:
@@ -175,17 +175,17 @@ def instructions_of(text: bytes, app: str, largest: int) -> list[Instruction]:
 
 
 def escape_of(text: bytes) -> str:
-    """The character that escapes the next one: a backslash, or what `# escape=` says."""
+    """Return the escape character: a backslash, or the one in `# escape=`."""
     return directives_of(text.decode("utf-8", "replace")).get("escape", "\\")
 
 
 def syntax_of(text: bytes) -> str:
-    """What `# syntax=` says; empty where nothing does."""
+    """Return the value of `# syntax=`; empty without one."""
     return directives_of(text.decode("utf-8", "replace")).get("syntax", "")
 
 
 def arguments_of(instructions: list[Instruction]) -> set[str]:
-    """The names of the build arguments that it asks for."""
+    """Return the names of the build arguments that it declares."""
     return {word.partition("=")[0] for each in instructions if each.name == "ARG" for word in each.words}
 
 
@@ -196,10 +196,10 @@ def images_and_downloads(
     given: Mapping[str, str] = NO_ARGUMENTS,
     platform: Mapping[str, str] = NO_ARGUMENTS,
 ) -> Iterator[Download]:
-    """Have `use` see every image that the build refers to, by name and line, and yield every ADD that downloads.
+    """Call `use` for every image of the build, with name and line, and yield every ADD that downloads.
 
-    `given` are the build's arguments, and `platform` what the builder itself has for `TARGETARCH` and the like. Raises
-    `Unreadable` where an image or a download depends on what is known only during the build.
+    `given` are the build's arguments, and `platform` the builder's own variables, such as `TARGETARCH`. Raises
+    `Unreadable` if an image or a download depends on a value that is known only during the build.
     """
     constants = {name: Value(text) for name, text in platform.items()}
     arguments = {name: Value(text) for name, text in given.items()}
@@ -231,12 +231,12 @@ def _begun(
     escape: str,
     use: Callable[[str, int], Base],
 ) -> _Stage:
-    """The stage that a FROM begins."""
+    """Return the stage that a FROM begins."""
     for platform in each.values_of("platform") if "TARGETOS" in constants else ():
         asked = expand(platform, constants, escape)
         if asked and not is_platform(asked, {key: value.text for key, value in constants.items()}):
             own = f"{constants['TARGETOS'].text}/{constants['TARGETARCH'].text}"
-            raise NotForBuilds(f"line {each.lines[0]}: FROM --platform={asked[:80]}: builds here are for {own}")
+            raise NotForBuilds(f"line {each.lines[0]}: FROM --platform={asked[:80]}: this nap builds only for {own}")
     name = expand(each.words[0], constants, escape) if each.words else ""
     stage = _Stage(each.words[2].lower() if len(each.words) > 2 else "")
     if parent := named.get(name.lower()):
@@ -282,7 +282,7 @@ def _in_stage(
 def _require_confined(
     trigger: str, line: int, named: Mapping[str, _Stage], stages: int, use: Callable[[str, int], Base]
 ) -> None:
-    """Have `use` see the images that a trigger names. Raises `Unreadable` where it downloads."""
+    """Call `use` for the images of a trigger. Raises `Unreadable` if the trigger downloads."""
     unreadable = Unreadable(f"ONBUILD {trigger[:80]}")
     try:
         found = list(split(trigger))
@@ -298,18 +298,20 @@ def _require_confined(
 
 
 def _require_sandbox(each: Instruction, line: int) -> None:
-    """Raise `NotForBuilds` for a step that asks for the machine's network, or for more rights than others."""
+    """Raise `NotForBuilds` for a step that requests the machine's network or more rights."""
     for flag, harmless in (("network", {"default", "none"}), ("security", {"sandbox"}), ("device", set[str]())):
         for value in each.values_of(flag) if each.name == "RUN" else ():
             if value not in harmless:
-                raise NotForBuilds(f"line {line}: RUN --{flag}={value[:80]} is not for builds here")
+                raise NotForBuilds(f"line {line}: RUN --{flag}={value[:80]} is not allowed")
     for options in _mounts_of(each):
         for kind in {value.lower() for name, value in options if name == "type"} & {"secret", "ssh"}:
-            raise NotForBuilds(f"line {line}: RUN --mount=type={kind}: a build has no secrets and no ssh agent here")
+            raise NotForBuilds(
+                f"line {line}: RUN --mount=type={kind} is not allowed: builds have no secrets and no ssh agent"
+            )
 
 
 def may_be_remote(word: str, escape: str) -> bool:
-    """Whether a builder may take this word, when it is expanded, for something to download."""
+    """Return whether a builder may treat this word, once expanded, as a URL or git repository."""
     literal = re.match(rf"[^$'\"{re.escape(escape)}]*", word)
     start = literal[0] if literal else ""
     if start == word or _REMOTE.match(start):
@@ -333,7 +335,7 @@ def _expanded(word: str, variables: Variables, escape: str) -> Value:
 
 
 class _Expansion:
-    """A word that is read from left to right."""
+    """A word that is expanded from left to right."""
 
     def __init__(self, word: str, variables: Variables, escape: str) -> None:
         self.unknown = ""
@@ -341,7 +343,7 @@ class _Expansion:
         self._at = self._depth = 0
 
     def until(self, stop: str) -> str:
-        """What stands up to an unquoted `stop`, which is passed, expanded."""
+        """Return the expanded text up to an unquoted `stop`, and skip `stop`."""
         parts: list[str] = []
         quote, size = "", 0
         while self._at < len(self._word):
@@ -366,11 +368,11 @@ class _Expansion:
             if size > _LARGEST_VALUE:
                 raise Unreadable(f"a value of more than {_LARGEST_VALUE} characters")
         if quote or stop:
-            self.unknown = self.unknown or f"{self._word[:80]}, which is not closed,"
+            self.unknown = self.unknown or f"{self._word[:80]} (a quote or brace is not closed)"
         return "".join(parts)
 
     def _variable(self) -> str:
-        """The value of what follows a `$`."""
+        """Return the value of the variable after a `$`."""
         braced = self._word.startswith("{", self._at)
         name = _NAME.match(self._word, self._at + braced)
         if not name:
@@ -395,7 +397,7 @@ class _Expansion:
         return value or "" if is_set else other
 
     def _value_of(self, name: str) -> str | None:
-        """The value; None where there is none."""
+        """Return the value; None if the variable is not set."""
         value = self._variables.get(name)
         if value is None:
             if _OF_THE_PLATFORM.fullmatch(name) or not name.isascii():
@@ -430,7 +432,7 @@ def _set_arguments(
 
 
 def _images_of(each: Instruction) -> Iterator[str]:
-    """What COPY takes files from, and what RUN mounts, besides the build context."""
+    """Yield the images from which COPY copies and which RUN mounts."""
     if each.name == "COPY":
         yield from filter(None, each.values_of("from"))
     for options in _mounts_of(each):
@@ -438,7 +440,7 @@ def _images_of(each: Instruction) -> Iterator[str]:
 
 
 def _mounts_of(each: Instruction) -> Iterator[list[tuple[str, str]]]:
-    """The options of each mount of a RUN."""
+    """Yield the options of each mount of a RUN."""
     for mount in each.values_of("mount") if each.name == "RUN" else []:
         options = (option.partition("=") for option in next(csv.reader([mount]), []))
         yield [(name.strip().lower(), value) for name, _, value in options]
@@ -449,7 +451,7 @@ def _is_stage(name: str, named: Mapping[str, _Stage], before: int) -> bool:
 
 
 def refused(app: str, why: str, advice: str) -> NapError:
-    """The error that a Dockerfile is not built; `advice` is what to do before the next push."""
+    """Return the error for a Dockerfile that is not built; `advice` is what to change before the next push."""
     return NapError(
         f"{app}: the build failed in the Dockerfile: {why}",
         advice=f"{advice}, commit, and push again; nothing was started, and running instances were not changed.",

@@ -1,6 +1,6 @@
 """Split a Dockerfile into instructions, as BuildKit's parser does (moby/buildkit, frontend/dockerfile/parser).
 
-The only library that has that parser has it for one kind of processor. The tests compare this with it.
+The only library with that parser exists for one kind of processor. The tests compare this module with it.
 """
 
 import itertools
@@ -48,12 +48,12 @@ _WITH_WORDS = frozenset({"ADD", "ARG", "COPY", "ENV", "FROM"})
 
 
 class Unparsable(Exception):
-    """What is no Dockerfile; the text says why, and in which line."""
+    """The text is not a Dockerfile that nap supports; the message has the reason and the line."""
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction, its words not yet expanded."""
+    """One instruction; its words are not expanded."""
 
     name: str
     """`FROM`, `ADD`, …"""
@@ -69,18 +69,18 @@ class Instruction:
     """The ends of its here-documents, as `EOF`; what stands in them is no instruction."""
 
     def values_of(self, flag: str) -> list[str]:
-        """What is given for `--flag=`, as often as it is."""
+        """Return the values of `--flag=`, in order."""
         start = f"--{flag}="
         return [each.removeprefix(start) for each in self.flags if each.startswith(start)]
 
 
 def directives_of(text: str) -> dict[str, str]:
-    """What the comments at the very top say: `# escape=`, `# syntax=` (Dockerfile reference, "Parser directives")."""
+    """Return the parser directives at the top: `# escape=`, `# syntax=` (Dockerfile reference, "Parser directives")."""
     return {name: value for name, value, _ in _directives(text)}
 
 
 def with_syntax(text: str, syntax: str) -> str:
-    """The Dockerfile with this `# syntax=`, or none where it is empty, in the place of its own."""
+    """Return the Dockerfile with this `# syntax=` instead of its own; without one if it is empty."""
     lines = text.removeprefix("\ufeff").split("\n")
     directives = _directives(text)
     kept = [lines[number - 1] for name, _, number in directives if name != "syntax"]
@@ -89,7 +89,8 @@ def with_syntax(text: str, syntax: str) -> str:
 
 
 def _directives(text: str) -> list[tuple[str, str, int]]:
-    """Name, value and line of each; of two of a name the first, as the second is an error."""
+    """Return name, value and line of each directive; a second one of the same name is an error to builders and is
+    skipped."""
     found: list[tuple[str, str, int]] = []
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
         if number == 1 and line.startswith("#!"):  # which BuildKit passes over, from 0.12 on
@@ -103,7 +104,7 @@ def _directives(text: str) -> list[tuple[str, str, int]]:
 
 
 def split(text: str, escape: str = "\\") -> Iterator[Instruction]:
-    """The instructions of a Dockerfile. Raises `Unparsable` where there is none, or one is not known."""
+    """Yield the instructions of a Dockerfile. Raises `Unparsable` if there is none, or for an unknown one."""
     some = False
     every_line = text.removeprefix("\ufeff").split("\n")
     lines, whole_lines = enumerate(every_line, 1), frozenset(line.strip("\r\t") for line in every_line)
@@ -123,10 +124,10 @@ def split(text: str, escape: str = "\\") -> Iterator[Instruction]:
 
 
 def _heredocs(name: str, line: str, whole_lines: Set[str]) -> list[re.Match[str]]:
-    """The here-documents that a line announces (`heredocsFromLine` of BuildKit's parser).
+    """Return the here-documents that a line announces (`heredocsFromLine` of BuildKit's parser).
 
-    `whole_lines` are all of the file's, any of which may be the end of one. Where a builder might see one that is not
-    seen here, or none where one is, what is an instruction is not known.
+    `whole_lines` are all lines of the file; any of them may end a here-document. Raises `Unparsable` where builders of
+    different versions could disagree about here-documents.
     """
     if name not in {"ADD", "COPY", "ONBUILD", "RUN"} or "<<" not in line:
         return []
@@ -134,25 +135,25 @@ def _heredocs(name: str, line: str, whole_lines: Set[str]) -> list[re.Match[str]
     # Newer versions take what follows << after a blank for its end, older ones take the two for words of a shell's.
     for before, word in itertools.pairwise(words):
         if _BARE.fullmatch(before) and re.sub(r"[\"'\\]", "", word) in whole_lines:
-            raise Unparsable("there is a blank after <<")
+            raise Unparsable("a blank after << is not supported")
     if not (found := [word for word in words if _HEREDOC.fullmatch(word)]):
         return []
     if re.search(r"<<\s", line):
-        raise Unparsable("there is a blank after << beside a here-document")
+        raise Unparsable("a blank after << is not supported in a line with a here-document")
     plain = list(filter(None, map(_PLAIN_HEREDOC.fullmatch, found)))
     if name == "ONBUILD":
-        raise Unparsable("a here-document in ONBUILD is not taken")
+        raise Unparsable("a here-document in ONBUILD is not supported")
     if len(plain) < len(found):
-        raise Unparsable("name the end of a here-document with letters and digits, as in <<EOF")
+        raise Unparsable("the end of a here-document must be named with letters and digits, as in <<EOF")
     if _is_open(line) or line.count("$") != len(_PLAIN_VARIABLE.findall(line)):
-        raise Unparsable("beside <<, a quote is not closed, or a variable is not plainly $NAME or ${NAME}")
+        raise Unparsable("in a line with <<, close all quotes and write variables as $NAME or ${NAME}")
     if any(word.startswith("[") for word in words):
-        raise Unparsable("there is a list beside a here-document")
+        raise Unparsable("a list and a here-document in one instruction are not supported")
     return plain
 
 
 def _after(heredocs: list[re.Match[str]], lines: Iterator[tuple[int, str]]) -> int:
-    """Pass over the here-documents; the number of their last line."""
+    """Skip the here-documents; return the number of their last line."""
     number = 0
     for each in heredocs:
         for number, line in lines:
@@ -162,12 +163,13 @@ def _after(heredocs: list[re.Match[str]], lines: Iterator[tuple[int, str]]) -> i
             if (bare.lstrip("\t") if each["tabs"] else bare) == each["end"]:
                 break
         else:
-            raise Unparsable(f"its here-document has no end: a line that is {each['end']}")
+            raise Unparsable(f"its here-document is not closed: the line {each['end']} is missing")
     return number
 
 
 def _logical_lines(lines: Iterable[tuple[int, str]], escape: str) -> Iterator[tuple[str, int, int]]:
-    """The lines, each whole where it is continued, without comments; and the numbers of the first and the last.
+    """Yield each line, joined with its continuation lines, without comments; with the numbers of its first and last
+    line.
 
     `lines` are numbered. The caller may take more of them between two logical lines: the body of a here-document.
     """
@@ -184,9 +186,9 @@ def _logical_lines(lines: Iterable[tuple[int, str]], escape: str) -> Iterator[tu
             continue
         # What builders of different ages read differently.
         if "\r" in line:
-            raise Unparsable(f"line {number}: it has a carriage return before its end")
+            raise Unparsable(f"line {number}: it has a carriage return in the middle")
         if twice.search(line):
-            raise Unparsable(f"line {number} ends in {escape * 2}: write one {escape} or none there")
+            raise Unparsable(f"line {number} ends in {escape * 2}: write one {escape} or none")
         if not parts:
             first = number
         last = number
@@ -209,7 +211,7 @@ def _instruction(line: str, lines: tuple[int, int], escape: str) -> Instruction:
     # Of these, some parsers read bytes and others letters, and not all take the same for blanks.
     before = line[: len(line.rstrip(_SPACES)) - len(rest)]
     if not before.isascii() or (name in _WITH_WORDS and not _ODD_SPACES.isdisjoint(rest)):
-        raise Unparsable(f"there is an odd blank or letter between the words of {name}")
+        raise Unparsable(f"there is a non-ASCII letter or an unusual blank between the words of {name}")
     words: list[str] = []
     if name in {"ADD", "COPY"}:
         words = _listed(rest)
@@ -223,14 +225,14 @@ def _instruction(line: str, lines: tuple[int, int], escape: str) -> Instruction:
 
 
 def _listed(rest: str) -> list[str]:
-    """The words, or the members of a JSON list. What comes after the list, the parser does not look at."""
+    """Return the words, or the members of a JSON list. The parser ignores text after the list."""
     if rest.startswith("["):
         try:
             found, _ = json.JSONDecoder().raw_decode(rest)
         except (ValueError, RecursionError):
             found = None  # then these are words
         if found is not None and not all(isinstance(each, str) for each in found):
-            raise Unparsable("its list has other things than texts")
+            raise Unparsable("its list must have only strings")
         if found is not None:
             return [each.encode("utf-8", "replace").decode() for each in found]
     return _BLANKS.split(rest) if rest else []
@@ -249,7 +251,7 @@ def _names_and_values(rest: str, escape: str) -> list[str]:
 
 
 def _is_open(line: str) -> bool:
-    """Whether a quote is not closed, or nothing follows a backslash."""
+    """Return whether a quote is not closed, or the line ends with a backslash."""
     quote = ""
     characters = iter(line)
     for here in characters:
@@ -264,7 +266,7 @@ def _is_open(line: str) -> bool:
 
 
 def words_of(rest: str, escape: str) -> list[str]:
-    """The words of a line, with their quotes: a blank between quotes, or after `escape`, ends none."""
+    """Split a line into words and keep their quotes: a blank in quotes, or after `escape`, does not end a word."""
     words: list[str] = []
     word: list[str] = []
     quote = ""
@@ -292,7 +294,7 @@ def words_of(rest: str, escape: str) -> list[str]:
 
 
 def _flags(rest: str) -> tuple[str, tuple[str, ...]]:
-    """What is after the words that begin with `--`, and these; here a backslash escapes, whatever the directive."""
+    """Return the text after the words that begin with `--`, and these words; here a backslash always escapes."""
     flags: list[str] = []
     at = 0
     while rest.startswith("--", at):

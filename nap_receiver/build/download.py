@@ -1,7 +1,7 @@
 """Download the URLs of `ADD` in an app's Dockerfile, from public addresses only.
 
-The engine would download it itself, in the network of its machine, where a metadata service and nap's own programs
-answer; and its checks, where it had any, would not see where a redirect or a second answer of a name server leads.
+The engine would download them in the network of its machine, which reaches a metadata service and nap's own programs.
+Its checks, if it had any, would miss redirects and a second answer of a name server.
 """
 
 import http.client
@@ -24,12 +24,12 @@ _PIECE_BYTES = 1 << 16
 
 
 class NotDownloaded(Exception):
-    """Something that could not be downloaded; the text says why."""
+    """The download failed; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """What is known of a file beside its content."""
+    """The facts about a downloaded file."""
 
     name: str
     """The last part of its URL's path, else the name that the server gives it; empty where it gives none."""
@@ -39,7 +39,7 @@ class Downloaded:
 
 
 def download(url: str, into: IO[bytes], allowed: Sequence[Network], most: int) -> Downloaded:
-    """Write what is at `url`, at most `most` bytes, into a file. Raises `NotDownloaded`.
+    """Download `url` into a file, at most `most` bytes. Raises `NotDownloaded`.
 
     Every address on the way, also of redirects, is public or in `allowed`.
     """
@@ -62,7 +62,7 @@ def download(url: str, into: IO[bytes], allowed: Sequence[Network], most: int) -
 
 
 def _name(url: str, headers: Message) -> str:
-    """What the file is called (Dockerfile reference, "ADD"): never a path."""
+    """Return the file name (Dockerfile reference, "ADD"), never a path."""
     name = posixpath.basename(unquote(urlsplit(url).path)) or posixpath.basename(headers.get_filename() or "")
     return "" if name in {".", ".."} or re.search(r"[\x00-\x1f\x7f]", name) else name
 

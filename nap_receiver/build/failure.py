@@ -20,21 +20,21 @@ _PREFIXES = re.compile(
 
 
 def is_disk_full(text: str) -> bool:
-    """Whether a program says that there is no space left."""
+    """Return whether the text reports a full disk."""
     return bool(_DISK_FULL.search(text))
 
 
 def reason_of(item: Mapping[str, Any]) -> str:
-    """The engine's reason, of an item of its output that has an `error`."""
+    """Return the engine's reason in an output item that has an `error`."""
     return str(item.get("errorDetail", {}).get("message") or item["error"])
 
 
 def build_failed(
     app: str, step: str, reason: str, limits: BuildSettings, disk_full: bool = False, words: Sequence[str] = ()
 ) -> NapError:
-    """The error of a build that ended at `step`, which may be empty, for `reason`.
+    """Return the error of a build that ended at `step`, which may be empty, because of `reason`.
 
-    `words` are the program's own that the pusher should see besides, and `disk_full` tells whether it said so.
+    `words` are output lines that the pusher should also see; `disk_full` is true if the output reported a full disk.
     """
     reason = plain(_PREFIXES.sub("", reason).replace("\n", " "))
     at = f" at {step[0].lower()}{step[1:]}" if step else ""
@@ -42,16 +42,16 @@ def build_failed(
         return NapError(
             f"{app}: the build ran out of disk space{at}: {reason}",
             words=words,
-            advice="Ask the operator to free space where the engine keeps images (docker system df); then push again.",
+            advice="Ask the operator to free disk space of the engine (docker system df), then push again.",
         )
     if status := _EXITED.search(reason):
         reason = f"it exited with status {status[1]}"
         if status[1] == _KILLED and limits.memory:
             return NapError(
-                f"{app}: the build failed{at}: it was killed, most likely because it took more memory than the "
-                f"{limits.memory} bytes that build.memory allows",
+                f"{app}: the build failed{at}: it was killed, probably because it used more memory than build.memory "
+                f"allows ({limits.memory} bytes)",
                 words=words,
-                advice="Have the step take less memory (fewer jobs at once), or ask the operator; then push again.",
+                advice="Use less memory in this step, or ask the operator to raise build.memory; then push again.",
             )
     return NapError(
         f"{app}: the build failed{at or ' in the Dockerfile'}: {reason}",

@@ -8,13 +8,13 @@ _LONGEST_LINE = 65536  # characters that a build may print without a line's end
 
 
 class Lines:
-    """Whole lines out of chunks that end anywhere, fit for a terminal."""
+    """Joins chunks of output into whole lines without control characters."""
 
     def __init__(self) -> None:
         self._rest = ""
 
     def of(self, chunk: str) -> Iterable[str]:
-        """The lines that are whole now."""
+        """Add a chunk; return the lines that are complete now."""
         *whole, self._rest = (self._rest + chunk).split("\n")
         if len(self._rest) > _LONGEST_LINE:
             whole.append(self._rest)
@@ -22,5 +22,5 @@ class Lines:
         return [line for line in map(plain, whole) if line]
 
     def rest(self) -> Iterable[str]:
-        """What was said last, when no line's end came after it."""
+        """Return the last line, which has no line end."""
         return self.of("\n")

@@ -1,8 +1,8 @@
 """Print BuildKit's progress to the pusher, as lines.
 
 The engine passes on BuildKit's own messages (moby/buildkit, `api/services/control/control.proto`, StatusResponse), in
-base64. Of these, what is here is enough: which steps there are, how each goes, and what each prints. A step is reported
-again with each change of it.
+base64. This module reads only the steps, the state of each step, and the output of each step. A step is reported again
+with each change.
 """
 
 import codecs
@@ -60,7 +60,7 @@ Status = _status()
 
 @dataclass
 class Step:
-    """An instruction that is run."""
+    """One instruction that runs."""
 
     name: str = ""
     """`[builder 2/4] RUN make`"""
@@ -80,7 +80,7 @@ class Step:
 
 
 class Progress:
-    """A build as it goes on."""
+    """The state of a running build."""
 
     def __init__(self) -> None:
         self._steps: dict[bytes, Step] = {}
@@ -91,11 +91,11 @@ class Progress:
 
     @property
     def spoke_last(self) -> bool:
-        """Whether nobody printed anything after the step that failed."""
+        """Whether the failed step was the last one to print a line."""
         return self.failed is not None and self._spoke == self.failed.place
 
     def of(self, report: str) -> Iterator[str]:
-        """The lines that a report adds."""
+        """Yield the new lines of a report."""
         status = Status.FromString(b64decode(report))
         for vertex in status.vertexes:
             yield from self._of_vertex(vertex)
@@ -105,7 +105,7 @@ class Progress:
                 yield from self._printed(step, step.lines.of(step.decoder.decode(log.msg)))
 
     def rest(self) -> Iterator[str]:
-        """What was printed last, when no line's end came after it."""
+        """Yield the last output, which has no line end."""
         for step in self._steps.values():
             yield from self._printed(step, step.lines.rest())
 
@@ -132,7 +132,7 @@ class Progress:
             self.failed = step
 
     def _printed(self, step: Step, lines: Iterable[str]) -> Iterator[str]:
-        """What a step prints; where steps run side by side, which of them does."""
+        """Yield the output of a step, with its name if steps run in parallel."""
         for line in lines:
             step.disk_full |= is_disk_full(line)
             step.last.append(line)

@@ -27,7 +27,7 @@ _MANIFESTS = (
 
 
 class Unwilling(NapError):
-    """A registry that lets nap delete nothing."""
+    """The registry does not allow deletes."""
 
 
 class _Named(msgspec.Struct):
@@ -35,7 +35,7 @@ class _Named(msgspec.Struct):
 
 
 class ImageManifest(msgspec.Struct):
-    """What an image, or an index of images, consists of (OCI Image Format Specification, manifest.md)."""
+    """The parts of an image or of an index of images (OCI Image Format Specification, manifest.md)."""
 
     manifests: list[_Named] = []
     layers: list[_Named] = []
@@ -43,22 +43,23 @@ class ImageManifest(msgspec.Struct):
 
 
 def manifest_in(content: bytes) -> ImageManifest:
-    """The manifest that a registry answers with. Raises `NapError` where it is none."""
+    """Parse a manifest. Raises `NapError` if it is not valid."""
     try:
         return msgspec.json.decode(content, type=ImageManifest)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise NapError(f"the registry answers with a manifest that cannot be read: {error}") from error
+        raise NapError(f"the registry sent a manifest that is not valid: {error}") from error
 
 
 class Registry:
-    """A registry that is spoken to; use `registry_of`."""
+    """A client of one registry; use `registry_of`."""
 
     def __init__(self, address: str, session: requests.Session, schemes: list[str]) -> None:
         self.address = address
         self._session, self._schemes = session, schemes
 
     def ask(self, method: str, path: str, **options: Any) -> requests.Response:
-        """What it answers; with the next scheme where it does not speak TLS. Raises `NapError` where it does not."""
+        """Send a request and return the response; without TLS if the registry has none. Raises `NapError` without a
+        response."""
         while True:
             try:
                 url = f"{self._schemes[0]}://{self.address}/v2/{path}"
@@ -71,9 +72,9 @@ class Registry:
                 raise NapError(f"the registry at {self.address} does not answer") from error
 
     def delete(self, image: str) -> None:
-        """Delete an image's manifest (`registry/app@sha256:…`), and with it its tags, if this registry has it.
+        """Delete the manifest of an image (`registry/app@sha256:…`) and its tags, if the image is in this registry.
 
-        Raises `Unwilling` where this registry deletes nothing, and `NapError` where it fails.
+        Raises `Unwilling` if the registry does not allow deletes, and `NapError` if the delete fails.
         """
         there, _, named = image.partition("/")
         if there != self.address:  # of a time when the setting was another
@@ -85,9 +86,9 @@ class Registry:
             raise kind(f"the registry at {self.address} answers {reply.status_code} {reply.reason}")
 
     def copy(self, image: str, app: str) -> str:
-        """Have the registry keep an image (`registry/old@sha256:…`) as one of `app` too; how it is called there.
+        """Copy an image (`registry/old@sha256:…`) to the repository of `app`; return its new name.
 
-        Nothing is sent but manifests: layers are mounted. An image that is gone stays gone, and is called the same.
+        Only manifests are sent: layers are mounted. For a missing image, only the name is returned.
         """
         there, _, named = image.partition("/")
         repository, _, digest = named.partition("@")
@@ -120,7 +121,7 @@ class Registry:
 
 @contextmanager
 def registry_of(state: State, settings: Settings) -> Iterator[Registry]:
-    """The registry of these settings, for the block; nap's own is logged in to."""
+    """A client of the settings' registry, for the block; it logs in to nap's own."""
     schemes = ["http"] if settings.is_single_machine else ["https", "http"]
     with requests.Session() as session:
         session.trust_env = False  # the engine goes there without these proxies and passwords too
@@ -130,7 +131,7 @@ def registry_of(state: State, settings: Settings) -> Iterator[Registry]:
 
 
 def registry_answers(state: State, settings: Settings) -> bool:
-    """Whether nap's own registry answers well within 2 s to nap, which logs in to it."""
+    """Return whether nap's own registry answers within 2 s, with its login."""
     request = urllib.request.Request(f"http://{settings.registry.address}/v2/")
     if login := login_of(state, settings):
         encoded = base64.b64encode(f"{login.user}:{login.password}".encode()).decode()

@@ -17,7 +17,7 @@ _CARRIERS = [ipaddress.IPv6Network(network) for network in ("::/96", "::ffff:0:0
 
 
 class ForbiddenAddress(Exception):
-    """An address that a build may not be led to; the text says which and why."""
+    """An address that a build must not connect to. The message names the address and the reason."""
 
 
 def resolved(host: str, port: int) -> list[IPAddress]:
@@ -25,7 +25,7 @@ def resolved(host: str, port: int) -> list[IPAddress]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (UnicodeError, ValueError) as error:  # a label of more than 63 bytes, a NUL
-        raise OSError(f"{host[:80]!r} is no host's name") from error
+        raise OSError(f"{host[:80]!r} is not a host name") from error
     return list(dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found))
 
 
@@ -47,7 +47,7 @@ def require_elsewhere(address: IPAddress, allowed: Sequence[Network] = ()) -> No
         if each.is_loopback or each.is_unspecified or _is_own(each):
             raise ForbiddenAddress(f"{address} is an address of the nap machine itself")
         if each.is_multicast or each.is_reserved:
-            raise ForbiddenAddress(f"{address} is no single machine's address")
+            raise ForbiddenAddress(f"{address} is not the address of one machine")
 
 
 def connect(host: str, port: int, seconds: float, allowed: Sequence[Network]) -> socket.socket:
@@ -69,7 +69,7 @@ def _is_in(address: IPAddress, networks: Sequence[Network]) -> bool:
 
 
 def _meant_by(address: IPAddress) -> list[IPAddress]:
-    """The IPv4 address that an IPv6 address stands for, else the address itself."""
+    """Return the IPv4 address that an IPv6 address embeds, else the address itself."""
     if not isinstance(address, ipaddress.IPv6Address) or int(address) <= 1:
         return [address]
     if any(address in network for network in _CARRIERS):
@@ -78,7 +78,7 @@ def _meant_by(address: IPAddress) -> list[IPAddress]:
 
 
 def _is_own(address: IPAddress) -> bool:
-    """Whether this machine has the address: one can listen on no other."""
+    """Return whether this machine has the address: no other address can be bound."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -30,7 +30,7 @@ def bounded(words: Sequence[str], *, memory: int, seconds: int = 0) -> list[str]
 
 
 def killed(app: str, signal_number: int, bounds: "CommitSettings") -> NapError:
-    """Why the process that reads a tree, or its git, was ended by a signal."""
+    """Return the error for a reader of a commit that a signal has ended."""
     limit = _LIMITED_BY.get(signal.Signals(signal_number), "")
     setting = {
         "memory": f"commit.memory is {bounds.memory} bytes",
@@ -41,5 +41,5 @@ def killed(app: str, signal_number: int, bounds: "CommitSettings") -> NapError:
         f"{app}: reading the commit took too much {limit}: {setting}"
         if limit
         else f"{app}: the process that reads the commit was killed ({setting})",
-        advice="Take large files and long lists of patterns (.dockerignore) out of the commit, then push again.",
+        advice="Remove large files and long lists of patterns (.dockerignore) from the commit, then push again.",
     )

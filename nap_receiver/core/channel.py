@@ -1,9 +1,9 @@
 """The text that goes back to the person who pushed, and into the deploy log.
 
-The look is Heroku's. Two promises are kept here: nothing a build prints can reach the
-pusher's terminal as a control sequence, and a pusher who is gone never blocks the deploy. git keeps the hook's pipe
-open and stops reading it when its client disconnects, so that a write into the full pipe would block for ever
-(docs/design/libraries.md); the descriptor is therefore non-blocking and waited for only so long.
+The format is Heroku's. Two promises are kept here. Output of a build cannot send control sequences to the pusher's
+terminal. A pusher who has disconnected never blocks the deploy: git keeps the hook's pipe open and stops reading it
+when its client disconnects, so that a write into the full pipe would block for ever (docs/design/libraries.md). So the
+descriptor is non-blocking, and each wait for it has a limit.
 """
 
 import os
@@ -46,7 +46,7 @@ _CONTROL = re.compile(
 
 
 def plain(line: str) -> str:
-    """`line` without control characters; of a progress line redrawn over `\\r`, what it showed last."""
+    """Return `line` without control characters; of a progress line that is redrawn over `\\r`, only its last state."""
     line = _ESCAPE_SEQUENCE.sub("", line)
     shown = [part for part in line.split("\r") if part.strip()]
     return _CONTROL.sub("", (shown[-1] if shown else "").expandtabs()).rstrip()
@@ -89,7 +89,7 @@ class Channel:
             os.set_blocking(self._descriptor, self._was_blocking)
 
     def keep_log(self, path: Path) -> Path:
-        """Write all that was said and will be said to `path` too, or beside it where that is taken; where it is.
+        """Write all output so far and from now on to `path`, or to a free name beside it; return the path.
 
         A log that cannot be written ends no deploy.
         """
@@ -98,7 +98,7 @@ class Channel:
             try:
                 self._log = open_log(path)
             except OSError as error:
-                self._to_pusher(f" !     There is no deploy log of this: {path}: {error.strerror}")
+                self._to_pusher(f" !     This deploy has no log: {path}: {error.strerror}")
                 return path
             self._log_path = Path(self._log.name)
             for line in self._before_log:
@@ -106,36 +106,36 @@ class Channel:
             return self._log_path
 
     def step(self, text: str) -> None:
-        """A step of the story."""
+        """Write the title of a step."""
         self._line(f"{STEP} {text}")
 
     def detail(self, text: str) -> None:
-        """What a step has to say, also over several lines."""
+        """Write output of a step, one or more lines."""
         for line in text.split("\n"):
             self._line(f"       {line}")
 
     def trouble(self, text: str) -> None:
-        """What is wrong, or what to do about it."""
+        """Write a warning."""
         self._line(_trouble(text))
 
     def result(self, text: str) -> None:
-        """How the push ended."""
+        """Write the result of the push."""
         self._line(f"=====> {text}")
 
     def pass_on(self, line: str) -> None:
-        """A line of another channel's, as it is."""
+        """Write a line of another channel unchanged."""
         self._line(line.rstrip("\n"))
 
     def log_only(self, text: str) -> None:
-        """Something for the operator's eyes."""
+        """Write a line only to the deploy log, for the operator."""
         with self._lock:
             for line in text.splitlines():
                 self._to_log(line)
 
     def failure(self, error: NapError, last_words: Callable[[str], None] | None = None) -> None:
-        """The last lines of a push that failed: the program's own words, what happened, what to do next.
+        """Write the last lines of a failed push: the output of the failed program, what happened, what to type next.
 
-        With `last_words`, what happened and what to do next are handed to it, for the pusher to hear in another way.
+        With `last_words`, what happened and what to type next go there, because the caller shows them in another way.
         """
         self._end = error.end
         for line in error.words:
@@ -152,7 +152,7 @@ class Channel:
 
     @contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Say `what` is still going on whenever nothing else is said for `SILENCE` seconds."""
+        """Repeat that `what` is still running whenever no line was written for `SILENCE` seconds."""
         over = threading.Event()
         heart = threading.Thread(target=self._beat, args=(what, over), daemon=True)
         heart.start()
@@ -206,7 +206,7 @@ class Channel:
             self._held_back = self._held_back[:_HELD_BACK_BYTES]
 
     def _flush(self) -> bool:
-        """Send what is held back; true when all of it went. Waits at most `PATIENCE`, and never again after that."""
+        """Send the buffered output; return whether all of it was sent. Waits at most `PATIENCE`, and only once."""
         deadline = time.monotonic() + (PATIENCE if self._pusher == "here" else 0)
         poller = select.poll()
         poller.register(self._descriptor, select.POLLOUT)
@@ -229,7 +229,7 @@ class Channel:
 
 
 def tell(descriptor: int, story: Callable[[Channel], None], last_words: Callable[[str], None] | None = None) -> bool:
-    """Run `story` with a channel to `descriptor`; whether it ended well.
+    """Run `story` with a channel to `descriptor`; return whether it succeeded.
 
     A failure is told in the channel's style, what happened and what to do next to `last_words` where there is one.
     """
@@ -246,7 +246,7 @@ def tell(descriptor: int, story: Callable[[Channel], None], last_words: Callable
             channel.failure(
                 NapError(
                     f"nap itself failed ({type(error).__name__}: {error}); running instances were not changed",
-                    advice="Ask the operator to look into the deploy log; pushing again may help.",
+                    advice="Ask the operator to read the deploy log, or push again.",
                 ),
                 last_words,
             )

@@ -9,7 +9,7 @@ from nap_receiver.core.interruption import interrupted_by
 
 
 class DeadlinePassed(NapError):
-    """Something took longer than it may."""
+    """A block took longer than its deadline."""
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Deploy logs: the whole output of each deploy, in files below the state directory's `logs/<app>/`.
 
-It is locked (flock(2)) while it is written, so that whoever reads it sees when the deploy has ended, however it ended.
+A log is locked (flock(2)) while it is written, so a reader sees when the deploy has ended, however it ended.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ _LAST_LINE_BYTES = 100
 
 
 def new_log(state: State, app: str, what: str) -> Path:
-    """Where the log of a deploy that begins now belongs: `logs/hello/20260131T235959-1a2b3c4.log`.
+    """Return the path of a new deploy log: `logs/hello/20260131T235959-1a2b3c4.log`.
 
     Names are in the order in which the deploys began. So one that begins in the second of another has the next second.
     """
@@ -42,7 +42,7 @@ def _stamp(seconds: int) -> str:
 
 
 def open_log(path: Path) -> TextIO:
-    """Open and lock a log of one's own, at `path` or, where another has that name, at `path` with a number.
+    """Create and lock a deploy log at `path`, or at `path` with a number if the name is taken.
 
     Raises `OSError` when it cannot be written.
     """
@@ -58,23 +58,23 @@ def open_log(path: Path) -> TextIO:
 
 
 def logs(state: State, app: str) -> list[Path]:
-    """The logs of `app`, the oldest first; the build that wrote one is called by its stem."""
+    """Return the deploy logs of `app`, oldest first. The name of a build is the stem of its log."""
     return sorted((state.deploy_logs / app).glob("*.log"), key=lambda log: log.stem)
 
 
 def old_logs(state: State, app: str) -> list[Path]:
-    """The logs of `app` that need not stay, the oldest first."""
+    """Return the logs of `app` beyond the limit, oldest first."""
     return logs(state, app)[:-_KEPT]
 
 
 def remove_old_logs(state: State, app: str) -> None:
-    """Remove the logs of `app` that need not stay."""
+    """Remove the logs of `app` beyond the limit."""
     for log in old_logs(state, app):
         log.unlink(missing_ok=True)
 
 
 def log_of(state: State, app: str, build: str | None) -> Path:
-    """The log of a build, named whole or by a part of its name; without a name, of the last one."""
+    """Return the log of a build, named whole or in part; without a name, the latest."""
     there = logs(state, app)
     found = [log for log in there if log.stem == build] or [log for log in there if build is None or build in log.stem]
     if not found:
@@ -90,12 +90,12 @@ def is_over(log: Path) -> bool:
 
 
 def last_line(end: End) -> str:
-    """The line that a deploy ends its log with; none other looks like it, as what a build prints is indented."""
+    """Return the last line of a log: only it is not indented, so output of a build cannot imitate it."""
     return f"-- {end} {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"
 
 
 def result(log: Path) -> End | None:
-    """How the deploy ended that wrote this log; None where it goes on or was cut off."""
+    """Return how the deploy of this log ended; None while it runs or if it was killed."""
     with log.open("rb") as opened:
         opened.seek(max(0, log.stat().st_size - _LAST_LINE_BYTES))
         _, _, last = opened.read().decode("utf-8", "replace").rstrip("\n").rpartition("\n")
@@ -109,7 +109,8 @@ def _result_of(line: str) -> End | None:
 
 @contextmanager
 def follow(log: Path) -> Iterator[Iterator[str]]:
-    """The lines of a log, and those that come, until the deploy has ended; not the last, which says how."""
+    """Yield the lines of a log, also new ones, until the deploy has ended, without the last line, which has the
+    result."""
     # tail(1) sleeps until the file changes (inotify(7)); flock(1) ends when the lock is let go.
     with (
         subprocess.Popen(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def draft_of(path: Path, content: str | bytes, mode: int) -> Iterator[Path]:
-    """Make a file beside `path` for the block to rename, with this content and mode.
+    """Create a file beside `path` with this content and mode, for the block to rename.
 
     Text is written as UTF-8, and bytes that Python could not decode as they were. The file is removed if the block does
     not rename it.
@@ -26,7 +26,7 @@ def draft_of(path: Path, content: str | bytes, mode: int) -> Iterator[Path]:
 
 
 def put(path: Path, content: str | bytes, mode: int) -> bool:
-    """Write `content` to `path` with this mode; whether that changed anything. A link is replaced by a file."""
+    """Write `content` to `path` with this mode; return whether anything changed. A link is replaced by a file."""
     with suppress(FileNotFoundError):
         same_content = path.read_bytes() == _bytes(content)
         if same_content and not path.is_symlink() and path.stat().st_mode & 0o7777 == mode:

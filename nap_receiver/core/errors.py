@@ -8,11 +8,11 @@ End = Literal["succeeded", "failed", "cancelled", "superseded"]
 
 
 class NapError(Exception):
-    """A failure told to a person: what happened, in whose words, and what to do next.
+    """An error for people: what happened, the last output of the failed program, and what to type next.
 
-    `str(error)` is the one sentence that says what happened; `words` are the last lines of the program that
-    failed, uncut and unstyled; `advice` is what to do next, one entry a line. The channel and the command line
-    give it their look; neither ever shows a traceback for one.
+    `str(error)` is one sentence that says what happened; `words` are the last lines of the failed program, unchanged;
+    `advice` is what to type next, one line each. The channel and the command line format them; neither shows a
+    traceback.
     """
 
     end: ClassVar[End] = "failed"
@@ -25,9 +25,9 @@ class NapError(Exception):
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few of `names`, and how many more there are."""
+    """Return the first few of `names`, and the number of the others."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 class UnknownSetting(NapError):
-    """A settings file or an environment variable names something nap does not know."""
+    """An unknown name in a settings file or in the environment."""

@@ -2,7 +2,7 @@
 
 systemd's rules are those of systemd.syntax(7), systemd.service(5) "Command lines" and systemd.unit(5) "Specifiers",
 checked against the real parser (docs/design/libraries.md). supervisord's are those of configparser with inline
-comments, of its `%(…)s` expansion and of shlex. A value that cannot stand in its place is refused.
+comments, of its `%(…)s` expansion and of shlex. A value that its place cannot hold is refused.
 """
 
 import re
@@ -23,12 +23,12 @@ _C_ESCAPES = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "
 
 
 def systemd_word(value: str) -> str:
-    """One word of an `Exec…=` line, quoted; not for the program itself, which must start with a slash."""
+    """Quote one word of an `Exec…=` line; not for the program itself, which must start with a slash."""
     return _within_a_line(f'"{_systemd_quoted(_refuse_nul(value)).replace("$", "$$")}"')
 
 
 def systemd_script(script: str) -> str:
-    """A shell script as one word of an `Exec…=` line, a line of the script to a line of the unit.
+    """Quote a shell script as one word of an `Exec…=` line, one line of the unit for each line of the script.
 
     A backslash at a line's end joins it to the next with a space (systemd.syntax(7)), which to the shell is
     indentation; so a script must not care how its lines are indented. A line that begins with `#` or `;` would be a
@@ -40,7 +40,7 @@ def systemd_script(script: str) -> str:
 
 
 def systemd_environment(value: str, name: str) -> str:
-    """`"NAME=value"` for an `Environment=` line."""
+    """Return `"NAME=value"` for an `Environment=` line."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
         raise NapError(f'"{name}" cannot be the name of an environment variable')
     if _NOT_UTF8_TO_SYSTEMD.search(value):
@@ -49,14 +49,14 @@ def systemd_environment(value: str, name: str) -> str:
 
 
 def systemd_text(value: str) -> str:
-    """A `Description=`: one line, no specifiers."""
+    """Escape a `Description=`: one line, no specifiers."""
     if _NOT_UTF8_TO_SYSTEMD.search(value):
         raise NapError(f"{value!r}: systemd drops a line that is not UTF-8")
     return _within_a_line(re.sub(r"\s+", " ", _refuse_nul(value)).replace("%", "%%").strip(" \\"))
 
 
 def supervisor_word(value: str) -> str:
-    """One word of a supervisord `command=`.
+    """Quote one word of a supervisord `command=`.
 
     The value passes configparser, where ` ;` and ` #` begin a comment, where lines lose their white space at both
     ends and where a carriage return ends a line; then `%` expansion; then shlex. Closing and opening the quotes puts
@@ -64,43 +64,44 @@ def supervisor_word(value: str) -> str:
     replaces before all else.
     """
     if re.search(r"[\r\ud800-\udfff]", _refuse_nul(value)):
-        raise NapError(f"{value!r}: only UTF-8 without carriage returns can stand in a supervisord program")
+        raise NapError(f"{value!r}: a supervisord program can have only UTF-8 without carriage returns")
     value = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", '%%""')
     value = value.replace(";", '"";').replace("#", '""#').replace("\n", '""\n  ""')
     return f'"{value}"'
 
 
 def supervisor_value(value: str) -> str:
-    """A path or a plain value in a supervisord configuration: no white space at its ends, no comment in it.
+    """Check a path or a plain value in a supervisord configuration: no white space at its ends, no comment in it.
 
     Nor a `%`, which supervisord expands once in some values and twice in others.
     """
     if value != value.strip() or re.search(r"[\x00-\x1f\ud800-\udfff%]|\s[;#]", value):
-        raise NapError(f"{value!r} cannot stand in a supervisord configuration")
+        raise NapError(f"{value!r} is not possible in a supervisord configuration")
     return value
 
 
 def sshd_word(value: str) -> str:
-    """One argument in an sshd_config, quoted (sshd_config(5)). Some keywords expand `%`, and others do not."""
+    """Quote one argument in an sshd_config (sshd_config(5)). Some keywords expand `%`, and others do not."""
     if re.search(r'[\x00-\x1f"\\%\ud800-\udfff]', value):
-        raise NapError(f"{value!r} cannot stand in an sshd configuration")
+        raise NapError(f"{value!r} is not possible in an sshd configuration")
     return f'"{value}"'
 
 
 def git_value(value: str) -> str:
-    """A value in a git configuration, quoted (git-config(1), "Syntax")."""
+    """Quote a value in a git configuration (git-config(1), "Syntax")."""
     if re.search(r"[\x00-\x1f\ud800-\udfff]", value):
-        raise NapError(f"{value!r} cannot stand in a git configuration")
+        raise NapError(f"{value!r} is not possible in a git configuration")
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def perl_word(value: str) -> str:
-    """A string of Perl's in single quotes (perlop(1), "Quote and Quote-like Operators"); bytes, without `use utf8`."""
+    """Quote a string of Perl in single quotes (perlop(1), "Quote and Quote-like Operators"); bytes, without `use
+    utf8`."""
     return "'" + _refuse_nul(value).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def sh_word(value: str) -> str:
-    """One word of a shell's."""
+    """Quote one word of a shell command."""
     return shlex.quote(_refuse_nul(value))
 
 
@@ -124,16 +125,16 @@ def _bytes(value: str) -> bytes:
     try:
         return value.encode("utf-8", "surrogateescape")  # a byte that is not UTF-8 is decoded so by Python
     except UnicodeEncodeError as error:
-        raise NapError(f"{value!r}: half a character cannot stand in a unit") from error
+        raise NapError(f"{value!r}: a unit cannot contain half a character") from error
 
 
 def _refuse_nul(value: str) -> str:
     if "\0" in value:
-        raise NapError(f"{value!r}: a NUL character cannot stand in a unit")
+        raise NapError(f"{value!r}: a unit cannot contain a NUL character")
     return value
 
 
 def _within_a_line(line: str) -> str:
     if len(_bytes(line)) > FLEET_LINE_BYTES - 256:  # room for the rest of the line
-        raise NapError(f"{line[:40]}… is too long for a line of a unit, where {FLEET_LINE_BYTES} bytes is the most")
+        raise NapError(f"{line[:40]}… is too long for a line of a unit; the limit is {FLEET_LINE_BYTES} bytes")
     return line

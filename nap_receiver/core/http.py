@@ -12,7 +12,7 @@ ANSWER_SECONDS = 2
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """A connection to the server that listens at a path; each step of it may take `timeout` seconds."""
+    """An HTTP connection to a unix socket; each step of it may take `timeout` seconds."""
 
     def __init__(self, path: str | Path, timeout: float) -> None:
         super().__init__("localhost", timeout=timeout)
@@ -25,7 +25,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 def get(path: str | Path, what: str, timeout: float) -> tuple[int, bytes]:
-    """The status and the text that a GET of `what` is answered with at this socket, each step within `timeout` seconds.
+    """Send a GET of `what` to this socket; return the status and the body. Each step may take `timeout` seconds.
 
     Raises `OSError` or `http.client.HTTPException` where none comes.
     """
@@ -39,7 +39,7 @@ def get(path: str | Path, what: str, timeout: float) -> tuple[int, bytes]:
 
 
 def answers_well(path: str | Path, what: str, timeout: float) -> bool:
-    """Whether a GET of `what` is answered with 200 there."""
+    """Return whether a GET of `what` at this socket is answered with 200."""
     try:
         return get(path, what, timeout)[0] == http.client.OK
     except (OSError, http.client.HTTPException):
@@ -47,7 +47,7 @@ def answers_well(path: str | Path, what: str, timeout: float) -> bool:
 
 
 def serves(url: str | urllib.request.Request, context: ssl.SSLContext | None = None) -> bool:
-    """Whether a GET of `url` is answered well within 2 s."""
+    """Return whether a GET of `url` is answered with success within 2 s."""
     try:
         with urllib.request.urlopen(url, timeout=ANSWER_SECONDS, context=context) as response:
             return bool(response.status == 200)

@@ -17,7 +17,7 @@ def found_program(program: str) -> str | None:
 
 
 def path_of(program: str) -> str:
-    """The path of an installed program."""
+    """Return the path of an installed program."""
     return found_program(program) or program
 
 

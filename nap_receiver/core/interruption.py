@@ -1,7 +1,7 @@
 """Interrupt the main thread: for a deadline, a lost lock, or a request to end.
 
-Only one interruption happens at a time, and the first one is the one that is reported: until its block has ended, the
-others are ignored. What cleans up runs under `uninterrupted`.
+Only one interruption happens at a time, and the first one is reported: until its block has ended, the others are
+ignored. Code that cleans up runs under `uninterrupted`.
 """
 
 import signal
@@ -22,7 +22,7 @@ _protected = 0
 
 @contextmanager
 def interrupted_by(number: signal.Signals, reason: Callable[[], NapError]) -> Iterator[None]:
-    """Raise what `reason` makes in the main thread when this signal comes during the block.
+    """When this signal arrives during the block, raise the exception that `reason` returns, in the main thread.
 
     Raises `RuntimeError` where the signal is in use already.
     """
@@ -41,13 +41,13 @@ def interrupted_by(number: signal.Signals, reason: Callable[[], NapError]) -> It
 
 
 def is_interrupted_by(number: signal.Signals) -> bool:
-    """Whether a block has this signal in use."""
+    """Return whether a block uses this signal now."""
     return number in _reasons
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put off interruptions until the block ends; none follows where the block raises an error of its own."""
+    """Delay interruptions until the block has ended; drop them if the block itself raises an exception."""
     global _protected
     _protected += 1
     try:

@@ -16,7 +16,7 @@ from nap_receiver.core.paths import State
 
 
 def start_job(state: State, kind: str, module: str, subjects: Sequence[str], log: str) -> None:
-    """Run `python -m MODULE STATE SUBJECT…`; what it prints is appended to this log beside the deploy logs."""
+    """Run `python -m MODULE STATE SUBJECT…`; append its output to this log beside the deploy logs."""
     folder = _folder(state)
     folder.mkdir(parents=True, exist_ok=True)
     state.deploy_logs.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def start_job(state: State, kind: str, module: str, subjects: Sequence[str], log
 
 
 def is_at_work(state: State, kind: str, subject: str) -> bool:
-    """Whether a job of this kind works on `subject`. Files of jobs that have ended are removed."""
+    """Return whether a running job of this kind works on `subject`. Files of ended jobs are removed."""
     return subject in set(_subjects(state, kind))
 
 

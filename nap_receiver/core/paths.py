@@ -1,6 +1,6 @@
 """Paths on this machine: the state directory, and everything in it.
 
-What is true of apps is in etcd; a receiver keeps only repositories and logs.
+Facts about apps are in etcd; a receiver keeps only repositories and logs.
 """
 
 import os
@@ -20,7 +20,7 @@ _SUN_PATH_BYTES = 107
 
 @dataclass(frozen=True)
 class State:
-    """The state directory and the places in it."""
+    """The state directory and the paths in it."""
 
     root: Path
 
@@ -30,7 +30,7 @@ class State:
 
     @property
     def environment_file(self) -> Path:
-        """The `NAP_…` settings that were in the environment of the last `nap up`, for the programs it started."""
+        """The `NAP_…` variables of the last `nap up`, for the programs that it started."""
         return self.root / "run" / "environment"
 
     @property
@@ -43,12 +43,12 @@ class State:
 
     @property
     def run(self) -> Path:
-        """Sockets, pid files and the supervisors' configuration, all made anew by `nap up`."""
+        """Sockets, pid files and configuration of the supervisors; `nap up` makes all of it again."""
         return self.root / "run"
 
     @property
     def etcd_url(self) -> str:
-        """Where nap's own etcd listens on a single machine.
+        """The address of nap's own etcd on a single machine.
 
         etcd 3.4 takes no path for a socket, only `host:port` (`ETCD_SOCKET`), which is then its name. What other
         characters the path has is escaped, as etcdctl and gRPC read it (RFC 3986).
@@ -57,12 +57,12 @@ class State:
 
     @property
     def registry_login(self) -> Path:
-        """The login of nap's own registry (`login`); a directory that docker takes as its DOCKER_CONFIG."""
+        """The login of nap's own registry (`login`); docker can use the directory as DOCKER_CONFIG."""
         return self.run / "registry-login"
 
     @property
     def git_configuration(self) -> Path:
-        """What git does with pushes through the gate."""
+        """The git configuration for pushes through the gate."""
         return self.run / "gitconfig"
 
     @property
@@ -71,12 +71,12 @@ class State:
 
     @property
     def router_log(self) -> Path:
-        """The requests that the router has passed on, in JSON, a line each."""
+        """The log of the requests to apps, one JSON object a line."""
         return self.program_logs / "requests.log"
 
     @property
     def units(self) -> Path:
-        """The local scheduler's units, a file each."""
+        """The units of the local scheduler, one file each."""
         return self.root / "units"
 
     @property
@@ -85,23 +85,23 @@ class State:
 
     @property
     def name(self) -> str:
-        """Eight hexadecimal digits that tell this state directory's containers and bridge from another's."""
+        """Eight hexadecimal digits that tell the containers and the bridge of this state directory from others."""
         import hashlib  # a library of OpenSSL's, which the gate does without
 
         return hashlib.sha256(os.fsencode(self.root)).hexdigest()[:8]
 
     def require_room_for_sockets(self) -> None:
-        """Refuse a directory too deep for the unix sockets that must lie in it, or of which gRPC finds none."""
+        """Refuse a path that is too long for unix sockets, or that gRPC cannot use."""
         if "," in str(self.root):
             raise NapError(
-                f"{self.root}: a state directory's path can have no comma",
+                f"{self.root}: the path of a state directory cannot have a comma",
                 advice="Choose a directory without one: nap --state DIR",
             )
         if len(os.fsencode(self.root / _LONGEST_SOCKET)) > _SUN_PATH_BYTES:
             most = _SUN_PATH_BYTES - len(_LONGEST_SOCKET) - 1
             raise NapError(
-                f"{self.root}: too long a path for a state directory",
-                advice=f"A unix socket's path is bounded; choose a directory of at most {most} bytes: nap --state DIR",
+                f"{self.root}: the path of the state directory is too long",
+                advice=f"Choose a path of at most {most} bytes (the limit for unix sockets): nap --state DIR",
             )
 
 

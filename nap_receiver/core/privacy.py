@@ -1,6 +1,6 @@
 """Keep nap's files private: no other account reads or writes them.
 
-Each program of nap's starts with `keep_private`; the state directory itself is closed by each `nap up`.
+Each program of nap starts with `keep_private`. `nap up` closes the state directory itself.
 """
 
 import os
@@ -13,22 +13,23 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def keep_private() -> None:
-    """Have no other account read or write the files of this process and of its children (umask(2))."""
+    """Set the umask of this process and of its children so that no other account can read or write their files
+    (umask(2))."""
     os.umask(_OTHERS)
 
 
 def umask_of(folder: Path) -> int:
-    """The umask for files in `folder`, which are open to the accounts that the folder is open to; if there is one."""
+    """Return the umask for files in `folder`: as open to other accounts as the folder is."""
     return ~folder.stat().st_mode & (stat.S_IRWXU | _OTHERS) if folder.exists() else _OTHERS
 
 
 def is_private(folder: Path) -> bool:
-    """Whether the mode of `folder` keeps other accounts out; also where there is no such folder."""
+    """Return whether the mode of `folder` excludes other accounts; true if it does not exist."""
     return not folder.exists() or not folder.stat().st_mode & _OTHERS
 
 
 def close(state: State) -> None:
-    """Make the state directory, mode 0700. One that was open is closed first, then each file and folder in it.
+    """Create the state directory with mode 0700. If it was open, close it first, then each file and folder in it.
 
     The engine's own data keep their modes: containers see them.
     """
@@ -44,7 +45,7 @@ def close(state: State) -> None:
 
 
 def _close(path: Path) -> None:
-    """Take the rights of others from a file or a folder; a link or a socket is left, whatever it is by then."""
+    """Remove the rights of others from a file or a folder. Links and sockets are skipped."""
     if not stat.S_ISREG(path.lstat().st_mode) and not stat.S_ISDIR(path.lstat().st_mode):
         return
     try:

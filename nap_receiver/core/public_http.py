@@ -14,7 +14,7 @@ IDLE_SECONDS = 60
 
 
 def opener(allowed: Sequence[Network]) -> urllib.request.OpenerDirector:
-    """What opens such a URL. Every address on the way, also of redirects, is public or in `allowed`.
+    """Return an opener that connects only to public addresses or `allowed` ones, also for redirects.
 
     Else it raises `addresses.ForbiddenAddress`.
     """

@@ -1,7 +1,7 @@
 """JSON with comments, and with commas before closing brackets, as Dokku reads app.json.
 
-That is JWCC (github.com/tailscale/hujson). Libraries for Python lose the places of mistakes, or take minutes for half a
-megabyte that somebody made for that (json-with-comments 1.3.0: `"/*`, 160,000 times); so this is one expression.
+The format is JWCC (github.com/tailscale/hujson). Libraries for Python lose the positions of errors, or take minutes for
+half a megabyte of hostile input (json-with-comments 1.3.0: `"/*`, 160,000 times). So this is one regular expression.
 """
 
 import json
@@ -16,7 +16,8 @@ _LAST_COMMA = re.compile(_STRING + r"|,(?=\s*+[}\]])", re.DOTALL)
 
 
 def loads(text: str, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any]) -> Any:
-    """What `json.loads` makes of the text, of which comments and last commas are spaces; its errors have their places.
+    """Parse the text as `json.loads` does; comments and trailing commas count as spaces, so positions in errors are
+    right.
 
     Raises what `json.loads` raises.
     """

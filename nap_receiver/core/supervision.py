@@ -16,7 +16,7 @@ CALL_SECONDS = 15
 
 
 class Fault(enum.IntEnum):
-    """Why supervisord refuses a call; of `supervisor.xmlrpc.Faults`, which takes 0.1 s to import, those that matter."""
+    """The fault codes of supervisord that matter here; importing `supervisor.xmlrpc.Faults` takes 0.1 s."""
 
     BAD_NAME = 10
     ALREADY_STARTED = 60
@@ -29,12 +29,12 @@ class Refused(NapError):
     """supervisord answered a call with a fault."""
 
     def __init__(self, what: str, fault: int) -> None:
-        super().__init__(what, advice="Its log tells more: programs/ in the state directory.")
+        super().__init__(what, advice="Its log is in programs/ of the state directory.")
         self.fault = fault
 
 
 class Supervisor:
-    """A supervisord behind its unix socket. A call raises `NapError` when it is not answered within `seconds`."""
+    """A client of a supervisord. A call raises `NapError` when it is not answered within `seconds`."""
 
     def __init__(self, path: Path, what: str, seconds: float = CALL_SECONDS) -> None:
         self.path = path
@@ -42,7 +42,7 @@ class Supervisor:
         self._seconds = seconds
 
     def call(self, method: str, *arguments: object) -> Any:
-        """What `supervisor.<method>` returns. Raises `Refused` when that is a fault."""
+        """Call `supervisor.<method>` and return its result. Raises `Refused` for a fault."""
         with self._answering():
             proxy = xmlrpc.client.ServerProxy("http://supervisor", transport=_UnixTransport(self.path, self._seconds))
             try:
@@ -53,7 +53,7 @@ class Supervisor:
                 raise Refused(told, fault.faultCode) from fault
 
     def unless(self, faults: Sequence[Fault], method: str, *arguments: object) -> bool:
-        """`call`, where these faults mean that there is nothing to do; whether something was done."""
+        """Call, and ignore these faults; return whether the call succeeded."""
         try:
             self.call(method, *arguments)
         except Refused as refused:
@@ -63,12 +63,12 @@ class Supervisor:
         return True
 
     def remove(self, group: str) -> None:
-        """Stop a group and forget it; nothing where there is none."""
+        """Stop and remove a group; does nothing if it does not exist."""
         for method in ("stopProcessGroup", "removeProcessGroup"):
             self.unless((Fault.BAD_NAME, Fault.NOT_RUNNING), method, group)
 
     def answers(self) -> bool:
-        """Whether supervisord answers."""
+        """Return whether supervisord answers."""
         try:
             self.call("getState")
         except NapError:
@@ -86,7 +86,7 @@ class Supervisor:
 
 
 class _UnixTransport(xmlrpc.client.Transport):
-    """XML-RPC over a unix socket; supervisor's own transport costs a tenth of a second to import."""
+    """XML-RPC over a unix socket; importing supervisor's own transport takes a tenth of a second."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         super().__init__()

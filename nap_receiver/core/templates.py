@@ -22,7 +22,8 @@ HOOKS = _data_folder() / "hooks"
 
 @cache
 def environment(folder: Path) -> jinja2.Environment:
-    """Templates of `folder`, with the filters of `escape`; an unknown name in a template is an error, not nothing."""
+    """Return the template environment of `folder`, with the filters of `escape`. An unknown name in a template is an
+    error."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         undefined=jinja2.StrictUndefined,

@@ -13,10 +13,10 @@ from nap_receiver.store.ledger import Ledger
 def runs_already(
     asked: Deployment, ledger: Ledger, etcd: Etcd, settings: Settings, channel: Channel, *, moved: bool
 ) -> bool:
-    """Say so and where, if the commit runs; else false.
+    """If the commit already runs, report that and its addresses and return true; else return false.
 
-    A branch that has not `moved` names what was pushed before: its commit is not deployed again where it was live once
-    and somebody has gone back from it.
+    If the branch has not `moved`, its commit was pushed before: it is not deployed again if it was live and somebody
+    has rolled it back.
     """
     current = ledger.current()
     addresses = serving(etcd, settings.etcd, current) if current else None

@@ -11,7 +11,7 @@ from nap_receiver.git.repository import OBJECT_FORMATS, create, discard_empty, h
 
 
 def create_app(app: str, access: Access, repository: Path, object_format: str, state: State, user: str) -> None:
-    """Create an app that nothing was pushed to, with its repository. Raises `NapError` where there is one already."""
+    """Create an app with its repository before the first push. Raises `NapError` if it exists."""
     if there := access_of(app, state):
         raise _taken(app, there, access.repository, user)
     with created(app, access, repository, state, user, object_format, stays=True) as found:
@@ -20,9 +20,9 @@ def create_app(app: str, access: Access, repository: Path, object_format: str, s
 
 
 def adopt(app: str, repository: Path, state: State, user: str) -> None:
-    """Create the app of a repository that is not nap's own, before anything is deployed from it.
+    """Create the app of a repository outside nap's gate, before the first deploy from it.
 
-    Nobody gets a right to it: who may push there is its owner's to say. Raises `NapError` where there is such an app.
+    Nobody gets a right to it: the owner of the repository decides who may push. Raises `NapError` if the app exists.
     """
     from nap_receiver.core.settings import load
     from nap_receiver.store.etcd import connect
@@ -46,11 +46,10 @@ def created(
     *,
     stays: bool = False,
 ) -> Iterator[Access]:
-    """Have an app, with a repository, for the block, which gets the access to it: `access`, if it is new.
+    """Create an app and its repository for the block, if it is new; yield the access to it.
 
-    A new one is gone again after the block where nothing was pushed, unless it `stays`, and where the block fails.
-    Raises `NapError` where the app is that of another repository, and where `user` would have more apps than a user
-    may.
+    A new app is removed after the block if nothing was pushed, unless it `stays`, and if the block fails. Raises
+    `NapError` if the app has another repository, or if `user` would have more apps than the limit.
     """
     from nap_receiver.core.settings import load
     from nap_receiver.store.etcd import connect  # a tenth of a second that only a new app needs
@@ -78,7 +77,7 @@ def created(
 
 
 def _taken(app: str, access: Access, repository: str, user: str) -> NapError:
-    """What to raise where an app of that name is there."""
+    """Return the error for an app name that is in use."""
     require_same_repository(app, access, repository)
     if access.allows(user, "read") or not access.owners:
         return NapError(f"app name {app} is already in use", advice=f"To list its users: access {app}")

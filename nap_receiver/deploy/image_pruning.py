@@ -56,9 +56,10 @@ _LOOK_AGAIN_SECONDS = 0.02
 
 
 def keep_recent(deploy: Deploy, *, wait: bool = False) -> None:
-    """Remove what this app need not keep, while its lock is held. A failure is told, and the next deploy tries again.
+    """Prune the images, records and logs of this app, under its lock. A failure is a warning; the next deploy tries
+    again.
 
-    What takes long goes on without the caller, unless that has to `wait`.
+    Slow work continues in the background, unless `wait` is set.
     """
     app, channel = deploy.app, deploy.channel
     try:
@@ -68,14 +69,16 @@ def keep_recent(deploy: Deploy, *, wait: bool = False) -> None:
         elif forgotten:
             _remove_later(app.name, app.state)
     except (NapError, OSError) as error:
-        channel.trouble(f"{app.name}: images of old releases are not all removed: {error}; the next deploy tries again")
+        channel.trouble(
+            f"{app.name}: some images of old releases were not removed: {error}; the next deploy tries again"
+        )
 
 
 def prune_records(deploy: Deploy) -> None:
-    """Make room in the ledger for one more release, before a change begins: of the oldest nothing stays.
+    """Prune the oldest records of the ledger before a change, to make room for one more release.
 
-    With its record goes a release's image, its configuration and its ref, unless a release that stays has the same. A
-    failure is told, and the next change tries again.
+    With a record, the image, configuration and ref of the release are removed, unless another release needs them. A
+    failure is a warning; the next change tries again.
     """
     app, ledger, settings = deploy.app, deploy.ledger, deploy.settings
     history = ledger.history()
@@ -87,7 +90,9 @@ def prune_records(deploy: Deploy) -> None:
     try:
         _forget(images, deploy)
     except NapError as error:
-        app.channel.trouble(f"{app.name}: records of old releases stay: {error}; the next deploy tries again")
+        app.channel.trouble(
+            f"{app.name}: records of old releases were not removed: {error}; the next deploy tries again"
+        )
         return
     gone = [each for each in going if each.number <= removed or each.image in needed or each.image in images]
     ledger.forget(gone)
@@ -97,7 +102,7 @@ def prune_records(deploy: Deploy) -> None:
 
 
 def remove_all_old(deploy: Deploy) -> None:
-    """Remove every image that this app need not keep, while its lock is held. Raises `NapError`."""
+    """Prune the images of this app, under its lock. Raises `NapError`."""
     key, before = f"{deploy.ledger.root}/removed", deploy.etcd.get(f"{deploy.ledger.root}/removed")
     while _forget_images(deploy) and (now := deploy.etcd.get(key)) != before:
         before = now
@@ -106,13 +111,13 @@ def remove_all_old(deploy: Deploy) -> None:
 
 @contextmanager
 def nothing_removed(state: State) -> Iterator[None]:
-    """Nothing is removed for the block; what is being removed is waited for."""
+    """Prevent pruning during the block; waits for a running one first."""
     with _locked(state, fcntl.LOCK_SH, _SHORT_PATIENCE_SECONDS):
         yield
 
 
 def is_collecting(state: State) -> bool:
-    """Whether nap's own registry is stopped for a moment, for the space of what was removed to be freed."""
+    """Return whether nap's own registry is stopped for garbage collection."""
     if not _mark(state, "collecting").exists():
         return False
     with _mark(state, "lock").open("a") as lock:
@@ -124,7 +129,7 @@ def is_collecting(state: State) -> bool:
 
 
 def _forget_images(deploy: Deploy) -> bool:
-    """Have the registry forget the images of releases long past; whether there were any."""
+    """Delete the images of old releases in the registry; return whether there were any."""
     ledger, settings = deploy.ledger, deploy.settings
     history = ledger.history()
     done = _removed(deploy)
@@ -147,28 +152,30 @@ def _forget_images(deploy: Deploy) -> bool:
 
 
 def _removed(deploy: Deploy) -> int:
-    """The number of the last release whose image was removed; 0 for none."""
+    """Return the number of the last release whose image was removed; 0 for none."""
     entry = deploy.etcd.get(f"{deploy.ledger.root}/removed")
     return int(entry.value) if entry else 0
 
 
 def _forget(images: Sequence[str], deploy: Deploy) -> bool:
-    """Have the registry forget these images; whether it does. Raises `NapError` where it should."""
+    """Delete these images in the registry; return whether it allows that. Raises `NapError` if it fails."""
     settings = deploy.settings
     try:
         _delete(images, deploy.app.state, settings)
     except Unwilling as error:
         if settings.is_single_machine:  # nap's own registry is configured to delete
             raise
-        deploy.channel.log_only(f"{deploy.ledger.app}: images of old releases stay in the registry: {error}")
+        deploy.channel.log_only(
+            f"{deploy.ledger.app}: images of old releases were not removed from the registry: {error}"
+        )
         return False
     return True
 
 
 def forget_all(app: str, images: Sequence[str], state: State, settings: Settings) -> None:
-    """Remove these images of an app that is gone, from the registry now, from the engine when nothing uses them.
+    """Remove these images of a destroyed app: in the registry now, on the engine when nothing uses them.
 
-    Raises `NapError` where the registry does not; then the engine does all the same.
+    Raises `NapError` if the registry fails; the engine's images are removed anyway.
     """
     try:
         _delete(images, state, settings)
@@ -177,7 +184,7 @@ def forget_all(app: str, images: Sequence[str], state: State, settings: Settings
 
 
 def _delete(images: Sequence[str], state: State, settings: Settings) -> None:
-    """Delete these images' manifests and tags. The space in nap's own registry is freed later (`_collect`)."""
+    """Delete the manifests and tags of these images. nap's own registry frees the space later (`_collect`)."""
     if settings.is_single_machine and images:
         _mark(state, "uncollected").touch()
     with registry_of(state, settings) as registry:
@@ -190,9 +197,9 @@ def _remove_later(app: str, state: State) -> None:
 
 
 def remove_images(ledger: Ledger, scheduler: Scheduler, state: State, settings: Settings, *, at_once: bool) -> None:
-    """Remove the app's images that need not stay from the engine, and have nap's own registry free their space.
+    """Remove the app's old images from the engine, and let nap's own registry free their space.
 
-    `at_once`, a pusher waits for the space; else it is freed every ten minutes at most. Raises `NapError`.
+    With `at_once`, free the space now; else at most every ten minutes. Raises `NapError`.
     """
     if not ledger.history():
         _await_removed(ledger.app, state, settings)
@@ -213,7 +220,7 @@ def remove_images(ledger: Ledger, scheduler: Scheduler, state: State, settings: 
 
 
 def _await_removed(app: str, state: State, settings: Settings) -> None:
-    """Wait until the containers have ended that an app has left which is gone."""
+    """Wait until the containers of a destroyed app have ended."""
     patience = settings.deploy.drain + settings.deploy.grace + _PATIENCE_SECONDS
     with engine_at(settings.engine.url) as engine:
         for container in engine.api.containers(all=True, filters={"label": f"nap.app={app}", "name": state.name}):
@@ -222,7 +229,7 @@ def _await_removed(app: str, state: State, settings: Settings) -> None:
 
 
 def _remove_from(engine: Engine, repository: str, stay: frozenset[str]) -> None:
-    """Remove the images of this repository but for those that are to `stay` and those in use."""
+    """Remove the images of this repository, except those in `stay` and those in use."""
     try:
         for image in engine.api.images(name=repository):
             tags, digests = image["RepoTags"] or [], image["RepoDigests"] or []
@@ -231,7 +238,7 @@ def _remove_from(engine: Engine, repository: str, stay: frozenset[str]) -> None:
                     if reference.startswith((f"{repository}:", f"{repository}@")):
                         _remove_reference(engine, reference)
     except DockerException as error:
-        raise NapError(f"the engine does not remove an image: {error}") from error
+        raise NapError(f"the engine cannot remove an image: {error}") from error
 
 
 def _remove_reference(engine: Engine, reference: str) -> None:
@@ -243,7 +250,7 @@ def _remove_reference(engine: Engine, reference: str) -> None:
 
 
 def _collect(state: State, settings: Settings, *, at_once: bool) -> None:
-    """Have nap's own registry free what no manifest names any more, while it does not serve."""
+    """Run garbage collection of nap's own registry, which is stopped meanwhile."""
     from nap_receiver.build.registry import registry_answers  # for those few who collect
     from nap_receiver.core.installed import path_of
 
@@ -273,7 +280,7 @@ def _collect(state: State, settings: Settings, *, at_once: bool) -> None:
 
 
 def _mend(state: State) -> None:
-    """Start the registry again, if it was stopped to be collected, also by who was killed over it."""
+    """Start the registry again if it was stopped for garbage collection, also after a kill."""
     collecting = _mark(state, "collecting")
     if collecting.exists():
         _supervisor(state).unless((Fault.ALREADY_STARTED,), "startProcess", "registry", False)
@@ -283,9 +290,9 @@ def _mend(state: State) -> None:
 
 @contextmanager
 def registry_in_use(app: App) -> Iterator[None]:
-    """Nothing is removed for the block, in which an image is built and pushed."""
+    """Prevent pruning in the registry during the block, in which an image is built and pushed."""
     with ExitStack() as held:
-        with app.channel.waiting("waiting for images of old releases to go"):
+        with app.channel.waiting("waiting for the removal of old images"):
             held.enter_context(_locked(app.state, fcntl.LOCK_SH))
         _mend(app.state)
         yield
@@ -314,7 +321,7 @@ def _supervisor(state: State) -> Supervisor:
 
 
 def require_space(deploy: Deploy, engine: Engine) -> None:
-    """Raise `NapError` where less disk is free than a build should find, even without what need not be kept."""
+    """Raise `NapError` if less disk is free than a build needs, even after pruning."""
     if not lack_of_space(deploy.app.state, deploy.settings, engine):
         return
     deploy.channel.step(f"{deploy.app.name}: the disk is nearly full; removing images of old releases first")
@@ -324,15 +331,15 @@ def require_space(deploy: Deploy, engine: Engine) -> None:
         raise NapError(
             f"{deploy.app.name}: {lack}",
             advice=[
-                "Ask the operator to make room: docker system df tells what the engine keeps, and with a lower "
-                "deploy.keep_releases fewer images of old releases stay; then push again.",
-                "How much must be free is deploy.free_space in nap's settings.",
+                "Ask the operator to free space (docker system df; a lower deploy.keep_releases keeps fewer images), "
+                "then push again.",
+                "The minimum is the setting deploy.free_space.",
             ],
         )
 
 
 def lack_of_space(state: State, settings: Settings, engine: Engine) -> str:
-    """Where less disk is free than a build should find, and how much is missing; empty where there is enough."""
+    """Return where less disk is free than a build needs, and how much is missing; empty if there is enough."""
     needed = settings.deploy.free_space
     if not needed:
         return ""
@@ -344,14 +351,14 @@ def lack_of_space(state: State, settings: Settings, engine: Engine) -> str:
         with suppress(OSError):  # not there yet, or not to be looked at
             if path and (free := shutil.disk_usage(path).free) < needed:
                 return (
-                    f"{_size(needed)} of free disk are needed {what} ({path}), and {_size(free)} are there: "
-                    f"{_size(needed - free + 2**20 - 1)} are missing"
+                    f"not enough disk space {what} ({path}): {_size(needed)} needed, {_size(free)} free, "
+                    f"{_size(needed - free + 2**20 - 1)} missing"
                 )
     return ""
 
 
 def _data_of(engine: Engine) -> Path | None:
-    """The folder of an engine on this machine; None for one elsewhere, whose disk cannot be seen from here."""
+    """Return the data folder of an engine on this machine; None for a remote engine."""
     if engine.api.base_url != "http+docker://localhost":  # the library's name for what is behind a unix socket
         return None
     try:
@@ -365,7 +372,7 @@ def _size(size: int) -> str:
 
 
 def main() -> None:
-    """Remove what an app need not keep: `python -m nap_receiver.deploy.image_pruning STATE APP`."""
+    """Prune an app: `python -m nap_receiver.deploy.image_pruning STATE APP`."""
     from nap_receiver.store.etcd import connect
 
     keep_private()

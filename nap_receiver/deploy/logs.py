@@ -29,13 +29,13 @@ _LOOK_AGAIN_SECONDS = 0.2
 
 
 def merged(lines: Iterable[Line], most: int) -> list[Line]:
-    """The last `most` of these lines by time; those of one moment stay as they are."""
+    """Return the last `most` of these lines by time; lines with the same time keep their order."""
     ordered = sorted(lines, key=lambda line: line.at)
     return ordered[max(0, len(ordered) - most) :]
 
 
 def follow(source: Source, wanted: Wanted, descriptor: int, say: Callable[[Line], None]) -> None:
-    """Say each line that comes, until nobody reads `descriptor` any more."""
+    """Print each new line until nobody reads `descriptor` any more."""
     lines: queue.Queue[Line | None] = queue.Queue(_HELD_LINES)
 
     def await_end() -> None:
@@ -51,7 +51,7 @@ def follow(source: Source, wanted: Wanted, descriptor: int, say: Callable[[Line]
 
 
 class Requests:
-    """The requests to one app that the router has answered, `since` this time; to these names, in whatever case."""
+    """The requests to one app in the router's log, `since` this time, to these domains."""
 
     def __init__(self, app: str, log: Path, names: Collection[str], since: float) -> None:
         self._app, self._log, self._names, self._since = app, log, names, since
@@ -75,14 +75,14 @@ class Requests:
         threading.Thread(target=self._watch, args=(tell,), daemon=True).start()
 
     def _watch(self, tell: Callable[[Line], None]) -> None:
-        """Tell what is written, also when the log goes on in another file; for ever."""
+        """Report new lines, also after the log was rotated; never ends."""
         while True:
             for line in self._news():
                 tell(line)
             time.sleep(_LOOK_AGAIN_SECONDS)  # Python has no way to wait for news of a file
 
     def _news(self) -> list[Line]:
-        """What was written since it was read last."""
+        """Return the lines since the last read."""
         lines: list[Line] = []
         with self._opened() as files:
             known, offset = self._read or (0, 0)
@@ -94,7 +94,7 @@ class Requests:
 
     @contextmanager
     def _opened(self) -> Iterator[dict[int, IO[bytes]]]:
-        """The log and those before it, by the numbers of their files, the oldest first."""
+        """Return the log and the rotated ones, by inode number, oldest first."""
         with ExitStack() as stack:
             files = []
             # It first, or it could become one of those after they were looked for.
@@ -108,7 +108,7 @@ class Requests:
             yield {os.fstat(file.fileno()).st_ino: file for file in reversed(files)}
 
     def _lines(self, opened: IO[bytes]) -> list[Line]:
-        """The lines of the app from here to the last whole line, where the file stands then."""
+        """Yield the lines of the app from the current position to the last whole line."""
         begun = opened.tell()
         content = opened.read()
         whole = content[: content.rfind(b"\n") + 1]
@@ -138,6 +138,7 @@ class Requests:
 
 
 def requests_since(history: Iterable[tuple[Release, object]]) -> float:
-    """Since when what is in the router's log under an app's name is this app's, and no earlier one's of that name."""
+    """Return the time from which requests under an app's name belong to this app, not to an earlier one of that
+    name."""
     releases = [release for release, _ in history]
     return max([each.at for each in releases if each is releases[0] or each.why.startswith(RENAMED)], default=math.inf)

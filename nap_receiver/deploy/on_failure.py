@@ -17,9 +17,10 @@ _SHOWN_CHARACTERS = 200
 
 
 def call_url(check: Check, what: str, allowed: Sequence[Network], channel: Channel) -> None:
-    """Tell the check's URL, if it has one, `what` failed: a POST of JSON, as docker-container-healthchecker sends it.
+    """Call the check's URL, if it has one, with `what` failed: a POST of JSON, as docker-container-healthchecker sends
+    it.
 
-    The address must be public or in `allowed`. Where the call fails, the channel says so, and the deploy goes on.
+    The address must be public or in `allowed`. A failure of the call is a warning; the deploy continues.
     """
     url = check.on_failure.url if check.on_failure else ""
     if not url:

@@ -31,7 +31,7 @@ _NO_KEY = b"\xff".decode(errors="surrogateescape")  # no text in UTF-8 has this 
 
 
 class OneOff:
-    """One such container, by its `label`: `release.1`, `run.4711`."""
+    """One one-off container, named by its `label`: `release.1`, `run.4711`."""
 
     def __init__(
         self,
@@ -49,16 +49,14 @@ class OneOff:
         self._settings, self._login = settings, login_of(state, settings)
 
     def create(self, *, attended: bool = False, terminal: bool = False) -> list[str]:
-        """Have the engine make it; the command that runs it in the foreground, under `environment`.
+        """Create the container; return the command that runs it in the foreground, under `environment`.
 
-        It is removed when it has ended. One that is `attended` reads this process's standard input, and the engine
-        keeps no log of it: what it prints is for this reader alone. Raises `NapError` where the engine refuses.
+        It is removed at its end. An `attended` one reads this process's standard input, and the engine keeps no log of
+        its output. Raises `NapError` if the engine refuses.
         """
         docker = shutil.which("docker")
         if docker is None:
-            raise NapError(
-                "docker is not installed here, and runs one-off commands", advice="apt-get install docker.io"
-            )
+            raise NapError("docker is not installed here; one-off commands need it", advice="apt-get install docker.io")
         body = body_of_one_off(self._release, self._label, self._words, self._variables, self._settings)
         if attended:
             body |= {"OpenStdin": True, "StdinOnce": True, "AttachStdin": True, "Tty": terminal}
@@ -72,20 +70,20 @@ class OneOff:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the command needs to know of the engine."""
+        """The environment of the docker command."""
         ours = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TZ", "TERM"}}
         if url := self._settings.engine.url or os.environ.get("DOCKER_HOST"):
             ours["DOCKER_HOST"] = url
         return ours
 
     def remove(self) -> None:
-        """Have it gone, whatever it does; nothing where there is none."""
+        """Remove the container, running or not; does nothing if it does not exist."""
         words = ["docker", "rm", "--force", "--volumes", self.name]
         subprocess.run(words, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 
 def _create(engine: "Engine", name: str, body: Body, bridge: str, login: Login | None) -> None:
-    """Have the engine make a container, with its image, which `login` gets, and its network if those are missing."""
+    """Create a container, and pull its image with `login` and create its network if they are missing."""
     from docker.errors import APIError
 
     try:
@@ -95,13 +93,13 @@ def _create(engine: "Engine", name: str, body: Body, bridge: str, login: Login |
         engine.network(bridge)
         engine.api.create_container_from_config(body, name)
     except APIError as error:
-        raise NapError(f"{name}: the engine did not make its container: {error.explanation}") from error
+        raise NapError(f"{name}: the engine cannot create its container: {error.explanation}") from error
 
 
 def run_to_its_end(one_off: OneOff, what: str, app: str, seconds: float, channel: Channel) -> None:
-    """Run it with nothing on its standard input, what it prints going to the channel.
+    """Run it without standard input, with output in the channel.
 
-    `what` names it in messages. Raises `NapError` where it fails or takes longer than `seconds`; then it is gone too.
+    `what` names it in messages. Raises `NapError` if it fails or takes longer than `seconds`; then it is removed.
     """
     process = None
     advice = "Make it faster, or ask the operator to raise deploy.build_timeout."
@@ -129,12 +127,12 @@ def run_to_its_end(one_off: OneOff, what: str, app: str, seconds: float, channel
 
 
 def run_attended(one_off: OneOff, hint: str = "") -> int:
-    """Run it with this process's standard input and output, and with their terminal if they are one; its exit status.
+    """Run it with this process's standard input and output, and with its terminal if there is one; return its exit
+    status.
 
-    Without a terminal, and with nothing on standard input when it starts, somebody may wait for a prompt, which no
-    program prints then: `hint` tells them, on standard error, how to get a terminal.
-    It is gone afterwards, whether it has ended, nobody reads its output any more, or this process is told to end.
-    Raises `NapError` for the last.
+    Without a terminal, and without input at the start, the user may wait for a prompt that no program prints: `hint`,
+    on standard error, says how to get a terminal. The container is removed at its end, if nobody reads its output, or
+    if this process is stopped. Raises `NapError` in the last case.
     """
     heard: list[int] = []
     # Python calls a handler between two of its own steps; its wakeup descriptor ends a poll that has just begun, too.
@@ -171,7 +169,7 @@ def run_attended(one_off: OneOff, hint: str = "") -> int:
 
 
 def _has_input(descriptor: int) -> bool:
-    """Whether something can be read there now, or its end."""
+    """Return whether there is input or end of file now."""
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(0))

@@ -1,7 +1,7 @@
 """Change an app without a push: each change is a release, made without a build.
 
-Each raises `NapError` as a deploy does: when it fails, the release before still serves. Before the first release there
-is nothing to run; what is set then is kept for it.
+Each function raises `NapError` as a deploy does: after a failure, the release before still serves. Before the first
+release there is nothing to run; the change is stored for the first release.
 """
 
 import shutil
@@ -23,7 +23,8 @@ from nap_receiver.store.ledger import Ledger
 
 
 def scale(app: App, counts: dict[str, int]) -> None:
-    """Run this many instances of each of these process types. Before the first release, they are kept for it."""
+    """Set the number of instances of each of these process types. Before the first release, the numbers are stored for
+    it."""
     told = " ".join(f"{process}={n}" for process, n in counts.items())
     with under_way(app, told, f"scaling to {told}") as deploy:
         current = deploy.ledger.current()
@@ -40,23 +41,23 @@ def scale(app: App, counts: dict[str, int]) -> None:
 
 
 def restart(app: App) -> None:
-    """Put new instances in the place of those that run."""
+    """Replace all running instances by new ones."""
     with under_way(app, "restart", "restarting") as deploy:
         release_again(require_current(deploy), "Restart", deploy, is_new=False)
 
 
 def stop(app: App) -> None:
-    """Have none of its instances run, until it is started again or deployed."""
+    """Stop all instances, until the app is started or deployed."""
     with under_way(app, "stop", "stopping it") as deploy:
         current = require_current(deploy)
         if current.stopped:
-            app.channel.result(f"{app.name} is stopped already")
+            app.channel.result(f"{app.name} is already stopped")
             return
         release_again(replace(current, stopped=True), "Stop", deploy, is_new=False)
 
 
 def start(app: App) -> None:
-    """Have its instances run again."""
+    """Start the instances of a stopped app."""
     with under_way(app, "start", "starting it") as deploy:
         current = require_current(deploy)
         if not current.stopped:
@@ -66,7 +67,7 @@ def start(app: App) -> None:
 
 
 def set_protocol(app: App, protocol: Protocol) -> None:
-    """Have the router speak this with its web instances. Before the first release, it is kept for that."""
+    """Set the protocol between router and web instances. Before the first release, it is stored for it."""
     with under_way(app, "protocol", "changing its protocol") as deploy:
         current = deploy.ledger.current()
         if protocol == (current.protocol if current else deploy.ledger.first_protocol()):
@@ -74,16 +75,16 @@ def set_protocol(app: App, protocol: Protocol) -> None:
             return
         if current is None:
             deploy.ledger.set_first_protocol(protocol)
-            app.channel.result(f"{app.name}: the router speaks {protocol} with its first release")
+            app.channel.result(f"{app.name}: protocol {protocol}, for its first release")
             return
         changed = replace(current, protocol=protocol, rollback_to=0)
         release_again(changed, f"Set protocol {protocol}", deploy, is_new=False)
 
 
 def limit(app: App, process: str, change: Callable[[Limits], Limits]) -> None:
-    """Change what each instance of a process type may use, or of `EVERY` one that has no limits of its own.
+    """Change the limits of a process type, or of `EVERY` one without limits of its own.
 
-    Before the first release, the limits are kept for it.
+    Before the first release, the limits are stored for it.
     """
     with under_way(app, "limits", "changing its limits") as deploy:
         current = deploy.ledger.current()
@@ -106,9 +107,9 @@ def limit(app: App, process: str, change: Callable[[Limits], Limits]) -> None:
 
 
 def set_port(app: App, port: int) -> None:
-    """Have its web answer on this port of its containers, or for 0 on the one that the image names.
+    """Set the web port, or with 0 use the port of the image.
 
-    Before the first release, the port is kept for it.
+    Before the first release, the port is stored for it.
     """
     with under_way(app, "port", "changing its port") as deploy:
         current = deploy.ledger.current()
@@ -118,7 +119,7 @@ def set_port(app: App, port: int) -> None:
         if current is None:
             deploy.ledger.set_first_port(port)
             asked = f"port {port}" if port else "the port that its image names"
-            app.channel.result(f"{app.name}: nap asks {asked} of its first release")
+            app.channel.result(f"{app.name}: web port {asked}, for its first release")
             return
         why = f"Set port {port}" if port else "Unset port"
         changed = replace(current, set_port=port, found_port=0, rollback_to=0)
@@ -126,14 +127,14 @@ def set_port(app: App, port: int) -> None:
 
 
 def require_processes(release: Release, processes: Iterable[str]) -> None:
-    """Raise `NapError` where the release lacks one of these process types."""
+    """Raise `NapError` if the release lacks one of these process types."""
     if unknown := set(processes) - release.formation.keys():
         there = ", ".join(release.formation)
         raise NapError(f"{release.app} has no process type {', '.join(sorted(unknown))}; there are: {there}")
 
 
 def require_allowed(limits: Limits, settings: ContainerSettings) -> None:
-    """Raise `NapError` where the operator lets no app have so much."""
+    """Raise `NapError` if the limits are above the operator's maximum."""
     most = (("--memory", limits.memory, settings.most_memory, "b"), ("--cpu", limits.cpus, settings.most_cpus, ""))
     for option, asked, allowed, unit in most:
         if allowed and asked > allowed:
@@ -149,7 +150,7 @@ def _number(value: float) -> str:
 
 
 def require_processors(number: float, state: State, settings: Settings) -> None:
-    """Raise `NapError` where this machine has fewer, if it is the one: nothing would start that is to have so many."""
+    """Raise `NapError` if this machine runs the app and has fewer processors: no instance would start."""
     if not number or scheduler_of(state, settings).runs_on != "this machine":
         return
     from nap_receiver.engine.client import engine_at  # only this change needs its libraries
@@ -158,13 +159,14 @@ def require_processors(number: float, state: State, settings: Settings) -> None:
         there = engine.processors()
     if number > there:
         raise NapError(
-            f"--cpu: expected {there} or less, which is what this machine has, got {number:g}",
+            f"--cpu: expected {there} or less, the processors of this machine, got {number:g}",
             advice=f"Nothing was changed. Use 0.01 to {there}, or 0 for the default.",
         )
 
 
 def rollback(app: App, number: int | None) -> None:
-    """Run an earlier release's code and configuration, or those of the last that was live before with any other.
+    """Run the code and configuration of an earlier release; without a number, of the last one that differs. Counts
+    stay.
 
     Counts stay as they are now.
     """
@@ -183,7 +185,7 @@ def rollback(app: App, number: int | None) -> None:
 
 
 def configure(app: App, added: dict[str, str], removed: Sequence[str]) -> None:
-    """Add and remove variables. Before the first release, they are kept for it."""
+    """Set and unset variables. Before the first release, they are stored for it."""
     with under_way(app, "config", "changing its variables") as deploy:
         ledger, current = deploy.ledger, deploy.ledger.current()
         before = ledger.configuration(ledger.config_in_force())
@@ -203,14 +205,14 @@ def configure(app: App, added: dict[str, str], removed: Sequence[str]) -> None:
 
 
 def destroy(app: App) -> None:
-    """Stop the app and remove all that is kept of it. Where that fails, it can be tried again."""
+    """Stop the app and remove everything of it. After a failure it can be called again."""
     state, channel = app.state, app.channel
     with under_way(app, "destroy", "destroying it") as deploy:
         kept = end(deploy)
         if app.repository.is_relative_to(state.repositories):
             remove(app.repository, state)
         else:
-            kept.append(f"{app.repository}, which is not nap's own")
+            kept.append(f"{app.repository}, which is not a repository of nap's gate")
         shutil.rmtree(state.deploy_logs / app.name, ignore_errors=True)
         channel.result(f"{app.name} is destroyed")
         for what in kept:
@@ -218,9 +220,9 @@ def destroy(app: App) -> None:
 
 
 def end(deploy: Deploy, heir: str = "") -> list[str]:
-    """Stop all that runs of the app, and remove its images and all that etcd knows of it but whose turn it is.
+    """Stop all instances of the app, and remove its images and its keys in etcd except its lock.
 
-    The app `heir`, if there is one, has its domains from then on. Returns what had to be kept, and why.
+    The app `heir`, if there is one, gets its domains. Returns what could not be removed, and why.
     """
     from nap_receiver.deploy.image_pruning import forget_all  # libraries that few other changes have need of
 
@@ -241,21 +243,21 @@ def end(deploy: Deploy, heir: str = "") -> list[str]:
 
 
 def forget(deploy: Deploy) -> None:
-    """Remove all that is kept of the app, but whose turn it is."""
+    """Remove the keys of the app except its lock."""
     deploy.etcd.delete_below(f"{deploy.ledger.root}/", {deploy.lock.key})
 
 
 def require_current(deploy: Deploy) -> Release:
-    """The release that serves. Raises `NapError` where there is none."""
+    """Return the current release. Raises `NapError` if there is none."""
     if current := deploy.ledger.current():
         return current
     raise never_deployed(deploy.ledger.app)
 
 
 def rollback_target(ledger: Ledger, current: Release, number: int | None, keep: int) -> Release:
-    """The release of that number, or the last one before `current` that was live and is not the same.
+    """Return the release of that number, or the last live one before `current` that differs from it.
 
-    Raises `NapError` where there is none, or where it is older than those whose images are kept.
+    Raises `NapError` if there is none, or if its image is not kept.
     """
     history = ledger.history()
     live = live_among(history)
@@ -280,7 +282,7 @@ def rollback_target(ledger: Ledger, current: Release, number: int | None, keep: 
 
 
 def release_again(source: Release, why: str, deploy: Deploy, *, is_new: bool = True) -> None:
-    """Make a new release of what `source` says, and roll it out."""
+    """Make a new release of `source`, and roll it out."""
     current = require_current(deploy)
     require_instances(source.app, current.formation, source.formation, deploy.settings.limits)
     placement = deploy.scheduler.place(source.app, deploy.app.repository, source.formation)

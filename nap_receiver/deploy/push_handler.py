@@ -26,13 +26,13 @@ _SHOWN_OPTIONS = 10
 
 
 def answer_push(push: Push, state: State, channel: Channel) -> None:
-    """Deploy what was pushed, if any of it deploys, and say what becomes of the rest. Raises `NapError`."""
+    """Deploy the ref that deploys, if there is one, and report the other refs. Raises `NapError`."""
     options = push_options(push.options)
     for option in options.unknown[:_SHOWN_OPTIONS]:
         known = "nap.deploy, nap.wait, nap.branch"
-        channel.trouble(f'push option "{option[:80]}" is not one of nap\'s, and changes nothing; there are {known}')
+        channel.trouble(f'push option "{option[:80]}" is unknown and ignored; known: {known}')
     if len(options.unknown) > _SHOWN_OPTIONS:
-        channel.trouble(f"{len(options.unknown) - _SHOWN_OPTIONS} more push options are not nap's, and change nothing")
+        channel.trouble(f"{len(options.unknown) - _SHOWN_OPTIONS} more push options are unknown and ignored")
     usual = usual_branch(push.repository, state, push.updates)
     branch = options.branch or usual
     asked, fates = deploying(push, branch)
@@ -40,7 +40,7 @@ def answer_push(push: Push, state: State, channel: Channel) -> None:
         channel.detail(fate)
     if not asked:
         if options.branch:
-            channel.detail(f"branch {branch} did not move, so there is nothing to deploy")
+            channel.detail(f"branch {branch} did not change: nothing to deploy")
     elif not options.deploy:
         channel.detail(
             f"branch {branch} kept, not deployed, as nap.deploy=no asks. To deploy it: git push nap {branch}"
@@ -52,7 +52,8 @@ def answer_push(push: Push, state: State, channel: Channel) -> None:
 
 
 def usual_branch(repository: Path, state: State, updates: Iterable[RefUpdate] = ()) -> str:
-    """The branch that deploys, which HEAD follows in nap's own repositories; elsewhere HEAD is their owner's."""
+    """Return the deploy branch, and point HEAD at it in nap's own repositories; elsewhere HEAD belongs to their
+    owner."""
     branch = deploy_branch(repository, updates)
     if repository.is_relative_to(state.repositories):
         point_head_at(repository, branch)
@@ -60,19 +61,18 @@ def usual_branch(repository: Path, state: State, updates: Iterable[RefUpdate] = 
 
 
 def answer_what_is_there(app: str, repository: Path, pusher: str, state: State, channel: Channel) -> None:
-    """Answer a push that changed nothing: the address of what runs, or another try at what does not."""
+    """Answer a push that changed nothing: print the address of what runs, or try the deploy again."""
     branch = usual_branch(repository, state)
     if commit := commit_of(repository, branch):
         deploy(Deployment(app, repository, branch, commit, pusher), state, channel, moved=False)
     else:
-        channel.detail(f"{app} deploys {branch}, and there is no such branch yet: git push nap {branch}")
+        channel.detail(f"{app} deploys {branch}, which does not exist yet: git push nap {branch}")
 
 
 def deploy(asked: Deployment, state: State, channel: Channel, *, moved: bool = True) -> None:
-    """Run the story, under the settings in force; no more than the last lines of it where it was told already.
+    """Deploy with the settings in force.
 
-    A branch that has not `moved` is deployed only where its commit was not live yet, and not where somebody has gone
-    back from it.
+    If the branch has not `moved`, it is deployed only if its commit was not live yet, or was not rolled back.
     """
     from nap_receiver.auth.access import Access, claim  # libraries that a push that deploys nothing has no need of
     from nap_receiver.core.settings import load
@@ -94,7 +94,8 @@ def deploy(asked: Deployment, state: State, channel: Channel, *, moved: bool = T
 
 
 def deploy_later(asked: Deployment, state: State, channel: Channel) -> None:
-    """Have a process of its own deploy it. Returns when that has begun, and passes on what it says where it ended."""
+    """Start the deploy in a separate process. Returns when it has begun, and passes on its output if it ended at
+    once."""
     words = [str(state.root), asked.app, str(asked.repository), asked.branch, asked.commit, asked.pusher]
     later = subprocess.Popen(
         [sys.executable, "-P", "-m", __name__, *words],
@@ -118,7 +119,7 @@ def deploy_later(asked: Deployment, state: State, channel: Channel) -> None:
 
 
 def main() -> int:
-    """Deploy, whoever listens: `python -m … STATE APP REPOSITORY BRANCH COMMIT PUSHER`."""
+    """Deploy without a listening pusher: `python -m … STATE APP REPOSITORY BRANCH COMMIT PUSHER`."""
     keep_private()
     root, app, repository, branch, commit, pusher = sys.argv[1:]
     asked = Deployment(app, Path(repository), branch, commit, pusher)

@@ -1,7 +1,7 @@
 """The steps of a deploy, from the pushed commit to the printed address. Read `receive` from top to bottom.
 
-Its first step, which of the pushed refs deploys, is `push_handler.answer_push`: most pushes end there, and need none of
-this.
+The step before, which of the pushed refs deploys, is `push_handler.answer_push`: most pushes end there and do not
+import this module.
 """
 
 import shlex
@@ -35,7 +35,7 @@ from nap_receiver.store.lock import Superseded
 def receive(asked: Deployment, state: State, settings: Settings, channel: Channel) -> None:
     """Make the pushed commit a running, announced release.
 
-    Raises `NapError` when that fails; then the release before still serves, and nothing of the new one is left.
+    Raises `NapError` if that fails; then the release before still serves, and nothing of the new one is left.
     """
     commit = asked.commit[:7]
     app = App(asked.app, asked.repository, asked.pusher, state, settings, channel)
@@ -88,14 +88,14 @@ def receive(asked: Deployment, state: State, settings: Settings, channel: Channe
 
 
 def require_newest(asked: Deployment, current: Release | None) -> None:
-    """Raise `Superseded` where, of two pushes at once, the newer was quicker and serves already."""
+    """Raise `Superseded` if a newer push is already live."""
     tip = commit_of(asked.repository, asked.branch)
     if current and tip != asked.commit and tip == current.commit:
         raise Superseded(asked.commit[:7], f"{current.by}'s push of {current.commit[:7]}")
 
 
 def warn_of_volumes(image: Image, channel: Channel) -> None:
-    """Say what becomes of data in folders that the image declares as volumes."""
+    """Warn about data in folders that the image declares as volumes."""
     if image.volumes:
         where = plain(some(image.volumes))
         channel.trouble(f"the image has VOLUME {where}: each deploy and restart deletes what the app wrote there")
@@ -103,34 +103,34 @@ def warn_of_volumes(image: Image, channel: Channel) -> None:
 
 
 def published(image: Image, settings: Settings, channel: Channel) -> list[str]:
-    """The ports of the image that its instances answer on, no more than the settings let; what is left out is told.
+    """Return the ports of the image that are published, at most as many as the settings allow; warn about the others.
 
-    The usual one comes before them where the image names none of TCP.
+    Without a TCP port in the image, the default port comes first.
     """
     most = settings.container.ports
     ports = image.ports if names_port(image) else [f"{DEFAULT_PORT}/tcp", *image.ports]
     if left_out := ports[most:]:
-        channel.trouble(f"{most} ports are published, as container.ports says, and not these: {some(left_out)}")
+        channel.trouble(f"only {most} ports are published (container.ports), without {some(left_out)}")
     return ports[:most]
 
 
 def names_port(image: Image) -> bool:
-    """Whether the image names a TCP port, which may be that of its web."""
+    """Return whether the image names a TCP port, which may be the web port."""
     return image.ports[:1] != [] and image.ports[0].endswith("/tcp")
 
 
 def found_before(image: Image, current: Release | None, channel: Channel) -> int:
-    """The port that nap found the app's last release to listen on, where this image names none either; else 0."""
+    """Return the port that nap found for the app's last release, if this image names none either; else 0."""
     if current is None or current.set_port or not current.found_port or names_port(image):
         return 0
-    channel.trouble(f"The image names no port: nap takes {current.found_port}, where {current.name} listens.")
+    channel.trouble(f"The image names no port: nap uses {current.found_port}, the port of {current.name}.")
     channel.detail(f"To keep it: {how_to_name(current, [current.found_port])}")
     return current.found_port
 
 
 @contextmanager
 def check_out_in_time(asked: Deployment, settings: Settings) -> Iterator[Checkout]:
-    """The commit's tree for the block, once it is known within the time of a build what is in it."""
+    """Check out the commit's tree for the block, within the time of a build."""
     advice = "Take files out of the commit, or ask the operator to raise deploy.build_timeout; then push again."
     with ExitStack() as reading:
         with deadline(settings.deploy.build_timeout, f"{asked.app}: reading the commit", advice):
@@ -139,10 +139,12 @@ def check_out_in_time(asked: Deployment, settings: Settings) -> Iterator[Checkou
 
 
 def read_manifest(checkout: Checkout, deploy: Deploy) -> Manifest:
-    """What the commit says of the app beside its image; what means nothing here is told."""
+    """Parse the commit's Procfile and app.json; warn about ignored keys."""
     for name in checkout.misnamed:
         right = next(each for each in MANIFESTS if each.lower() == name.lower())
-        deploy.channel.trouble(f"{name} is not read; name it {right}: git mv {name} {right}, commit, and push again")
+        deploy.channel.trouble(
+            f"{name} is ignored; its name must be {right}: git mv {name} {right}, commit, and push again"
+        )
     manifest = manifest_of(deploy.app.name, checkout.manifests)
     if manifest.ignored:
         deploy.channel.trouble(f"app.json: nap ignores {some(manifest.ignored)}")
@@ -154,7 +156,7 @@ def read_manifest(checkout: Checkout, deploy: Deploy) -> Manifest:
 
 
 def variables_for(manifest: Manifest, deploy: Deploy) -> dict[str, str]:
-    """The variables that are set, and those that app.json has a value for. Raises `NapError` where one is missing."""
+    """Return the set variables and app.json's values. Raises `NapError` if a required one is missing."""
     there = deploy.ledger.configuration(deploy.ledger.config_in_force())
     variables = there | manifest.unset(deploy.app.name, there)
     require_variables(deploy.app.name, there, variables, deploy.settings.limits)
@@ -162,7 +164,7 @@ def variables_for(manifest: Manifest, deploy: Deploy) -> dict[str, str]:
 
 
 def formation_for(manifest: Manifest, current: Release | None, deploy: Deploy) -> dict[str, int]:
-    """How many instances of each process type are to run; the push names a count for a type that this commit lacks."""
+    """Return the number of instances by process type; warn about counts for types that this commit lacks."""
     if current:
         return manifest.formation(current.formation)
     chosen = deploy.ledger.first_formation()
@@ -173,7 +175,7 @@ def formation_for(manifest: Manifest, current: Release | None, deploy: Deploy) -
 
 
 def run_postdeploy(what: str, command: str, live: Release, deploy: Deploy) -> None:
-    """Run a command that app.json has at `what`, after a release of the app is live."""
+    """Run a postdeploy command of app.json after the release is live."""
     if deploy.scheduler.runs_on == "nothing":
         return
     app = deploy.app
@@ -189,7 +191,7 @@ def run_postdeploy(what: str, command: str, live: Release, deploy: Deploy) -> No
 
 
 def warn_of_files(checkout: Checkout, channel: Channel) -> None:
-    """Name the files of the build context that will not do what their author expects."""
+    """Warn about files of the build context that will not work as their author expects."""
     if checkout.lfs_pointers:
         channel.trouble(f"Git LFS files are not fetched and arrived as pointers: {checkout.lfs_pointers}")
     if scripts := checkout.windows_scripts:
@@ -198,7 +200,7 @@ def warn_of_files(checkout: Checkout, channel: Channel) -> None:
 
 
 def build_and_push(asked: Deployment, checkout: Checkout, engine: Engine, app: App) -> Image:
-    """The commit's image, in the registry."""
+    """Build the commit's image and push it to the registry."""
     settings, channel = app.settings, app.channel
     channel.step(f"{app.name}: building {asked.commit[:7]} from {asked.branch}")
     if checkout.submodules:

@@ -21,10 +21,10 @@ from nap_receiver.store.lock import deploy_lock
 
 
 def rename(app: App, name: str, access: Access) -> None:
-    """Call the app by another `name`; the releases that it had, its variables, rights and logs go with it.
+    """Rename the app to `name`, with its releases, variables, rights and logs.
 
-    `access` is the one to it. The new name's instances answer before those of the old one go. Raises `NapError`; then
-    the app is as it was.
+    `access` is that of the app. The new name's instances answer before the old ones stop. Raises `NapError`; then the
+    app is unchanged.
     """
     target = new_repository(app, name)
     with under_way(app, name, f"renaming it to {name}") as deploy:
@@ -41,15 +41,15 @@ def rename(app: App, name: str, access: Access) -> None:
         app.channel.result(f"{app.name} is now named {name}")
         app.channel.detail(f"In your repository: git remote set-url nap …/{name_of(target, app.state)}")
         for what in kept:
-            app.channel.detail(f"Kept of {app.name}: {what}")
+            app.channel.detail(f"Not removed: {what}")
 
 
 def new_repository(app: App, name: str) -> Path:
-    """Where the app's repository goes. Raises `NapError` where it cannot be moved, or something is there."""
+    """Return the new path of the app's repository. Raises `NapError` if it cannot be moved or the path exists."""
     state = app.state
     if not app.repository.is_relative_to(state.repositories):
         raise NapError(
-            f"{app.name} is named after {app.repository}, which is not nap's own",
+            f"{app.name} is named after {app.repository}, which is not a repository of nap's gate",
             advice="Give that repository another name, push from it, and destroy the old app.",
         )
     target = repository_at(checked_app_name(name), state)
@@ -60,7 +60,7 @@ def new_repository(app: App, name: str) -> Path:
 
 @contextmanager
 def claimed(name: str, access: Access, deploy: Deploy) -> Iterator[Deploy]:
-    """A deploy of the app of the new name, for the block; where that fails, nothing of it is left."""
+    """A deploy of the app with the new name, for the block; if that fails, nothing of it is left."""
     etcd, settings = deploy.etcd, deploy.settings
     key = settings.etcd.access_of(name)
     if etcd.get(key):
@@ -82,7 +82,7 @@ def claimed(name: str, access: Access, deploy: Deploy) -> Iterator[Deploy]:
 
 
 def take_over(deploy: Deploy, new: Deploy) -> None:
-    """Write all that is known of the app down under its new name, and have the registry keep its images there too."""
+    """Copy the app's keys to its new name, and its images in the registry."""
     name, old, etcd = new.app.name, deploy.ledger.root, deploy.etcd
     releases = f"{old}/releases/"
     parts = ("lock", "next", "up/", "exits/", "containers/", "checks/")

@@ -64,7 +64,7 @@ _LOOK_AGAIN_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class App:
-    """An app that somebody changes here, and what is needed for that."""
+    """An app that a user changes here, and what is needed for that."""
 
     name: str
     repository: Path
@@ -76,7 +76,7 @@ class App:
 
 @dataclass(frozen=True)
 class Deploy:
-    """A deploy under way: what it works with while it holds the app's lock."""
+    """A running deploy: what it uses while it holds the app's lock."""
 
     app: App
     started: float
@@ -99,9 +99,9 @@ class Deploy:
 
 @contextmanager
 def under_way(app: App, what: str, doing: str, *, supersedes: bool = False) -> Iterator[Deploy]:
-    """Hold the app's deploy lock for the block, and log what is said; first, take away what a killed deploy left.
+    """Hold the app's deploy lock for the block, with a deploy log; first remove the remains of a killed deploy.
 
-    `what` names the log (`1a2b3c4`, `web=2`), `doing` tells those who wait (`deploying 1a2b3c4`).
+    `what` names the log (`1a2b3c4`, `web=2`); `doing` is for those who wait (`deploying 1a2b3c4`).
     """
     log = app.channel.keep_log(new_log(app.state, app.name, what))
     remove_old_logs(app.state, app.name)
@@ -120,16 +120,16 @@ def under_way(app: App, what: str, doing: str, *, supersedes: bool = False) -> I
 
 
 def begun(app: App, etcd: Etcd, ledger: Ledger, lock: Lock) -> Deploy:
-    """A deploy of the app that begins now, under its lock. Raises `NapError` where `nap.timeout` is no number."""
+    """Return a new deploy of the app, under its lock. Raises `NapError` if `nap.timeout` is not a number."""
     timeout, scheduler = answer_timeout(app.repository, app.settings), scheduler_of(app.state, app.settings)
     return Deploy(app, time.monotonic(), timeout, scheduler, etcd, ledger, lock)
 
 
 def take_away_leftovers(deploy: Deploy) -> None:
-    """Take away what a deploy that was killed has left: a release that never went live, or one not yet retired."""
+    """Remove the remains of a killed deploy: a release that never went live, or one not yet retired."""
     ledger, places = deploy.ledger, deploy.settings.etcd
     for release in ledger.unfinished():
-        deploy.channel.step(f"Taking away {release.name}, whose deploy was killed")
+        deploy.channel.step(f"Removing {release.name}, whose deploy was killed")
         take_away(release, "its deploy was killed", deploy)
     current = ledger.current()
     kept = {instance.unit for instance in current.instances} if current else set()
@@ -138,17 +138,17 @@ def take_away_leftovers(deploy: Deploy) -> None:
 
 
 def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: bool = True) -> Release:
-    """Give the draft its number, write it down and roll it out. Return the release, which serves from then on.
+    """Number the draft, write it and roll it out; return the release, which serves from then on.
 
-    One that `is_new`, of other code or another configuration than the one before, runs its release command first.
-    Where it listens on another port than nap expects, and nobody has named one, the next number is of one on that port.
+    If `is_new`, it has other code or configuration than the one before, and runs its release command first. If it
+    listens on another port than nap expects, and nothing sets the port, a second release with that port follows.
     """
     before = deploy.scheduler.running(draft.app)
     draft = replace(draft, capabilities=capabilities_of(deploy.app.repository))
     try:
         written, addresses = bring_up(draft, before, placement, deploy, is_new=is_new)
     except ListensElsewhere as found:
-        deploy.channel.trouble(f"{found}. The image names no port, so nap takes {found.port}.")
+        deploy.channel.trouble(f"{found}. The image names no port, so nap uses {found.port}.")
         draft = replace(draft, found_port=found.port)
         deploy.channel.detail(f"To keep it: {how_to_name(draft, [found.port])}")
         written, addresses = bring_up(draft, before, placement, deploy, is_new=False)
@@ -156,7 +156,7 @@ def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: boo
     if deploy.scheduler.runs_on == "nothing":
         show(f"{written.app} {written.name} is released ({seconds:.1f} s)", "", [], deploy.channel)
         deploy.channel.detail(f"Image: {written.image}")
-        deploy.channel.detail("It runs nowhere yet: nap builds and pushes images here, and runs nothing.")
+        deploy.channel.detail("It is not running: this nap only builds and pushes images.")
         return written
     state = "is live"
     if rest := written.at_rest():
@@ -176,7 +176,7 @@ def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: boo
 def bring_up(
     draft: Release, before: Sequence[str], placement: Placement, deploy: Deploy, *, is_new: bool
 ) -> tuple[Release, list[Announcement]]:
-    """The draft as a release that is the current one, and where it answers; `before` are the instances that ran."""
+    """Make the draft the current release, and return it with its announcements; `before` are the instances that ran."""
     written = deploy.ledger.write(draft, deploy.ledger.next_number(before))
     mark_release(deploy.app.repository, written.name, written.commit)
     with taken_away_on_failure(written, deploy):
@@ -186,7 +186,7 @@ def bring_up(
 
 
 def run_commands_before(release: Release, deploy: Deploy) -> None:
-    """Run app.json's predeploy, then what the Procfile names `release`, before anything of the release starts."""
+    """Run app.json's predeploy, then the Procfile's `release`, before any instance of the release starts."""
     if deploy.scheduler.runs_on == "nothing":
         return
     for label, command, what in (
@@ -199,7 +199,7 @@ def run_commands_before(release: Release, deploy: Deploy) -> None:
 
 
 def run_command(release: Release, label: str, command: str, what: str, deploy: Deploy) -> None:
-    """Run a line of shell in a container of its own, as the release is configured; `what` names it in messages.
+    """Run a line of shell in a container with the configuration of the release; `what` names it in messages.
 
     Raises `NapError` where it fails.
     """
@@ -209,7 +209,7 @@ def run_command(release: Release, label: str, command: str, what: str, deploy: D
 
 
 def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Announcement]:
-    """Start the release's instances and wait until all of them are good; from then on it is the current one."""
+    """Start the release's instances, wait until all are healthy, and make it the current release."""
     settings, scheduler, etcd = deploy.settings, deploy.scheduler, deploy.etcd
     addresses: list[Announcement] = []
     if release.instances and scheduler.runs_on != "nothing":
@@ -234,14 +234,14 @@ def roll_out(release: Release, placement: Placement, deploy: Deploy) -> list[Ann
 def work_of(
     release: Release, ledger: Ledger, scheduler: Scheduler, settings: Settings, placement: Placement | None = None
 ) -> Work:
-    """All instances of the release, for the scheduler; what their machines ask their engines is in etcd afterwards."""
+    """Return all instances of the release for the scheduler, after writing their create bodies to etcd."""
     bodies = write_down(release, ledger, settings, scheduler.asked_of_engine)
     return Work(tuple(release.instances), bodies, placement or Placement())
 
 
 @contextmanager
 def taken_away_on_failure(release: Release, deploy: Deploy) -> Iterator[None]:
-    """Whatever ends the block early leaves no unit, container or key of `release`, only its record."""
+    """If the block fails, remove all units, containers and keys of `release`, except its record."""
     try:
         yield
     except BaseException as error:
@@ -251,14 +251,14 @@ def taken_away_on_failure(release: Release, deploy: Deploy) -> Iterator[None]:
                 take_away(release, reason, deploy, silent)
         except NapError as remains:
             raise NapError(
-                f"{error}; and {release.name} could not be taken away: {remains}",
-                advice=[*remains.advice, "The next deploy takes away what is left."],
+                f"{error}; {release.name} could not be removed: {remains}",
+                advice=[*remains.advice, "The next deploy removes it."],
             ) from error
         raise
 
 
 def take_away(release: Release, reason: str, deploy: Deploy, silent: Silent | None = None) -> None:
-    """Leave no unit, container or key of `release`, only its record; a `silent` instance says what it printed."""
+    """Remove all units, containers and keys of `release`, except its record; show the output of a `silent` instance."""
     etcd, places = deploy.etcd, deploy.settings.etcd
     for label, command in ((PREDEPLOY, release.predeploy), (RELEASE_COMMAND, release.release_command)):
         if command:
@@ -273,7 +273,7 @@ def take_away(release: Release, reason: str, deploy: Deploy, silent: Silent | No
 
 
 def retire(app: str, instances: Sequence[str], deploy: Deploy) -> None:
-    """Withdraw and stop these instances of the app. A failure here is told, but the new release is live."""
+    """Withdraw and stop these instances of the app. A failure is a warning: the new release is live."""
     if not instances:
         return
     try:
@@ -284,7 +284,7 @@ def retire(app: str, instances: Sequence[str], deploy: Deploy) -> None:
 
 
 def withdraw_and_stop(app: str, instances: Sequence[str], deploy: Deploy) -> None:
-    """Withdraw these instances of the app, and stop them when no visitor is led to them any more."""
+    """Withdraw these instances of the app, and stop them after the router has stopped sending traffic."""
     deploy.scheduler.withdraw(instances)
     keys = [unit.removeprefix(f"{app}.") for unit in instances]
     await_withdrawn(deploy.etcd, deploy.settings.etcd, app, keys, WITHDRAW_SECONDS)
@@ -294,7 +294,7 @@ def withdraw_and_stop(app: str, instances: Sequence[str], deploy: Deploy) -> Non
 
 
 def await_routes(deploy: Deploy) -> None:
-    """Wait until the router, where it runs here, sends visitors to what is announced now: who asks next gets that."""
+    """Wait until the router of this machine sends new requests to the current announcements."""
     app = deploy.app
     if not is_routing(app.state):
         return
@@ -305,18 +305,18 @@ def await_routes(deploy: Deploy) -> None:
             return
         time.sleep(_LOOK_AGAIN_SECONDS)
     deploy.channel.trouble(
-        f"{app.name}: the router has not taken this up within {_ROUTES_SECONDS} s; `nap status` tells what is down"
+        f"{app.name}: the router did not apply this within {_ROUTES_SECONDS} s; `nap status` shows what is down"
     )
 
 
 def capabilities_of(repository: Path) -> list[str]:
-    """Those that the app's containers get beside the usual ones: `nap.capabilities` of its repository's git config."""
+    """Return the additional capabilities of the app's containers: `nap.capabilities` of its repository's git config."""
     expected = "names of capabilities(7) with commas between them, such as NET_RAW,SYS_PTRACE"
     given = checked_setting(repository, "capabilities", _CAPABILITIES.fullmatch, expected, "NET_RAW")
     return given.split(",") if given else []
 
 
 def answer_timeout(repository: Path, settings: Settings) -> int:
-    """Seconds that the app has to answer: `nap.timeout` of its repository's git config, else the settings'."""
+    """Return the start timeout in seconds: `nap.timeout` of the repository's git config, else the settings'."""
     configured = checked_setting(repository, "timeout", str.isdecimal, "a whole number of seconds", "SECONDS")
     return settings.deploy.answer_timeout if configured is None else int(configured)

@@ -43,7 +43,7 @@ class LocalImage:
 
 @dataclass(frozen=True)
 class Image:
-    """A pushed image: by digest for the units, its ports, and whether it brings its own health check."""
+    """A pushed image: its digest, its ports, and whether it has its own HEALTHCHECK."""
 
     digest: str
     """`registry/app@sha256:…`"""
@@ -57,7 +57,7 @@ class Image:
 
 
 class EngineFacts(NamedTuple):
-    """What an engine is."""
+    """Facts about an engine."""
 
     version: tuple[int, ...]
     """The newest version of its API that it speaks, as (1, 41)."""
@@ -68,7 +68,7 @@ class EngineFacts(NamedTuple):
 
 
 class Engine:
-    """A Docker Engine that answers; `url` is empty for the usual place (`DOCKER_HOST`, `/var/run/docker.sock`)."""
+    """A client of an engine; `url` is empty for the default (`DOCKER_HOST`, `/var/run/docker.sock`)."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -78,7 +78,7 @@ class Engine:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Turn whatever the SDK raises when the engine is away into a sentence."""
+        """Turn connection errors of the SDK in the block into `NapError`."""
         try:
             yield
         except APIError:
@@ -87,44 +87,45 @@ class Engine:
             raise NapError(
                 f"the Docker Engine at {self.url or 'its usual place'} does not answer",
                 words=[plain(str(error))[:300]],
-                advice="On a single machine `nap status` tells what is down and `nap up` starts it; then push again.",
+                advice="`nap status` shows what is down; on a single machine `nap up` starts it. Then push again.",
             ) from error
 
     def processors(self) -> int:
-        """How many processors it has for its containers."""
+        """Return the number of processors for containers."""
         try:
             return int(self.api.info()["NCPU"])
         except (OSError, DockerException) as error:
-            raise NapError(f"the engine does not tell how many processors it has: {error}") from error
+            raise NapError(f"the engine did not report its number of processors: {error}") from error
 
     def cgroup_driver(self) -> Driver:
-        """Who makes its containers' control groups."""
+        """Return the cgroup driver."""
         try:
             return "systemd" if self.api.info()["CgroupDriver"] == "systemd" else "cgroupfs"
         except (OSError, DockerException) as error:
-            raise NapError(f"the engine does not tell who makes its control groups: {error}") from error
+            raise NapError(f"the engine did not report its cgroup driver: {error}") from error
 
     def about(self) -> EngineFacts:
-        """What it is."""
+        """Return the facts about this engine."""
         try:
             with self.answering():
                 said = self.api.version()
         except APIError as error:
-            raise NapError(f"the engine does not say what it is: {error.explanation}") from error
+            raise NapError(f"the engine did not report its version: {error.explanation}") from error
         number = tuple(int(part) for part in str(said["ApiVersion"]).split("."))
         return EngineFacts(number, str(said.get("Os", "")), str(said.get("Arch", "")))
 
     def has_containerd_store(self) -> bool:
-        """Whether containerd keeps its images, and not the engine itself."""
+        """Return whether images are stored in containerd."""
         try:
             return any("io.containerd.snapshotter" in each for each in dict(self.api.info()["DriverStatus"]).values())
         except (OSError, DockerException) as error:
-            raise NapError(f"the engine does not tell how it keeps images: {error}") from error
+            raise NapError(f"the engine did not report its storage driver: {error}") from error
 
     def network(self, bridge: str) -> str:
-        """Have the network of apps and builds, whose containers do not reach each other; its interface.
+        """Create the network of apps and builds if it is missing, on which containers cannot reach each other; return
+        its interface.
 
-        `bridge` is what the interface is called where the network has to be made.
+        `bridge` is the name of the interface if the network is created.
         """
         isolated = {"com.docker.network.bridge.enable_icc": "false", "com.docker.network.bridge.name": bridge}
         try:
@@ -134,18 +135,18 @@ class Engine:
                         self.api.create_network(NETWORK, "bridge", isolated)
                 found = self.api.inspect_network(NETWORK)
         except APIError as error:
-            raise NapError(f"the engine does not make the network {NETWORK}: {error.explanation}") from error
+            raise NapError(f"the engine cannot create the network {NETWORK}: {error.explanation}") from error
         return str((found.get("Options") or {}).get("com.docker.network.bridge.name") or f"br-{found['Id'][:12]}")
 
     def image(self, name: str) -> LocalImage | None:
-        """The image that the engine would use for this name or ID; None where it has none."""
+        """Return the image that the engine uses for this name or ID; None if it has none."""
         try:
             with self.answering():
                 found = self.api.inspect_image(name)
         except APIError as error:
             if error.status_code == 404:
                 return None
-            raise NapError(f"the engine does not show image {name}: {plain(str(error.explanation))}") from error
+            raise NapError(f"the engine cannot inspect image {name}: {plain(str(error.explanation))}") from error
         config = found.get("Config") or {}
         variables = dict(each.partition("=")[::2] for each in config.get("Env") or [])
         return LocalImage(
@@ -156,7 +157,7 @@ class Engine:
         )
 
     def pull(self, name: str, channel: Channel) -> str:
-        """Pull an image that a build is based on, its progress going to the channel; why it failed, or nothing."""
+        """Pull a base image, with progress in the channel; return the reason of a failure, or an empty text."""
         repository, tag = parse_repository_tag(name)
         try:
             with self.answering(), channel.waiting(f"pulling {name}"):
@@ -170,13 +171,15 @@ class Engine:
         return ""
 
     def take_in(self, files: IO[bytes], name: str, app: str) -> None:
-        """Make an image of the files of a tar, for a build of `app` to copy from."""
+        """Import the files of a tar as an image, for a build of `app` to copy from."""
         repository, tag = parse_repository_tag(name)
         try:
             with self.answering():
                 self.api.import_image_from_data(files, repository, tag, [f"LABEL nap.app={app}"])
         except APIError as error:
-            raise NapError(f"{app}: the engine does not take what ADD downloads: {error.explanation}") from error
+            raise NapError(
+                f"{app}: the engine cannot import the files that ADD downloads: {error.explanation}"
+            ) from error
 
     def forget(self, repository: str, app: str) -> None:
         """Remove the images of this repository that were made for builds of `app`."""
@@ -186,12 +189,12 @@ class Engine:
                     self.api.remove_image(image["Id"], force=True)
         except APIError as error:
             if error.status_code not in {404, 409}:  # it went, or a container of a build uses it
-                raise NapError(f"{app}: the engine does not remove an image: {error.explanation}") from error
+                raise NapError(f"{app}: the engine cannot remove an image: {error.explanation}") from error
 
     def push(self, tag: str, app: str, channel: Channel, login: Login | None = None) -> Image:
-        """Push `tag`, and say what went; without a `login`, with what docker's own configuration has for that registry.
+        """Push `tag` and report it; without a `login`, docker's own configuration has the login.
 
-        Raises `NapError` when the registry refuses or is away.
+        Raises `NapError` if the registry refuses or does not answer.
         """
         auth = login.of_docker if login else None
         repository, _, version = tag.rpartition(":")
@@ -210,7 +213,7 @@ class Engine:
         except APIError as error:
             raise _push_failed(app, registry, error.explanation or str(error)) from error
         if not digest:
-            raise _push_failed(app, registry, "the registry named no digest")
+            raise _push_failed(app, registry, "the registry returned no digest")
         new = sum(status == "Pushed" for status in layers.values())
         channel.step(
             f"Image {repository}@{digest[:19]}… ({_size(about['Size'])}, {new} of {_count(len(layers), 'layer')} new)"
@@ -226,17 +229,17 @@ class Engine:
 
 
 def _digest(item: dict[str, Any], tag: str) -> str:
-    """The digest that an item of a push names, or nothing.
+    """Return the digest in an item of a push's output; empty if it has none.
 
-    Each engine says it in the last status, for people. In `aux` it is where images are not kept in containerd's store,
-    which Docker 29 uses unless told otherwise (moby, daemon/containerd/image_push.go).
+    Each engine prints it in the last status line. `aux` has it only if images are not stored in containerd, which is
+    the default of Docker 29 (moby, daemon/containerd/image_push.go).
     """
     said = re.fullmatch(rf"{re.escape(tag)}: digest: (sha256:[0-9a-f]{{64}}) size: [0-9]+", item.get("status", ""))
     return str(item.get("aux", {}).get("Digest", "")) or (said[1] if said else "")
 
 
 def _shell_command(config: dict[str, Any]) -> str:
-    """The line of `CMD line`, which the builder gives to /bin/sh."""
+    """Return the line of `CMD line`, which the builder passes to /bin/sh."""
     match config.get("Entrypoint"), config.get("Cmd"):
         case None | [], ["/bin/sh", "-c", str(line)] if line.isprintable():
             return line
@@ -244,21 +247,21 @@ def _shell_command(config: dict[str, Any]) -> str:
 
 
 def _without_body(reason: str) -> str:
-    """The engine's reason for a failed pull, without the body of an answer: it may come from where a registry's
-    redirect led the engine, which is not the pusher's to read."""
+    """Return the engine's reason for a failed pull without the body of a response: the body may be from a redirect of
+    the registry, which the pusher must not read."""
     return plain(_BODY.sub("", reason).replace("\n", " "))[:300]
 
 
 def _push_failed(app: str, registry: str, reason: str) -> NapError:
     return NapError(
-        f"{app}: the image was built, but the registry at {registry} did not take it: {plain(reason)}",
-        advice="See that the registry runs and lets this engine push (one machine: nap status); then push again.",
+        f"{app}: the image was built, but could not be pushed to the registry at {registry}: {plain(reason)}",
+        advice="Check that the registry runs and accepts pushes (one machine: nap status), then push again.",
     )
 
 
 @contextmanager
 def engine_at(url: str) -> Iterator[Engine]:
-    """The engine at `url`, or at its usual place, for the block."""
+    """A client of the engine at `url`, or at the default address, for the block."""
     engine = Engine(url)
     try:
         yield engine
@@ -267,7 +270,7 @@ def engine_at(url: str) -> Iterator[Engine]:
 
 
 def text_of(item: dict[str, Any]) -> str:
-    """What an item of the engine's says, in lines or parts of them."""
+    """Return the text of an output item: lines or parts of lines."""
     if "stream" in item:
         return str(item["stream"])
     if "status" in item and "progressDetail" not in item:  # a base image being pulled
@@ -276,10 +279,10 @@ def text_of(item: dict[str, Any]) -> str:
 
 
 def _ports(config: dict[str, Any]) -> list[str]:
-    """The exposed ports, that of PORT or else the lowest TCP one first.
+    """Return the exposed ports, first that of PORT or else the lowest TCP port.
 
-    Where no TCP port is exposed, that of PORT is. What no Dockerfile could expose, an image that was made otherwise can
-    name; it is none.
+    Without an exposed TCP port, that of PORT is added. An image that was not made from a Dockerfile can have invalid
+    ports; these are skipped.
     """
     known = filter(None, map(_PORT.fullmatch, config.get("ExposedPorts") or {}))
     ordered = sorted(known, key=lambda match: (match[2] != "tcp", int(match[1])))

@@ -1,8 +1,7 @@
 """The body of the engine's create call, with all values that an app chose.
 
-An app's variables and commands reach the engine in this body alone (`POST /containers/create`, Docker Engine API). It
-lies in etcd, and `unit_templates/create.sh` hands it on without looking into it, so that none of it is ever in the
-environment, an argument or a file name of a program on the host.
+The body is stored in etcd (Docker Engine API, `POST /containers/create`), and `unit_templates/create.sh` passes it on
+unread. So no value of a tenant is ever in the environment, an argument or a file name of a program on the host.
 """
 
 import hashlib
@@ -53,14 +52,14 @@ Adapt = Callable[[Instance, Body], Body]
 
 
 def bridge_of(machine: str) -> str:
-    """The network interface of that network; `machine`, eight digits or nothing, tells engines of one host apart."""
+    """Return the name of the network interface; `machine`, eight digits or empty, tells engines of one host apart."""
     return f"nap{machine}a" if machine else "nap-apps"
 
 
 def body_of_instance(instance: Instance, variables: Mapping[str, str], settings: Settings) -> Body:
-    """What the engine is asked for an instance, but for what its scheduler adds and the label with the digest.
+    """Return the create body for an instance, without the scheduler's part and the label with the digest.
 
-    Raises `NapError` where a variable cannot be in it.
+    Raises `NapError` if a variable cannot be passed on.
     """
     release = instance.release
     body = _body(release, instance.label, instance.words, variables, settings, instance.limits)
@@ -78,7 +77,7 @@ def body_of_instance(instance: Instance, variables: Mapping[str, str], settings:
 def body_of_one_off(
     release: Release, label: str, words: Sequence[str], variables: Mapping[str, str], settings: Settings
 ) -> Body:
-    """What the engine is asked for a command that runs once and leaves nothing behind."""
+    """Return the create body for a one-off command."""
     body = _body(release, label, words, variables, settings, release.limits_of(label.partition(".")[0]))
     body["Env"].append(f"PORT={release.port_variable}")
     body["Healthcheck"] = {"Test": ["NONE"]}
@@ -87,20 +86,21 @@ def body_of_one_off(
 
 
 def digest_of(body: Body) -> str:
-    """Sixteen hexadecimal digits that differ where the bodies do."""
+    """Return sixteen hexadecimal digits that differ if the bodies differ."""
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()[:16]
 
 
 def suffix_of(state: State, settings: Settings) -> str:
-    """What marks the containers of this nap, where several may share an engine: eight digits; nothing on a cluster."""
+    """Return the suffix of this nap's container names if several naps may share an engine: eight digits; empty on a
+    cluster."""
     return state.name if settings.is_single_machine else ""
 
 
 def write_down(release: Release, ledger: Ledger, settings: Settings, adapt: Adapt) -> dict[str, str]:
-    """Put into etcd what each instance's machine asks its engine and the instance itself; the digest by instance.
+    """Write to etcd the create body and the checks of each instance; return the digests by instance.
 
-    `adapt` is the scheduler's part (`Scheduler.asked_of_engine`).
-    Raises `NapError` where a variable or a command cannot be passed on.
+    `adapt` adds the scheduler's part (`Scheduler.asked_of_engine`). Raises `NapError` if a variable or a command cannot
+    be passed on.
     """
     variables = ledger.configuration(release.config)
     digests = {}
@@ -117,7 +117,8 @@ def write_down(release: Release, ledger: Ledger, settings: Settings, adapt: Adap
 
 
 def asked_by_all(checks: Sequence[Check], url: str) -> dict[str, str | Body]:
-    """What checks of the app at `url` ask, by their numbers, and what runs when they failed, by `<number>-failure`."""
+    """Return the requests of all checks of the app at `url`, by number, and the failure commands by
+    `<number>-failure`."""
     asked: dict[str, str | Body] = {}
     for number, check in enumerate(checks, 1):
         if (what := asked_by(check, url)) is not None:
@@ -128,11 +129,11 @@ def asked_by_all(checks: Sequence[Check], url: str) -> dict[str, str | Body]:
 
 
 def asked_by(check: Check, url: str) -> str | Body | None:
-    """What a check of a tenant's choosing asks, as announce.sh takes it: of HTTP a text, of a command a body.
+    """Return the request of a check in the form for announce.sh: text for HTTP, a body for a command.
 
-    The text is the path of a URL and, where there are headers or a content, these: lines of a configuration of curl's,
-    and what must be in the answer, each in base64, or `-` for none. An HTTP check asks as a visitor of `url` does, the
-    app's on the web; empty where it has none.
+    The text is the path of a URL and, if there are headers or a content: lines of a configuration of curl, and the text
+    that the answer must contain, each in base64, or `-` for none. An HTTP check asks as a visitor of `url` does; `url`
+    is empty without a router.
     """
     if check.command:
         return _executed(check.command)
@@ -147,17 +148,17 @@ def asked_by(check: Check, url: str) -> str | Body | None:
 
 
 def _executed(words: Sequence[str]) -> Body:
-    """The body of `POST /containers/…/exec`."""
+    """Return the body of `POST /containers/…/exec`."""
     return {"Cmd": words, "AttachStdout": True, "AttachStderr": True}
 
 
 def _header(header: Header) -> str:
-    """A header as curl takes it: by a colon without a value it would leave out one of its own (curl(1), --header)."""
+    """Format a header for curl: a colon without a value would remove one of its own headers (curl(1), --header)."""
     return f"{header.name}: {header.value}" if header.value.strip() else f"{header.name};"
 
 
 def _of_curl(text: str) -> str:
-    """A text within quotes, as a configuration of curl's has it (curl(1), --config)."""
+    """Quote a text for a configuration of curl (curl(1), --config)."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\t", "\\t")
     return f'"{escaped}"'
 
@@ -167,7 +168,7 @@ def _base64(text: str) -> str:
 
 
 def in_force(limits: Limits, defaults: ContainerSettings) -> Limits:
-    """What an instance may use that was given these limits; the operator's defaults stand where it was given none."""
+    """Return the limits of an instance: its own, else the operator's defaults."""
     return Limits(limits.memory or defaults.memory, limits.cpus or defaults.cpus)
 
 

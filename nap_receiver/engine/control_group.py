@@ -1,11 +1,11 @@
 """Control groups of builds: limits for all steps together (cgroups(7), versions 1 and 2).
 
-`POST /build` of the engine's API takes limits of memory and processors for the classic builder, and none of processes;
-but it takes the control group that the steps' own are made in. nap makes that one, as root, on the engine's machine: a
-folder of the kernel's where the engine's driver is cgroupfs, and a slice (systemd.slice(5)) where it is systemd.
+`POST /build` of the engine's API takes limits of memory and processors for the classic builder, and none of processes.
+But it takes the parent control group of the steps. nap makes that group, as root, on the engine's machine: a folder of
+the kernel's where the engine's driver is cgroupfs, and a slice (systemd.slice(5)) where it is systemd.
 
-BuildKit takes nothing of the kind. The steps of all its builds are in the folder `buildkit` of the group that an engine
-has for its containers (`--cgroup-parent` of dockerd(8)); nap's own engine has one of its own, with the driver cgroupfs.
+BuildKit takes no such parameter. The steps of all its builds are in the folder `buildkit` of the group that an engine
+has for its containers (`--cgroup-parent` of dockerd(8)). nap's own engine has such a group, with the driver cgroupfs.
 """
 
 import errno
@@ -34,18 +34,18 @@ _END_SECONDS = 5  # after SIGKILL
 
 @contextmanager
 def bounded_group(app: str, machine: str, driver: Driver, pids: int) -> Iterator[str]:
-    """For the block, a control group with at most `pids` processes and threads; its name, as the engine takes it.
+    """Create a control group with at most `pids` processes and threads, for the block; yield its name for the engine.
 
-    There is one for each app of a nap, whose name on its machine is `machine`. Raises `NapError` where it cannot be
-    made; only root can.
+    Each app of a nap has its own; `machine` is the name of this nap on the machine. Raises `NapError` if that fails;
+    only root can create it.
     """
     name = f"nap{machine}build{hashlib.sha256(app.encode()).hexdigest()[:12]}"
     try:
         group = _made_slice(f"{name}.slice", pids) if driver == "systemd" else _made_folder(name, pids)
     except (OSError, sh.ErrorReturnCode, sh.CommandNotFound) as error:
         raise NapError(
-            f"{app}: how many processes its build has cannot be limited: {_reason(error)}",
-            advice="Ask the operator of this nap to correct that, or to set build.pids to 0; then push again.",
+            f"{app}: the number of processes of its build cannot be limited: {_reason(error)}",
+            advice="Ask the operator to correct this, or to set build.pids to 0; then push again.",
         ) from error
     try:
         yield group
@@ -58,14 +58,14 @@ def bounded_group(app: str, machine: str, driver: Driver, pids: int) -> Iterator
 
 
 def group_of(machine: str) -> str:
-    """The group of all that an engine of nap's own runs, as the engine takes it."""
+    """Return the parent control group of nap's own engine, as the engine takes it."""
     return f"/nap{machine}"
 
 
 def bound_buildkit(app: str, machine: str, limits: BuildSettings) -> None:
-    """Limit what all builds of that engine's BuildKit use together, from now on.
+    """Limit what all builds of nap's own BuildKit use together, from now on.
 
-    Raises `NapError` where that cannot be done; what a kernel has no controller for is not limited, as in the engine.
+    Raises `NapError` if that fails. A limit without a controller in the kernel is skipped, as the engine does.
     """
     try:
         for folder, file, value in _of_buildkit(group_of(machine).lstrip("/"), limits):
@@ -73,13 +73,13 @@ def bound_buildkit(app: str, machine: str, limits: BuildSettings) -> None:
                 (folder / file).write_text(value)
     except OSError as error:
         raise NapError(
-            f"{app}: what its build uses cannot be limited: {_reason(error)}",
-            advice="Ask the operator of this nap to correct that, or to set build.engine to classic; then push again.",
+            f"{app}: memory, CPU and processes of its build cannot be limited: {_reason(error)}",
+            advice="Ask the operator to correct this, or to set build.engine to classic; then push again.",
         ) from error
 
 
 def end_steps(machine: str) -> None:
-    """Kill what BuildKit's steps still run once that engine has ended, which itself leaves them alone."""
+    """Kill the remaining processes of BuildKit's steps after the engine has ended, which does not kill them."""
     handles = [handle for number in _processes(machine) if (handle := _opened(number)) is not None]
     try:
         for handle in handles:
@@ -94,13 +94,13 @@ def end_steps(machine: str) -> None:
 
 
 def steps_killed(machine: str) -> str:
-    """The same as a line of a shell's."""
+    """Return the same as a line of shell."""
     group = f"{group_of(machine)}/buildkit/*/cgroup.procs"
     return f"cat {_ROOT}{group} {_ROOT}/*{group} 2>/dev/null | sort -u | xargs -r kill -KILL"
 
 
 def forget_groups(machine: str) -> None:
-    """Remove the groups of an engine of nap's own that has ended."""
+    """Remove the control groups of nap's own engine after it has ended."""
     for top in (_ROOT, *(each for each in _ROOT.iterdir() if each.is_dir())):
         group = top / group_of(machine).lstrip("/")
         if group.is_dir():
@@ -126,7 +126,7 @@ def _opened(number: int) -> int | None:
 
 
 def _of_buildkit(name: str, limits: BuildSettings) -> Iterator[tuple[Path, str, str]]:
-    """What is written where, once the folders are there, in this order."""
+    """Return the files to write after the folders exist, in order, with their contents."""
     quota = int(limits.cpus * CPU_PERIOD)
     if (_ROOT / "cgroup.controllers").exists():
         there = (_ROOT / "cgroup.controllers").read_text().split()

@@ -24,18 +24,18 @@ _ANSWER_SECONDS = 3
 
 
 def engine_of_the_machine(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The URL of an engine that answers already: `DOCKER_HOST`'s, else the usual one; None where none does."""
+    """Return the URL of an engine that already answers: `DOCKER_HOST`, else the default; None if none does."""
     url = environ.get("DOCKER_HOST") or USUAL
     return url if answers(url) else None
 
 
 def own_url(state: State) -> str:
-    """Where an engine of nap's own listens."""
+    """Return the address of nap's own engine."""
     return f"unix://{state.run / 'docker.sock'}"
 
 
 def answers(url: str) -> bool:
-    """Whether an engine at `url` answers a ping within 3 s."""
+    """Return whether an engine at `url` answers a ping within 3 s."""
     if not url.startswith("unix://"):
         return _answers_elsewhere(url)
     return answers_well(url.removeprefix("unix://"), "/_ping", _ANSWER_SECONDS)
@@ -51,12 +51,12 @@ def _answers_elsewhere(url: str) -> bool:
 
 
 def is_root_there(url: str) -> bool:
-    """Whether this process is root on the machine of the engine at `url`: it may limit containers then."""
+    """Return whether this process is root on the machine of the engine at `url`, so that it can limit builds."""
     return os.geteuid() == 0 and (url or USUAL).startswith("unix://")
 
 
 def own_command(state: State) -> list[str]:
-    """The command of an engine of nap's own: its data, sockets and network apart from any other engine's."""
+    """Return the command of nap's own engine: its data, sockets and network are separate from any other engine."""
     # After a kill, dockerd's containerd dies with it, but a pid file is left behind. Where its number is still, or
     # again, a process's, dockerd takes that for its containerd and waits 16 s for it to answer. And what BuildKit's
     # steps ran goes on without anybody.
@@ -80,12 +80,12 @@ def own_command(state: State) -> list[str]:
 
 
 def bridge(state: State) -> str:
-    """The network interface that an engine of nap's own puts containers behind."""
+    """Return the network interface of nap's own engine."""
     return f"nap{state.name}"
 
 
 def make_bridge(state: State) -> None:
-    """Make that interface, on a network that no route of this machine goes to yet; nothing if it is there."""
+    """Create that interface on a network without a route on this machine; does nothing if it exists."""
     links = {link["ifname"] for link in json.loads(str(sh.ip("-json", "link")))}
     if bridge(state) in links:
         return
@@ -98,7 +98,8 @@ def make_bridge(state: State) -> None:
 
 
 def free_network(pool: ipaddress.IPv4Network, name: str) -> ipaddress.IPv4Network | None:
-    """254 addresses of `pool` that no route of this machine goes to yet; `name`, hexadecimal, says where to begin."""
+    """Return a network of `pool` without a route on this machine, with 254 addresses; `name`, hexadecimal, chooses the
+    first candidate."""
     routes = [route["dst"] for route in json.loads(str(sh.ip("-json", "route"))) if route["dst"] != "default"]
     taken = [ipaddress.IPv4Network(route, strict=False) for route in routes]
     networks = list(pool.subnets(new_prefix=24))
@@ -108,14 +109,14 @@ def free_network(pool: ipaddress.IPv4Network, name: str) -> ipaddress.IPv4Networ
 
 
 def stop_containers(url: str) -> None:
-    """Stop what still runs on an engine of nap's own: with `--live-restore` it would run on without one."""
+    """Stop all containers of nap's own engine: with `--live-restore` they would outlive it."""
     docker = sh.Command("docker").bake("--host", url, _tty_out=False)
     if answers(url) and (running := str(docker("ps", "--quiet")).split()):
         docker("stop", *running)
 
 
 def clean_up(state: State) -> None:
-    """Remove what an engine of nap's own leaves behind: its interface, firewall rules and, if it was killed, mounts."""
+    """Remove the remains of nap's own engine: interface, firewall rules and, after a kill, mounts."""
     for path in reversed(_mounts(state)):
         sh.umount("--lazy", path)
     end_steps(state.name)
@@ -129,7 +130,7 @@ def clean_up(state: State) -> None:
 
 
 def forget_rules(interfaces: Set[str]) -> None:
-    """Remove the firewall rules that name one of these interfaces; dockerd leaves its own behind."""
+    """Remove the firewall rules that name one of these interfaces; dockerd does not remove its own."""
     iptables = sh.Command("iptables", search_paths=[*os.get_exec_path(), "/usr/sbin", "/sbin"]).bake("--wait")
     for table in ("nat", "filter"):
         for rule in map(shlex.split, str(iptables("-t", table, "-S", _tty_out=False)).splitlines()):
@@ -138,7 +139,7 @@ def forget_rules(interfaces: Set[str]) -> None:
 
 
 def _mounts(state: State) -> list[str]:
-    """Where the engine has mounted something (proc(5), mountinfo); a disk that somebody mounted for it is not its."""
+    """Return the mounts of the engine (proc(5), mountinfo), without a disk that an operator mounted for it."""
     data, sockets = f"{state.root}/engine", f"{state.run}/engine"
     found = []
     for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():

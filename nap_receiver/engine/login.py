@@ -23,7 +23,7 @@ _ROUNDS = 4  # the fewest: no guessing finds 32 random bytes, and the registry h
 
 @dataclass(frozen=True)
 class Login:
-    """A user's name and password."""
+    """User name and password."""
 
     user: str
     password: str = field(repr=False)
@@ -39,13 +39,13 @@ class _Auth(msgspec.Struct):
 
 
 class _Configuration(msgspec.Struct):
-    """The part of docker's configuration that there is."""
+    """The part of docker's configuration that nap writes."""
 
     auths: dict[str, _Auth]
 
 
 def login_of(state: State, settings: Settings) -> Login | None:
-    """The login of the registry of these settings; None for one that nap does not run, or that takes anybody."""
+    """Return the login of the settings' registry; None if nap does not run that registry, or if it needs no login."""
     if not settings.is_single_machine:
         return None
     try:
@@ -57,7 +57,7 @@ def login_of(state: State, settings: Settings) -> Login | None:
 
 
 def make_login(state: State, settings: Settings) -> None:
-    """Make the login of nap's own registry at this address, unless it is there."""
+    """Create the login of nap's own registry at this address, if it does not exist."""
     import bcrypt  # for `nap up` alone
 
     folder = state.registry_login
@@ -73,7 +73,7 @@ def make_login(state: State, settings: Settings) -> None:
 
 
 def _is_known(login: Login, hashes: Path) -> bool:
-    """Whether the registry, which goes by this file, lets this login in."""
+    """Return whether the registry, which reads this file, accepts the login."""
     import bcrypt
 
     try:

@@ -17,21 +17,21 @@ _LONGEST_COMPLAINT = 300
 
 
 def program() -> NoReturn:
-    """Be the `nap` program."""
+    """Run the `nap` program."""
     if "_NAP_COMPLETE" in os.environ:
         import_commands("completion")
     run(main)
 
 
 def over_ssh(words: list[str], state: State, user: str) -> int:
-    """Call a command for `user`; ssh's exit status. Raises `NapError`."""
+    """Call a command for `user`; return the exit status for ssh. Raises `NapError`."""
     if words[0] in {"--help", "-h"}:
         words = ["help", *words[1:]]
     return _call(guests, "ssh HOST", words, Caller(state, user, is_operator=False))
 
 
 def main() -> None:
-    """Run the command; a failure is told in a few lines on standard error, with exit status 1."""
+    """Run the command; a failure is printed on standard error, with exit status 1."""
     keep_private()
     try:
         sys.exit(_call(nap, "nap", sys.argv[1:] or ["help"]))
@@ -44,17 +44,17 @@ def main() -> None:
 
 
 def _call(commands: click.Group, name: str, words: list[str], caller: Caller | None = None) -> int:
-    """Call one of these commands; the exit status: 2 for what is not understood. Raises `NapError`."""
+    """Call one of these commands; return the exit status: 2 for an invalid command. Raises `NapError`."""
     try:
         return int(commands.main(words, name, standalone_mode=False, obj=caller) or 0)
     except click.UsageError as error:
         complaint = plain(error.format_message().replace("\n", " "))
         click.echo(f" !     {complaint[:_LONGEST_COMPLAINT]}", err=True)
         if error.ctx and error.ctx.parent:
-            click.echo(f" !     How it is called: {name} help {error.ctx.info_name}", err=True)
+            click.echo(f" !     To see its usage: {name} help {error.ctx.info_name}", err=True)
         else:
             click.echo(f" !     To list the commands: {name} help", err=True)
         return 2
     except click.Abort:  # Ctrl-C, or no answer where it asks for one
-        click.echo(" !     It was ended before it was done", err=True)
+        click.echo(" !     Interrupted", err=True)
         return 1

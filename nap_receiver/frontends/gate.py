@@ -16,7 +16,7 @@ from nap_receiver.core.process import run
 
 
 def main() -> int:
-    """Do what `SSH_ORIGINAL_COMMAND` asks, for the user whose key it was. Returns ssh's exit status."""
+    """Run the command in `SSH_ORIGINAL_COMMAND` for the user of the key. Returns ssh's exit status."""
     if not needs_terminal(os.environ.get("SSH_ORIGINAL_COMMAND", "")) and (server := gate_server(sys.argv[1])):
         signal.signal(signal.SIGINT, leave)
         return _served_by(server)
@@ -52,5 +52,5 @@ def _served_by(server: socket.socket) -> int:
 
 
 def program() -> NoReturn:
-    """Be the `nap-gate` program."""
+    """Run the `nap-gate` program."""
     run(main)

@@ -46,7 +46,7 @@ _READ_RC = """
 
 @dataclass(frozen=True)
 class Gitolite:
-    """A gitolite of this account's: its program, its rc file, and where things lie."""
+    """The gitolite of this account: its program, its rc file, and its folders."""
 
     program: str
     rc: Path
@@ -63,7 +63,7 @@ class Gitolite:
         return self.local_code / "lib/Gitolite/Triggers/Nap.pm"
 
     def ask(self, *words: str, stdin: str = "") -> str:
-        """What `gitolite …` prints. Raises `NapError` with its words when it fails."""
+        """Return the output of `gitolite …`. Raises `NapError` with its words if it fails."""
         done = _run([self.program, *words], stdin)
         if done.returncode:
             said = (done.stderr + done.stdout).strip().splitlines()
@@ -74,25 +74,25 @@ class Gitolite:
         return self.rc.read_bytes().decode("utf-8", "surrogateescape")
 
     def has_trigger(self) -> bool:
-        """Whether nap's trigger is enabled."""
+        """Return whether nap's trigger is enabled."""
         return _TRIGGER in _value(self.program, "POST_GIT").split()
 
     def saying(self, setting: str) -> list[str]:
-        """The repositories of whose `config` and `option` lines in gitolite.conf one is of this form."""
+        """Return the repositories with a `config` or `option` line of this form in gitolite.conf."""
         words = [self.program, "git-config", "-r", "%", setting]
         said = _run(words, self.ask("list-phy-repos") + "\n").stdout  # with status 1 where there is none
         return sorted({line.partition("\t")[0] for line in said.splitlines()})
 
     def posts(self) -> dict[str, Path]:
-        """Where each repository has, or would have, its post-receive hook."""
+        """Return the path of the post-receive hook of each repository."""
         names = self.ask("list-phy-repos").splitlines()
         return {name: self.repositories / f"{name}.git" / "hooks" / "post-receive" for name in names}
 
 
 def install(state: State) -> list[str]:
-    """Have this account's gitolite deploy to the nap of `state`: what was done, a line each.
+    """Make this account's gitolite deploy to the nap of `state`; return what was done, one line each.
 
-    All is checked first, and doing it again changes nothing. Raises `NapError`.
+    Everything is checked before any change; a second call changes nothing. Raises `NapError`.
     """
     gitolite = gitolite_of_account()
     _require_use_of(state)
@@ -113,8 +113,8 @@ def install(state: State) -> list[str]:
     if not gitolite.has_trigger():
         uninstall()
         raise NapError(
-            f"{gitolite.rc}: what was written before its last `1;` has no effect, and is taken away again",
-            advice="See that this line is the end of it, and that ENABLE is a list; then try again.",
+            f"{gitolite.rc}: the lines that nap added before the last `1;` had no effect and were removed",
+            advice="Check that this is the last line, and that ENABLE is a list; then try again.",
         )
     missing = sum(not _leads_to(path, gitolite.hook) for path in gitolite.posts().values())
     gitolite.ask("setup", "--hooks-only")
@@ -124,7 +124,7 @@ def install(state: State) -> list[str]:
 
 
 def uninstall() -> list[str]:
-    """Take all of that away again; what was done, a line each. Apps run on."""
+    """Remove nap from this gitolite; return what was done, one line each. Apps keep running."""
     gitolite = gitolite_of_account()
     text = gitolite.rc_text()
     bare = _BLOCK.sub("", text)
@@ -133,7 +133,7 @@ def uninstall() -> list[str]:
         with draft_of(gitolite.rc, bare, gitolite.rc.stat().st_mode) as draft:
             _require_readable(draft, gitolite.rc)
             draft.rename(gitolite.rc)
-        done.append(f"{gitolite.rc}: put back as it was")
+        done.append(f"{gitolite.rc}: restored")
     for path in (gitolite.trigger, gitolite.hook):
         if _is_ours(path):
             path.unlink()
@@ -149,27 +149,28 @@ def uninstall() -> list[str]:
 
 
 def troubles(state: State) -> list[str]:
-    """What keeps pushes from being deployed as they should, a sentence each."""
+    """Return what keeps pushes from being deployed, one sentence each."""
     gitolite = gitolite_of_account()
     installed = gitolite.has_trigger()
     found = []
     if installed and not state.root.exists():
-        found.append(f"{state.root}: no nap is up there yet. Start it: nap up")
+        found.append(f"nap is not running at {state.root}. Start it: nap up")
     if installed and (driven := gitolite.saying(r"^gitolite-options\.hook\.post-receive")):
         found.append(
-            f"gitolite.conf: `option hook.post-receive` is in nap's place in {_some(driven)}; without its hook nap "
-            "deploys what is pushed only where that is on the deploy branch, and sees no push options"
+            f"gitolite.conf: `option hook.post-receive` replaces nap's hook in {_some(driven)}; without its hook nap "
+            "deploys only pushes to the deploy branch, and sees no push options"
         )
     if not installed and (left := gitolite.saying(r"^(nap\.|receive\.advertisePushOptions$)")):
         found.append(
-            f"gitolite.conf still has `config` lines of nap's for {_some(left)}; take them out, for without nap in its "
-            "rc file gitolite does not compile them"
+            f"gitolite.conf still has nap's `config` lines for {_some(left)}; remove them, because gitolite does not "
+            "compile them without nap in its rc file"
         )
     return found
 
 
 def named_by_gitolite(repository: Path) -> dict[str, str]:
-    """What this account's gitolite tells a hook in the repository about its name; nothing where it is not gitolite's.
+    """Return the variables with which this account's gitolite names the repository to hooks; empty if it is not
+    gitolite's.
 
     gitolite writes the file `gl-conf` into each repository that has a `config` or an `option` in gitolite.conf.
     """
@@ -180,18 +181,18 @@ def named_by_gitolite(repository: Path) -> dict[str, str]:
 
 
 def gitolite_of_account() -> Gitolite:
-    """The gitolite that this account serves. Raises `NapError` where there is none."""
+    """Return the gitolite of this account. Raises `NapError` if there is none."""
     home = Path(os.environ.get("HOME") or Path.home())
     rc = (home / ".gitolite.rc").resolve()
     program = shutil.which("gitolite") or shutil.which("gitolite", path=str(home / "bin"))
     words = shlex.join([str(Path(sys.argv[0]).resolve()), *sys.argv[1:]])
     if not rc.is_file():
         raise NapError(
-            f"this account has no gitolite: there is no {home / '.gitolite.rc'}",
+            f"this account has no gitolite: {home / '.gitolite.rc'} does not exist",
             advice=f"Run this as the account that serves gitolite: su - git -c {shlex.quote(words)}",
         )
     if program is None:
-        raise NapError("gitolite is not in PATH", advice="Run this with gitolite's folder in PATH.")
+        raise NapError("gitolite is not in PATH", advice="Add gitolite's folder to PATH.")
     if rc.stat().st_uid != os.geteuid():
         raise NapError(
             f"{rc} belongs to another account",
@@ -207,12 +208,12 @@ def gitolite_of_account() -> Gitolite:
 
 
 def _value(program: str, name: str) -> str:
-    """What gitolite's rc says of `name`. Of what is not set gitolite says nothing, with the status of a failure."""
+    """Return the value of `name` in gitolite's rc file; empty if it is not set."""
     return _run([program, "query-rc", name]).stdout.strip()
 
 
 def _with_block(rc: str, block: str) -> str:
-    """`rc` with `block` before the last `1;`, its true value (perldoc -f do)."""
+    """Return `rc` with `block` before the last `1;`, its true value (perldoc -f do)."""
     ends = [found.start() for found in _LAST_LINE.finditer(rc)]
     if not ends:
         raise NapError("gitolite's rc file has no line `1;` at its end", advice="Add one, then try again.")
@@ -222,21 +223,23 @@ def _with_block(rc: str, block: str) -> str:
 def _require_use_of(state: State) -> None:
     if state.root.exists() and not os.access(state.root, os.W_OK | os.X_OK):
         raise NapError(
-            f"{state.root}: this account, which would deploy, may not write to it",
+            f"this account would deploy, but cannot write to {state.root}",
             advice=[
-                "Name a nap of its own: nap gitolite:install --state DIR",
-                "`nap up` as this account makes one; it needs no root, only the right to use the engine.",
+                "Use a separate nap: nap gitolite:install --state DIR",
+                "To make one: nap up, as this account. It needs no root, only access to the engine.",
             ],
         )
 
 
 def _require_ours(path: Path) -> None:
     if (path.exists() or path.is_symlink()) and not _is_ours(path):
-        raise NapError(f"{path} already exists and is not nap's", advice="Nothing was changed. Move it, or join both.")
+        raise NapError(
+            f"{path} already exists and is not nap's", advice="Nothing was changed. Move it away, or merge both."
+        )
 
 
 def _require_no_other_hooks(gitolite: Gitolite) -> None:
-    """gitolite would unlink what is in the hook's place ("ln_sf" in its Common.pm)."""
+    """Raise `NapError` for other hooks: gitolite would unlink them ("ln_sf" in its Common.pm)."""
     _require_ours(gitolite.administration / "hooks/common/post-receive")
     others = [
         name
@@ -245,7 +248,7 @@ def _require_no_other_hooks(gitolite: Gitolite) -> None:
     ]
     if others:
         raise NapError(
-            f"there is a post-receive hook already in {_some(others)}",
+            f"there is already a post-receive hook in {_some(others)}",
             advice="Nothing was changed. gitolite would replace it by nap's, so move it away first.",
         )
 
@@ -259,23 +262,25 @@ def _leads_to(link: Path, hook: Path) -> bool:
 
 
 def _is_driver(path: Path) -> bool:
-    """Whether gitolite's repo-specific-hooks put its driver there."""
+    """Return whether this is the driver of gitolite's repo-specific-hooks."""
     return path.is_symlink() and path.readlink().name == "multi-hook-driver"
 
 
 def _require_readable(draft: Path, rc: Path) -> None:
     done = _run(["perl", "-e", _READ_RC, str(draft)])
     if done.returncode:
-        raise NapError(f"{rc} would not work any more, and is left as it is", words=done.stderr.strip().splitlines())
+        raise NapError(
+            f"{rc} would be invalid after the change, so it was not changed", words=done.stderr.strip().splitlines()
+        )
 
 
 def _put(path: Path, text: str, mode: int) -> list[str]:
-    """Have `path` hold `text`; what was done."""
+    """Write `text` to `path`; return what was done."""
     return [f"{path}: written"] if put(path, text, mode) else []
 
 
 def _remove_empty(folder: Path, top: Path) -> None:
-    """`folder` and those above it, up to `top` and with it, as far as they are empty."""
+    """Remove `folder` and its parents up to and including `top`, as long as they are empty."""
     with suppress(OSError):
         while folder.is_relative_to(top):
             folder.rmdir()

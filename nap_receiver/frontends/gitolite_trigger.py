@@ -16,10 +16,10 @@ from nap_receiver.model.app import app_name
 
 
 def main() -> int:
-    """`nap-gitolite-trigger VERDICT REPOSITORY`, with what the hook wrote; the exit status of the push.
+    """`nap-gitolite-trigger VERDICT REPOSITORY`, with the text that the hook wrote; return the exit status of the push.
 
-    An empty verdict is that of a push that changed nothing. Standard output would be git's protocol, so all is said
-    on the other one, which ssh passes on.
+    The verdict is empty after a push that changed nothing. Standard output would be git's protocol, so messages go to
+    standard error, which ssh passes on.
     """
     keep_private()
     verdict, path = sys.argv[1:]
@@ -38,5 +38,5 @@ def main() -> int:
 
 
 def program() -> NoReturn:
-    """Be the `nap-gitolite-trigger` program."""
+    """Run the `nap-gitolite-trigger` program."""
     run(main)

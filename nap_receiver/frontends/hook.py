@@ -15,11 +15,11 @@ from nap_receiver.deploy.push_handler import answer_push
 from nap_receiver.git.push import Push, read_push_options, read_updates, repository_settings
 from nap_receiver.model.app import app_name
 
-RECEIVED_BY_ANOTHER = "Nothing was deployed. Have that account receive the push, or push to nap's own gate."
+RECEIVED_BY_ANOTHER = "Nothing was deployed. That account must receive the push; or push to nap's own gate."
 
 
 def main() -> int:
-    """Deploy what was pushed. 0 when that went well or nothing had to be; git itself ignores it."""
+    """Deploy the push. Returns 0 on success or if nothing deploys; git itself ignores it."""
     keep_private()
     repository = Path(os.environ.get("GIT_DIR", ".")).resolve()
     updates, options = read_updates(sys.stdin.buffer), read_push_options(os.environ)
@@ -38,15 +38,15 @@ def main() -> int:
 
 
 def state_of(repository: Path) -> State:
-    """Which nap this repository belongs to: `NAP_STATE`, `nap.state` of its git config, or this machine's."""
+    """Return the nap of this repository: `NAP_STATE`, `nap.state` of its git config, or this machine's."""
     return state_at(os.environ.get("NAP_STATE") or repository_settings(repository).get("state"))
 
 
 def pusher() -> str:
-    """Who pushes: as gitolite says it, else the account that this runs under."""
+    """Return the user who pushes: gitolite's name for it, else the account of this process."""
     return os.environ.get("GL_USER") or getpass.getuser()
 
 
 def program() -> NoReturn:
-    """Be the `nap-hook` program."""
+    """Run the `nap-hook` program."""
     run(main)

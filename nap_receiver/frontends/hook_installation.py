@@ -19,20 +19,20 @@ _MARKS = ("Written by `nap hook:install`", "# nap's post-receive hook.")
 
 
 def install_hook(repository: Path, state: State) -> list[str]:
-    """Have pushes into `repository` deploy to the nap of `state`; what was done, a line each.
+    """Make pushes to `repository` deploy to the nap of `state`; return what was done, one line each.
 
-    A second call changes nothing. Raises `NapError`, before any change, where `repository` is no bare repository, where
-    another hook is there, and where this account may not write.
+    A second call changes nothing. Raises `NapError`, before any change, if `repository` is not a bare repository, if
+    another hook exists, and if this account cannot write.
     """
     _require_bare(repository)
     if repository.is_relative_to(state.repositories):
-        raise NapError(f"{repository} receives pushes through nap's gate, which needs no hook")
+        raise NapError(f"{repository} belongs to nap's gate and needs no hook")
     app_name(repository, state, {})
     hook = _place(repository)
     if (hook.exists() or hook.is_symlink()) and not _is_ours(hook):
         raise NapError(
-            f"{hook} is another hook, and is left as it is",
-            advice=f"Move it away, or have it run {script('nap-hook')} with the same standard input.",
+            f"another hook exists: {hook}",
+            advice=f"Move it away, or call {script('nap-hook')} in it with the same standard input.",
         )
     template = environment(TEMPLATES / "git").get_template("post-receive.j2")
     done = []
@@ -43,7 +43,7 @@ def install_hook(repository: Path, state: State) -> list[str]:
         if put(hook, template.render(hook=script("nap-hook")), 0o755):
             done.append(f"{hook}: written")
     except OSError as error:
-        advice = f"Run this as the account that receives the pushes, which is to be {getpass.getuser()}."
+        advice = f"Pushes must be received by {getpass.getuser()}: give this account write access, then try again."
         raise NapError(f"{hook} cannot be written: {error.strerror}", advice=advice) from error
     if repository_settings(repository).get("state") != str(state.root):
         _git(repository, "config", "nap.state", str(state.root))
@@ -52,12 +52,12 @@ def install_hook(repository: Path, state: State) -> list[str]:
 
 
 def troubles(repository: Path, state: State) -> list[str]:
-    """What keeps the hook from deploying, a sentence each."""
+    """Return what keeps the hook from deploying, one sentence each."""
     if not state.root.exists():
-        return [f"{state.root}: no nap is up there yet. Start it: nap up"]
+        return [f"nap is not running at {state.root}. Start it: nap up"]
     if repository.stat().st_uid != os.geteuid():
         account = getpass.getuser()
-        return [f"only pushes that the account {account} receives are deployed, and {repository} is another account's"]
+        return [f"nap deploys only pushes that account {account} receives, but {repository} belongs to another account"]
     return []
 
 
@@ -65,16 +65,18 @@ def _require_bare(repository: Path) -> None:
     command = git("rev-parse", "--is-bare-repository", repository=repository)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.stdout.strip() != "true":
-        raise NapError(f"{repository} is no bare repository", advice="Name one: nap hook:install /path/to/app.git")
+        raise NapError(
+            f"{repository} is not a bare git repository", advice="Give one: nap hook:install /path/to/app.git"
+        )
 
 
 def _place(repository: Path) -> Path:
-    """Where git looks for the hook. Raises `NapError` where `core.hooksPath` has it look outside the repository."""
+    """Return the path of git's hook. Raises `NapError` if `core.hooksPath` is outside the repository."""
     folder = Path(_git(repository, "rev-parse", "--path-format=absolute", "--git-path", "hooks")).resolve()
     if not folder.is_relative_to(repository):
         raise NapError(
-            f"git takes the hooks of {repository} from {folder}, as core.hooksPath says",
-            advice=f"Have the post-receive there run {script('nap-hook')}, or unset core.hooksPath.",
+            f"core.hooksPath of {repository} is {folder}, outside the repository",
+            advice=f"Call {script('nap-hook')} in post-receive of that folder, or unset core.hooksPath.",
         )
     return folder / "post-receive"
 
@@ -84,10 +86,13 @@ def _is_ours(hook: Path) -> bool:
 
 
 def _git(repository: Path, *words: str) -> str:
-    """What git prints in `repository`, where a relative `core.hooksPath` begins. Raises `NapError` with its words."""
+    """Return the output of git in `repository`, where a relative `core.hooksPath` begins. Raises `NapError` with its
+    words."""
     command = git(*words, repository=repository)
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        raise NapError(f"`git {words[0]}` failed in {repository}", words=said, advice="Repair that, then try again.")
+        raise NapError(
+            f"`git {words[0]}` failed in {repository}", words=said, advice="Fix the repository, then try again."
+        )
     return done.stdout.strip()

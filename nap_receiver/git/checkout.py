@@ -1,7 +1,7 @@
 """The pushed commit's tree as a build context: a tar stream directly from the object store.
 
-No work tree and no temporary copy. A process of its own reads the repository (`tree`), with limits on memory and
-processor time: a stranger wrote what it reads, and this process has a lock to keep alive meanwhile.
+There is no work tree and no temporary copy. A separate process reads the repository (`tree`), with limits on memory and
+processor time: its input is untrusted, and this process has to keep a lock alive meanwhile.
 """
 
 import json
@@ -36,7 +36,7 @@ _END_OF_ARCHIVE = bytes(1024)  # two blocks of zeros (tar(5))
 
 @dataclass
 class Checkout:
-    """The tree of one commit, with everything that `.dockerignore` names left out; use `check_out`."""
+    """The tree of one commit without the files that `.dockerignore` excludes; use `check_out`."""
 
     commit: str
     time: int
@@ -74,9 +74,9 @@ class Checkout:
 
 @contextmanager
 def check_out(path: "Path", commit: str, app: str, bounds: "CommitSettings") -> Iterator[Checkout]:
-    """The commit's tree, ready to be streamed, for the block.
+    """Prepare the tree of the commit for streaming, for the block.
 
-    Raises `NapError` when it is no commit, has no Dockerfile, or is beyond one of the `bounds`.
+    Raises `NapError` if it is not a commit, has no Dockerfile, or exceeds one of the `bounds`.
     """
     reader = _Reader(path, commit, app, bounds)
     try:
@@ -109,7 +109,7 @@ class _Reader:
         self._output = cast(BufferedReader, piped(self._process.stdout))  # Popen makes such, where `bufsize` is not 0
 
     def plan(self) -> dict[str, Any]:
-        """What the tree has, before any of its contents. Raises `NapError`."""
+        """Return what the tree has, before any file content. Raises `NapError`."""
         line = self._output.readline()
         if not line.endswith(b"\n"):
             self.end()
@@ -117,7 +117,7 @@ class _Reader:
         return plan
 
     def content(self) -> Iterator[bytes]:
-        """The tar without its end, as far as it was made."""
+        """Yield the tar without its end, as far as it exists."""
         with suppress(BrokenPipeError):  # it has ended, and `end` says why
             self._input.write(b"\n")
             self._input.flush()
@@ -126,7 +126,7 @@ class _Reader:
             yield piece
 
     def end(self) -> dict[str, Any]:
-        """What it says at its end. Raises `NapError` where that is no good one."""
+        """Return the final report. Raises `NapError` if the process failed."""
         said = self._errors.read()
         status = self._process.wait()
         if status == 0:

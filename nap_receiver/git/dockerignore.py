@@ -1,8 +1,8 @@
 """`.dockerignore`: which paths of a tree the build context leaves out.
 
-The engine does not look at the file; a client applies it. Patterns mean what they mean to Docker (moby/patternmatcher,
-`MatchesUsingParentResults`): each becomes a regular expression in the same way, for the same engine of them, RE2. So a
-match takes time in proportion to the path, whatever the pattern is.
+The engine does not read the file; a client applies it. Patterns mean what they mean to Docker (moby/patternmatcher,
+`MatchesUsingParentResults`): each becomes a regular expression in the same way, for the same library, RE2. So the time
+of a match is proportional to the length of the path, whatever the pattern is.
 """
 
 import posixpath
@@ -41,15 +41,15 @@ class _Pattern:
 
 @dataclass(frozen=True)
 class Patterns:
-    """All lines of a `.dockerignore` that are patterns, in their order; the last one that matches decides.
+    """All patterns of a `.dockerignore` in their order; the last match decides.
 
-    `Dockerfile` is never out. What matches a directory matches everything below it too.
+    `Dockerfile` is never excluded. A pattern that matches a directory matches everything below it.
     """
 
     patterns: list[_Pattern]
 
     def matching(self, path: bytes, above: int = 0) -> int:
-        """The patterns that match `path`, a bit each; `above` is the same of the directory that it is in."""
+        """Return the patterns that match `path`, one bit each; `above` is the result for its directory."""
         if not self.patterns:
             return above
         shown = _text(path).encode()
@@ -60,11 +60,11 @@ class Patterns:
         return found
 
     def is_out(self, matching: int) -> bool:
-        """Whether a path is out that these patterns match."""
+        """Return whether a path with these matching patterns is excluded."""
         return matching > 0 and not self.patterns[matching.bit_length() - 1].is_exception
 
     def may_keep_below(self, directory: bytes) -> bool:
-        """Whether an exception (`!dir/file`, `!**/file`) may keep something below a directory that is out."""
+        """Return whether an exception (`!dir/file`, `!**/file`) may include something below an excluded directory."""
         prefix = _text(directory) + "/"
         depth = prefix.count("/")
         return any(
@@ -75,7 +75,7 @@ class Patterns:
 
 
 def patterns_of(content: bytes) -> Patterns:
-    """What a `.dockerignore` says. Raises `NapError` with the line that is no pattern."""
+    """Parse a `.dockerignore`. Raises `NapError` with the line that is not a pattern."""
     found = []
     for number, line in enumerate(_text(content.removeprefix(b"\xef\xbb\xbf")).split("\n"), start=1):
         text = line.strip()
@@ -99,18 +99,20 @@ def _pattern(text: str, place: str) -> _Pattern:
             expression = re2.compile(_expression(cleaned).encode(), options)
         except re2.error as error:
             shown = f"{text[:_SHOWN_CHARACTERS]!a}"
-            raise NapError(f"{place}: {shown} is no pattern: {error.args[0].decode(errors='replace')[:80]}") from error
+            raise NapError(
+                f"{place}: {shown} is not a valid pattern: {error.args[0].decode(errors='replace')[:80]}"
+            ) from error
     return _Pattern(cleaned, is_exception, expression)
 
 
 def _cleaned(text: str) -> str:
-    """The pattern without double slashes, `.`, `..` and a slash at either end, as Go's `filepath.Clean` has it."""
+    """Return the pattern without double slashes, `.`, `..` and outer slashes, as Go's `filepath.Clean` does."""
     cleaned = posixpath.normpath(re.sub("^/+", "/", text)) if text else ""
     return cleaned.removeprefix("/") if len(cleaned) > 1 else cleaned
 
 
 def _expression(pattern: str) -> str:
-    """The regular expression of a whole path, by moby/patternmatcher's `Pattern.compile`."""
+    """Return the regular expression for a whole path, as moby/patternmatcher's `Pattern.compile` does."""
     parts, characters = [], _Characters(pattern)
     for character in characters:
         if character == "*" and characters.take("*"):
@@ -132,7 +134,7 @@ def _expression(pattern: str) -> str:
 
 
 class _Characters(Iterator[str]):
-    """The characters of a pattern, of which the next can be looked at."""
+    """The characters of a pattern, with one character of lookahead."""
 
     def __init__(self, text: str) -> None:
         self._text, self.at = text, 0
@@ -148,17 +150,17 @@ class _Characters(Iterator[str]):
         return self.at < len(self._text)
 
     def take(self, character: str) -> bool:
-        """Go past the next character if it is this one; whether it was."""
+        """Skip the next character if it is this one; return whether it was."""
         found = self._text.startswith(character, self.at)
         self.at += found
         return found
 
 
 def _has_wildcard_before(pattern: str, depth: int) -> bool:
-    """Whether one of the first `depth` parts of a path's pattern may match names of several kinds."""
+    """Return whether one of the first `depth` parts of a pattern may match several kinds of names."""
     return "/" in pattern and any(map(_WILDCARDS.search, pattern.split("/", depth)[:depth]))
 
 
 def _text(path: bytes) -> str:
-    """A path or pattern as Go reads it: each byte that is not UTF-8 is a replacement character."""
+    """Decode a path or pattern as Go does: each byte that is not UTF-8 becomes a replacement character."""
     return _REPLACED.sub("\ufffd", path.decode("utf-8", "surrogateescape"))

@@ -7,7 +7,7 @@ if TYPE_CHECKING:  # `tree` starts faster without its libraries
 
 
 def git(*words: str, repository: "Path | str | None" = None) -> list[str]:
-    """The command `git …`, in `repository` where one is given.
+    """Return the command `git …`, in `repository` if one is given.
 
     git reads every object as it was pushed: a ref below `refs/replace/` would have it read another one in its place
     (git-replace(1)), and whoever can push a ref could have nap build files that the commit does not have.

@@ -48,7 +48,7 @@ _ANY = 'FROM debian:bookworm-slim / COPY . /app / EXPOSE 8080 / CMD ["/app/serve
 
 
 def what_to_do(top: Sequence[bytes], below: Sequence[bytes]) -> list[str]:
-    """Advice by the names at the top, and by the paths of Dockerfiles one folder below (`api/Dockerfile`).
+    """Return advice for these names at the top and these paths of Dockerfiles one folder below (`api/Dockerfile`).
 
     Each line that can be typed begins with four spaces.
     """

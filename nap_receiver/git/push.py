@@ -32,12 +32,12 @@ class RefUpdate:
 
     @property
     def moved(self) -> bool:
-        """Whether the ref is another one now; libgit2 sends also what is there already."""
+        """Whether the ref changed; libgit2 also sends refs that did not."""
         return self.old != self.new
 
     @property
     def branch(self) -> str | None:
-        """`feature/x` for `refs/heads/feature/x`, None for what is no branch."""
+        """`feature/x` for `refs/heads/feature/x`, None if it is not a branch."""
         return self.ref.removeprefix(_BRANCH) if self.ref.startswith(_BRANCH) else None
 
     @property
@@ -64,7 +64,7 @@ class Push:
 
 @dataclass(frozen=True)
 class Deployment:
-    """What a push asks for: this commit, from this branch, of this app."""
+    """The result of parsing a push: deploy this commit, from this branch, of this app."""
 
     app: str
     repository: Path
@@ -74,14 +74,14 @@ class Deployment:
 
 
 def read_updates(lines: Iterable[bytes]) -> list[RefUpdate]:
-    """Post-receive's input, a line per updated ref. Raises `NapError` for a line that is none."""
+    """Parse post-receive's input, one line for each updated ref. Raises `NapError` for an invalid line."""
     return [_update(line.rstrip(b"\n").decode("utf-8", "surrogateescape")) for line in lines if line.strip()]
 
 
 def _update(line: str) -> RefUpdate:
     if not (match := _UPDATE.fullmatch(line)):
         raise NapError(
-            f"{line[:80]!a} is no update of a ref, which nap's hook expects on standard input",
+            f"nap's hook expects updates of refs on standard input, got {line[:80]!a}",
             advice="Install the hook as post-receive (githooks(5)), where git runs it.",
         )
     return RefUpdate(*match.groups())
@@ -89,7 +89,7 @@ def _update(line: str) -> RefUpdate:
 
 @dataclass(frozen=True)
 class PushOptions:
-    """What `git push -o` asked for; `branch` deploys this once instead of the deploy branch."""
+    """The options of `git push -o`; `branch` deploys this branch once instead of the deploy branch."""
 
     deploy: bool = True
     wait: bool = True
@@ -98,7 +98,7 @@ class PushOptions:
 
 
 def read_push_options(environ: Mapping[str, str]) -> list[str]:
-    """The options of this push, as git hands them to its hooks (githooks(5))."""
+    """Parse the push options that git passes to hooks (githooks(5))."""
     if not environ.get("GIT_PUSH_OPTION_COUNT"):
         return []
     names = (f"GIT_PUSH_OPTION_{number}" for number in itertools.count())
@@ -106,7 +106,7 @@ def read_push_options(environ: Mapping[str, str]) -> list[str]:
 
 
 def push_options(options: Iterable[str]) -> PushOptions:
-    """`nap.deploy=no`, `nap.wait=no`, `nap.branch=NAME`. Raises `NapError` where a value does not fit."""
+    """Parse `nap.deploy=no`, `nap.wait=no`, `nap.branch=NAME`. Raises `NapError` for an invalid value."""
     found = PushOptions()
     for option in options:
         name, _, value = option.partition("=")
@@ -128,7 +128,7 @@ def push_options(options: Iterable[str]) -> PushOptions:
 
 
 def deploying(push: Push, branch: str) -> tuple[Deployment | None, list[str]]:
-    """The update that deploys, that of `branch`, if there is one; and what happens to the others, a sentence each."""
+    """Return the update of `branch`, if there is one, and a sentence about each other update."""
     chosen = None
     others = []
     for update in push.updates:
@@ -144,9 +144,9 @@ def deploying(push: Push, branch: str) -> tuple[Deployment | None, list[str]]:
 
 
 def deploy_branch(repository: Path, updates: Iterable[RefUpdate] = ()) -> str:
-    """`nap.branch` of the repository's git config; else master, else main, else the first branch ever pushed.
+    """Return `nap.branch` of the repository's git config; else master, else main, else the first branch ever pushed.
 
-    That first branch is remembered where git keeps a repository's main branch: as what HEAD points to.
+    HEAD stores that first branch.
     """
     if configured := repository_settings(repository).get("branch"):
         return configured
@@ -166,7 +166,7 @@ def deploy_branch(repository: Path, updates: Iterable[RefUpdate] = ()) -> str:
 
 
 def point_head_at(repository: Path, branch: str) -> None:
-    """Have HEAD name `branch`, if there is such a branch: it is what `git clone` checks out.
+    """Make HEAD name `branch` if that branch exists: `git clone` checks it out.
 
     Nearly always it does already, which needs no git to see (gitrepository-layout(5), HEAD).
     """
@@ -179,17 +179,17 @@ def point_head_at(repository: Path, branch: str) -> None:
 
 
 def commit_of(repository: Path, branch: str) -> str | None:
-    """The commit that `branch` is at, or None where there is no such branch."""
+    """Return the commit of `branch`, or None if the branch does not exist."""
     return _git(repository, "rev-parse", "--verify", "--quiet", f"{_BRANCH}{branch}^{{commit}}").strip() or None
 
 
 def mark_release(repository: Path, release: str, commit: str) -> None:
-    """Have `refs/nap/<release>` name the commit, where the repository has it; it is fetched like any ref."""
+    """Make `refs/nap/<release>` name the commit if the repository has it; it can be fetched like any ref."""
     _git(repository, "update-ref", f"refs/nap/{release}", commit)
 
 
 def unmark_releases(repository: Path, releases: Iterable[str]) -> None:
-    """Have no ref name these releases' commits any more."""
+    """Remove the refs of these releases."""
     asked = "".join(f"delete refs/nap/{release}\n" for release in releases)
     subprocess.run(
         git("update-ref", "--stdin", repository=repository),
@@ -200,7 +200,7 @@ def unmark_releases(repository: Path, releases: Iterable[str]) -> None:
 
 
 def repository_settings(repository: Path, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What the repository's git config says below `nap.`, by the rest of the name in small letters."""
+    """Return the repository's git config below `nap.`, by the rest of the name in lower case."""
     said = _git(repository, "config", "--null", "--get-regexp", r"^nap\.", environment=environment)
     found = (entry.partition("\n") for entry in said.split("\0") if entry)
     return {name.removeprefix("nap."): value for name, _, value in found}
@@ -209,7 +209,8 @@ def repository_settings(repository: Path, environment: Mapping[str, str] | None 
 def checked_setting(
     repository: Path, name: str, fits: Callable[[str], object], expected: str, value: str = "VALUE"
 ) -> str | None:
-    """`nap.<name>` of the repository's git config, or None. Raises `NapError` with its place where it does not fit."""
+    """Return `nap.<name>` of the repository's git config, or None. Raises `NapError` with its place if it is
+    invalid."""
     found = repository_settings(repository).get(name)
     if found is not None and not fits(found):
         raise NapError(
@@ -220,7 +221,7 @@ def checked_setting(
 
 
 def _git(repository: Path, *words: str, environment: Mapping[str, str] | None = None) -> str:
-    """What git says on standard output: a millisecond, where importing dulwich for it takes thirty.
+    """Run git and return its output: a millisecond, while importing dulwich takes thirty.
 
     Who may read the repository may read what git writes there: it may be somebody else's, served by another account.
     """

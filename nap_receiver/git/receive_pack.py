@@ -1,8 +1,8 @@
 """Run git-receive-pack for a pusher: pass on its output, and add nap's output before its end.
 
-git ignores how post-receive ends, and of the clients only the git command looks at how ssh ended, and that not always
-(not with `git push --atomic`, before git 2.53). All of them end with an error when one is sent before the end of the
-stream, in the band for fatal errors of gitprotocol-pack(5), "Packfile Data"; so that is how a failed deploy is told.
+git ignores the exit status of post-receive. Of the clients only the git command looks at the exit status of ssh, and
+not always (not with `git push --atomic`, before git 2.53). All clients fail when an error is sent before the end of the
+stream, in the band for fatal errors of gitprotocol-pack(5), "Packfile Data". So a failed deploy is reported there.
 """
 
 import os
@@ -31,20 +31,20 @@ _ANY_REF = ["receive.hideRefs=!refs/", "receive.hideRefs=refs/replace", "receive
 
 _REFUSALS = {
     b"shallow update not allowed": (
-        "this push comes from a shallow clone, and its history is not here; nothing was built",
+        "this push is from a shallow clone, and its older commits are missing here; nothing was built",
         "Fetch the whole history, then push again: git fetch --unshallow",
     ),
     b"pack exceeds maximum allowed size": (
-        "this push is larger than nap takes (ssh.max_push in its settings); nothing was kept",
-        "See what is large (git count-objects -vH), take it out of the history, and push again.",
+        "this push is larger than ssh.max_push allows; nothing was kept",
+        "Find what is large (git count-objects -vH), remove it from the history, and push again.",
     ),
     b"ut of memory": (
-        "git needed more memory to receive this push than nap gives it (commit.memory in its settings)",
-        "See what is large (git count-objects -vH), take it out of the history, and push again.",
+        "git needed more memory to receive this push than commit.memory allows",
+        "Find what is large (git count-objects -vH), remove it from the history, and push again.",
     ),
     b"deny updating a hidden ref": (
-        "nap takes branches, tags, notes, and what git hosts mirror (refs/pull, refs/merge-requests, …); "
-        "other refs of this push were not taken",
+        "nap accepts branches, tags, notes, and what git hosts mirror (refs/pull, refs/merge-requests, …); "
+        "other refs of this push were refused",
         "Push those you need by name, or ask the operator for: git config nap.mirror true",
     ),
     b"trying to write non-commit object": (
@@ -58,19 +58,19 @@ _REFUSALS = {
 _FEW_UPDATES = 100
 
 _MISSING = (
-    "git cannot receive this push of many refs, and says why above; nothing was kept",
-    "Run git fsck in your repository; to find the ref that is to blame, push fewer at a time.",
+    "git cannot receive this push of many refs, for the reason above; nothing was kept",
+    "Run git fsck in your repository. To find the ref that fails, push fewer refs at a time.",
 )
 
 _UNTOLD = (
-    "the commits have arrived, but git could not tell nap of them, and they are not deployed",
-    "Push again to deploy; where there were many or long push options, without them.",
+    "the commits have arrived, but git could not report them to nap; they are not deployed",
+    "Push again to deploy, without push options if there were many or long ones.",
 )
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a push may have, and whether refs of any name are taken but `refs/nap/` and `refs/replace/`."""
+    """Limits of a push, and whether it may have refs of any name except `refs/nap/` and `refs/replace/`."""
 
     refs: int = 20_000
     """In the repository, and in one push."""
@@ -82,7 +82,8 @@ class Bounds:
 
 
 def bounds_of(repository: Path, environment: Mapping[str, str]) -> Bounds:
-    """What git's configuration says below `nap.`: the gate's (unit_templates/machine/gitconfig.j2), and the app's."""
+    """Read the limits from git's configuration below `nap.`: the gate's (unit_templates/machine/gitconfig.j2) and the
+    app's."""
     said = repository_settings(repository, environment)
     numbers = {"refs": "maxrefs", "ref_bytes": "maxrefbytes", "memory": "memory"}
     found = {name: int(said[key]) for name, key in numbers.items() if said.get(key, "").isdecimal()}
@@ -98,7 +99,7 @@ class Received:
 
 
 class Transfer:
-    """One git-receive-pack on its way: `received`, then what is written to `descriptor`, then `end`."""
+    """One run of git-receive-pack: `received`, then output to `descriptor`, then `end`."""
 
     def __init__(self, repository: Path, environment: Mapping[str, str]) -> None:
         hook_hands, for_hook = os.pipe()
@@ -127,7 +128,7 @@ class Transfer:
         threading.Thread(target=self._feed, daemon=True).start()
 
     def received(self) -> Received | None:
-        """What was pushed, once it is in the repository; None where git took nothing."""
+        """Return what was pushed, once it is in the repository; None if git accepted nothing."""
         options: dict[int, str] = {}
         lines: list[bytes] = []
         for line in self._handed:
@@ -141,9 +142,9 @@ class Transfer:
         return None
 
     def end(self, failure: str = "") -> int:
-        """Let git end, with `failure` as its last word where there is one; its exit status.
+        """Let git end, with `failure` as its last message if there is one; return its exit status.
 
-        Until then, what is written to `descriptor` reaches the pusher as git's own output.
+        Until then, output to `descriptor` reaches the pusher as git's own output.
         """
         os.close(self.descriptor)
         self._passing_on.join()
@@ -161,21 +162,21 @@ class Transfer:
 
     @property
     def was_ended(self) -> bool:
-        """Whether git was ended by a signal, and did not clean up. Known once it has ended."""
+        """Whether a signal ended git before it cleaned up. Known after its end."""
         return (self._process.returncode or 0) < 0
 
     @property
     def was_empty(self) -> bool:
-        """Whether the pusher had nothing to send: all was there already. Known once it has ended."""
+        """Whether the pusher had nothing to send. Known after its end."""
         return not self._pusher_sent
 
     @property
     def was_broken_off(self) -> bool:
-        """Whether the pusher left after hearing what is there, and sent nothing. Known once it has ended."""
+        """Whether the pusher left after the ref advertisement and sent nothing. Known after its end."""
         return self._broken_off
 
     def _feed(self) -> None:
-        """What the pusher sends goes to git; whether it is more than the flush-pkt of one who has nothing to send."""
+        """Pass the pusher's data on to git."""
         with suppress(OSError), piped(self._process.stdin) as git:  # git may have seen enough, or the pusher be gone
             passed = pass_on_updates(_read, git, self._bounds, lambda: self._advertised)
             self._pusher_sent, self._updates, self._broken_off = passed.sent, passed.updates, passed.broken_off
@@ -188,7 +189,7 @@ class Transfer:
                 pass
 
     def _pass_on(self) -> None:
-        """Everything but what ends it, a packet at a time."""
+        """Pass on everything except the final flush-pkt, one packet at a time."""
         with piped(self._process.stdout) as said:
             there = list(_packets(said))
             self._advertised = sum(b" refs/" in each for each in there)
@@ -208,7 +209,7 @@ class Transfer:
                 _write(packet)
 
     def _pass_on_errors(self) -> None:
-        """What git and its programs say to those who have no bands."""
+        """Pass on standard error of git to clients without sideband."""
         with piped(self._process.stderr) as said:
             while piece := os.read(said.fileno(), _PIECE_BYTES):
                 self._give_up_on(piece)
@@ -234,7 +235,7 @@ class Transfer:
 
 
 class Passed(NamedTuple):
-    """What the pusher sent first: whether it was more than a flush-pkt, how many updates, and why they are refused."""
+    """The beginning of the push: whether it had more than a flush-pkt, how many updates, and why they are refused."""
 
     sent: bool
     updates: int
@@ -243,11 +244,13 @@ class Passed(NamedTuple):
     """Whether there was nothing at all."""
 
 
-def pass_on_updates(read: Callable[[int], bytes], git: IO[bytes], bounds: Bounds, there: Callable[[], int]) -> Passed:
-    """Pass on the updates of a push, up to their flush-pkt or to what is no pkt-line.
+def pass_on_updates(
+    read: Callable[[int], bytes], git: IO[bytes], bounds: Bounds, count_refs: Callable[[], int]
+) -> Passed:
+    """Pass on the ref updates of a push, up to their flush-pkt or to the first invalid pkt-line.
 
-    `read` gives so many bytes of the pusher's, or fewer at their end; `there` tells how many refs the repository has,
-    once the pusher knows them. git makes a file and its folders for each ref, so nobody may push any number.
+    `read` returns that many bytes from the pusher, or fewer at the end; `count_refs` returns how many refs the
+    repository has, once the pusher knows them. git makes a file and its folders for each ref, so the number is limited.
     """
     sent, updates, added = False, 0, 0
     while packet := read(len(_FLUSH)):
@@ -273,20 +276,20 @@ def pass_on_updates(read: Callable[[int], bytes], git: IO[bytes], bounds: Bounds
                     "Rename the branch or tag, and push again.",
                 ),
             )
-        if updates > bounds.refs or (added > 0 and added + there() > bounds.refs):
+        if updates > bounds.refs or (added > 0 and added + count_refs() > bounds.refs):
             return Passed(
                 sent,
                 updates,
                 (
-                    f"with this push there would be more than {bounds.refs} refs (ssh.max_refs); nothing was kept",
-                    "Push fewer branches and tags, or delete some that are here; the operator can raise the limit.",
+                    f"this push would make more than {bounds.refs} refs (ssh.max_refs); nothing was kept",
+                    "Push fewer branches and tags, or delete some here, or ask the operator to raise the limit.",
                 ),
             )
     return Passed(sent, updates, broken_off=not (packet or sent))
 
 
 def _read(length: int) -> bytes:
-    """So many bytes of the pusher's; fewer at their end."""
+    """Read that many bytes from the pusher; fewer at the end."""
     content = b""
     while len(content) < length and (piece := os.read(0, length - len(content))):
         content += piece
@@ -294,7 +297,7 @@ def _read(length: int) -> bytes:
 
 
 def _packets(stream: IO[bytes]) -> Iterable[bytes]:
-    """Each pkt-line whole, up to a flush-pkt and with it (gitprotocol-common(5))."""
+    """Yield each whole pkt-line, up to and including a flush-pkt (gitprotocol-common(5))."""
     while length := stream.read(4):
         if not _LENGTH.fullmatch(length):
             yield length + stream.read()
@@ -305,7 +308,7 @@ def _packets(stream: IO[bytes]) -> Iterable[bytes]:
 
 
 def _write(content: bytes, descriptor: int = 1) -> None:
-    """To the pusher, who may be gone."""
+    """Write to the pusher, who may be disconnected."""
     while content:
         try:
             content = content[os.write(descriptor, content) :]

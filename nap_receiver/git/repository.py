@@ -15,35 +15,36 @@ from nap_receiver.model.app import app_name
 
 
 def repository_at(path: str, state: State) -> Path:
-    """The place of what a remote's URL calls `hello`, `/hello.git` or `team/hello`, below the repositories.
+    """Return the repository for `hello`, `/hello.git` or `team/hello` in a remote's URL.
 
-    Raises `NapError` for what has none there, and for a link: nothing leads out of the repositories.
+    Raises `NapError` for an invalid path, and for a symbolic link: nothing may lead out of the repositories.
     """
     relative = PurePosixPath(path.removeprefix("/").removeprefix("~/"))
     parts = [*relative.parts[:-1], relative.name.removesuffix(".git")]
     if relative.is_absolute() or any(not p or p.startswith((".", "-")) or not p.isprintable() for p in parts):
-        raise NapError(f"{path[:80]!a} is no name of an app", advice="Push to ssh://…/APP or ssh://…/TEAM/APP.")
+        raise NapError(f"{path[:80]!a} is not a name of an app", advice="Push to ssh://…/APP or ssh://…/TEAM/APP.")
     repository = state.repositories.joinpath(*parts[:-1], f"{parts[-1]}.git")
     base = state.repositories.resolve()
     if repository.resolve() != base / repository.relative_to(state.repositories):
-        raise NapError(f"{path[:80]!a} is a link on this host, and the gate follows none")
+        raise NapError(f"{path[:80]!a} is a symbolic link on this host; the gate does not follow links")
     return repository
 
 
 def name_of(repository: Path, state: State) -> str:
-    """What a repository is called on every receiver: its path below the repositories, `team/shop`; else all of it."""
+    """Return the name of a repository on every receiver: its path below the repositories, `team/shop`; else its whole
+    path."""
     if repository.is_relative_to(state.repositories):
         return str(repository.relative_to(state.repositories)).removesuffix(".git")
     return str(repository)
 
 
 def repository_called(name: str, state: State) -> Path:
-    """The repository of which `name_of` is `name`."""
+    """Return the repository whose `name_of` is `name`."""
     return Path(name) if name.startswith("/") else state.repositories / f"{name}.git"
 
 
 def repository_of(app: str, state: State) -> Path | None:
-    """The repository of `app` below the repositories of this host, or None."""
+    """Return the repository of `app` below the repositories of this host, or None."""
     for folder, below, _ in os.walk(state.repositories):
         for repository in [Path(folder, name) for name in below if name.endswith(".git")]:
             with suppress(NapError):  # one that the operator keeps there, of a name that no app can have
@@ -58,13 +59,13 @@ OBJECT_FORMATS = ("sha1", "sha256")
 
 
 def object_format_of(repository: Path) -> str:
-    """One of `OBJECT_FORMATS`."""
+    """Return the object format of a repository, one of `OBJECT_FORMATS`."""
     command = git("rev-parse", "--show-object-format", repository=repository)
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
 
 
 def create(repository: Path, object_format: str = OBJECT_FORMATS[0]) -> None:
-    """A bare repository; nobody sees it half made, and one that is there is left as it is."""
+    """Create a bare repository atomically; an existing one is not changed."""
     import tempfile  # what only the first push needs
 
     while not repository.is_dir():
@@ -83,7 +84,7 @@ def create(repository: Path, object_format: str = OBJECT_FORMATS[0]) -> None:
 
 @contextmanager
 def in_use(repository: Path) -> Iterator[None]:
-    """Nobody takes the repository away during the block."""
+    """Prevent the removal of the repository during the block."""
     folder = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_SH)
@@ -93,7 +94,7 @@ def in_use(repository: Path) -> Iterator[None]:
 
 
 def discard_incoming(repository: Path) -> None:
-    """Remove the objects of pushes that were ended by a signal, where nobody pushes now: git leaves them there."""
+    """Remove the objects of pushes that a signal ended, if nobody pushes now: git leaves them."""
     folder = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with suppress(BlockingIOError):  # the next one does it
@@ -105,7 +106,7 @@ def discard_incoming(repository: Path) -> None:
 
 
 def discard_empty(repository: Path, state: State) -> bool:
-    """Remove a repository that holds no ref and that nobody pushes to; whether it was one."""
+    """Remove a repository without refs to which nobody pushes; return whether it was removed."""
     folder = os.open(repository, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,7 +121,7 @@ def discard_empty(repository: Path, state: State) -> bool:
 
 
 def remove(repository: Path, state: State) -> None:
-    """Remove a repository, and the folders above it that hold no other."""
+    """Remove a repository, and its parent folders that have no other repository."""
     if repository.is_dir():
         _remove_tree(repository)
     _remove_empty_above(repository, state)
@@ -133,7 +134,7 @@ def _remove_tree(folder: Path) -> None:
 
 
 def move(repository: Path, target: Path, state: State) -> None:
-    """Move a repository, and remove the folders above it that hold no other. Raises `NapError` where it cannot be."""
+    """Move a repository, and remove its parent folders that have no other. Raises `NapError` if it fails."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         repository.rename(target)
@@ -149,13 +150,13 @@ def _remove_empty_above(repository: Path, state: State) -> None:
 
 
 def has_refs(repository: Path) -> bool:
-    """Whether anything was ever pushed to the repository, and is still there."""
+    """Return whether the repository has any ref."""
     command = git("for-each-ref", "--count=1", repository=repository)
     return bool(subprocess.run(command, capture_output=True, check=True).stdout)
 
 
 def collect_garbage(repository: Path, environment: Mapping[str, str], memory: int) -> None:
-    """In the background, and only where enough has gathered (git-gc(1), `--auto`); with so many bytes of memory."""
+    """Run git-gc(1) with `--auto` in the background, with this memory limit in bytes."""
     command = bounded(git("gc", "--auto", "--quiet", repository=repository), memory=memory)
     null = subprocess.DEVNULL
     subprocess.Popen(command, env=environment, stdin=null, stdout=null, stderr=null, start_new_session=True)

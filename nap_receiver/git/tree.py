@@ -1,11 +1,11 @@
 """Read a commit's tree for a build context, in a separate process: `python -m nap_receiver.git.tree`.
 
-What it reads was written by a stranger. So git says how large each object is before it is read, no object larger than
-the settings allow is, and `checkout`, which starts this process, limits its memory and processor time.
+The input is untrusted. So git reports the size of each object before it is read, no object larger than the settings
+allow is read, and `checkout`, which starts this process, limits its memory and processor time.
 
-Arguments: the repository, the commit, the app, and `CommitSettings` in JSON. Standard output: a line of JSON, then,
-when a line came in, the entries of a tar, without the blocks that end one. Standard error: JSON, with what is known at
-the end or, where the exit status is 1, with an error's text and advice.
+Arguments: the repository, the commit, the app, and `CommitSettings` in JSON. Standard output: a line of JSON; then,
+after one line of standard input, the entries of a tar, without the final blocks. Standard error: JSON with the final
+results or, with exit status 1, the message and advice of an error.
 """
 
 import json
@@ -69,7 +69,8 @@ class Leaf(NamedTuple):
 
 
 class _Objects:
-    """A repository's objects, through one `git cat-file`, which says an object's size before its content."""
+    """Reads objects of a repository through one `git cat-file`, which reports the size of an object before its
+    content."""
 
     def __init__(self, repository: str, app: str, bounds: "CommitSettings") -> None:
         self._repository, self._app, self._bounds = repository, app, bounds
@@ -87,7 +88,7 @@ class _Objects:
         self._answers: IO[bytes] = piped(self._process.stdout)
 
     def kinds(self, names: Sequence[bytes]) -> Iterator[tuple[bytes, int]]:
-        """The kind of each object (`blob`, …) and its size in bytes; an empty kind for one that is missing."""
+        """Return the type of each object (`blob`, …) and its size in bytes; an empty type for a missing object."""
         for start in range(0, len(names), _ASKED_AT_ONCE):
             asked = names[start : start + _ASKED_AT_ONCE]
             self._ask(b"info", asked)
@@ -95,16 +96,16 @@ class _Objects:
                 yield self._answer(name)[1:]
 
     def found(self, name: bytes) -> tuple[bytes, bytes, int]:
-        """Name, kind and size of what `name` is, such as `<name>^{commit}`."""
+        """Return name, type and size of the object that `name` names, such as `<name>^{commit}`."""
         self._ask(b"info", [name])
         return self._answer(name)
 
     def ask_for_contents(self, names: Sequence[bytes]) -> None:
-        """Have the contents of so many blobs come next, each for `next_content`."""
+        """Request the contents of these blobs, one for each later `next_content`."""
         self._ask(b"contents", names)
 
     def next_content(self, name: bytes, size: int, kind: bytes = b"blob") -> Iterator[bytes]:
-        """The content that comes next, in pieces; it must be that of the object named."""
+        """Yield the next content in pieces; it must be that of the named object."""
         line = self._answers.readline()
         if line != b"%b %b %d\n" % (name, kind, size):
             raise self.unreadable(f"object {_shown(name[:12])}") if line.endswith(b"\n") else self._stopped()
@@ -145,7 +146,7 @@ class _Objects:
         return name, b"", 0
 
     def _stopped(self) -> NapError:
-        """Why git has ended."""
+        """Return the error for git's end."""
         said = piped(self._process.stderr).read().decode(errors="backslashreplace").strip()
         status = self._process.wait()
         if status < 0:
@@ -153,7 +154,7 @@ class _Objects:
         if "ut of memory" in said or "mmap failed" in said:  # git's words, in usage.c, wrapper.c and packfile.c
             return NapError(
                 f"{self._app}: reading the commit took too much memory: commit.memory is {self._bounds.memory} bytes",
-                advice="Take the largest files out of the commit, or ask the operator to raise it; then push again.",
+                advice="Remove the largest files, or ask the operator to raise the limit; then push again.",
             )
         last = said.splitlines()[-1][:_SHOWN_CHARACTERS] if said else f"git ended with status {status}"
         return self.unreadable(f"an object ({last})")
@@ -170,7 +171,8 @@ class Tree:
     """What `Checkout` says of them; known after `of`."""
 
     def of(self, commit: str) -> tuple[bytes, int, dict[str, bytes], list[Leaf]]:
-        """The commit's name, time, manifests and leaves. Raises `NapError` before anything is read that is too much."""
+        """Read the commit's name, time, manifests and leaves. Raises `NapError` before it reads anything above a
+        limit."""
         name, tree, time = self._commit(commit)
         kind, size = next(self._objects.kinds([tree]))
         top = self._entries(Leaf(b"", stat.S_IFDIR, tree, size if kind == b"tree" else -1))
@@ -189,7 +191,7 @@ class Tree:
         return name, time, files, list(self._leaves(top, patterns))
 
     def _commit(self, name: str) -> tuple[bytes, bytes, int]:
-        """The object names of a commit, or of that which a tag is about, and of its tree; and its time.
+        """Return the object names of a commit, or of the commit of a tag, and of its tree; and its time.
 
         git-fsck(1) finds fault with commits that lack an author or a time; git itself reads them, and so does this.
         """
@@ -198,7 +200,7 @@ class Tree:
             raise NapError(f"{self._app}: commit {_shown(asked[:7])} is not in the repository", advice="Push again.")
         found, kind, size = self._objects.found(asked + b"^{commit}")
         if kind != b"commit":
-            raise NapError(f"{self._app}: {name[:7]} is no commit", advice="Push a branch of commits.")
+            raise NapError(f"{self._app}: {name[:7]} is not a commit", advice="Push a branch of commits.")
         self._require_few_bytes(f"commit {name[:7]}", size, "max_manifest")
         content = self._objects.content(found, size, b"commit")
         whole, tree = _COMMIT.match(content), _TREE.match(content)
@@ -207,7 +209,7 @@ class Tree:
         return found, tree[1], min(int(whole[2]), _LARGEST) if whole else 0
 
     def _dockerfile(self, top: Sequence[Leaf], commit: str) -> str:
-        """What the Dockerfile is called. Raises `NapError` where there is none, with what to do about it."""
+        """Return the name of the Dockerfile. Raises `NapError` with advice if there is none."""
         files = [leaf.path for leaf in top if leaf.has_content]
         for name in DOCKERFILES:
             if name in files:
@@ -220,7 +222,7 @@ class Tree:
         )
 
     def _entries(self, folder: Leaf) -> list[Leaf]:
-        """What a directory has, each with its size. Raises `NapError` where one could be no file."""
+        """Return the entries of a directory with their sizes. Raises `NapError` for an entry that cannot be a file."""
         tree, above = folder.object_name, folder.path + b"/" if folder.path else b""
         if folder.size < 0:
             raise self._objects.unreadable(f"tree {_shown(tree[:12])}")
@@ -237,7 +239,9 @@ class Tree:
         for name, _, _ in entries:
             self._require_name(above, name)
         if len({name for name, _, _ in entries}) < len(entries):
-            raise NapError(f"{self._app}: {_shown(above) or 'the top'}: the tree has one name twice", advice=_REWRITE)
+            raise NapError(
+                f"{self._app}: {_shown(above) or 'the top'}: the tree has the same name twice", advice=_REWRITE
+            )
         kinds = self._objects.kinds([name for _, mode, name in entries if stat.S_IFMT(mode) in _KINDS])
         leaves = []
         for name, mode, object_name in entries:
@@ -255,7 +259,8 @@ class Tree:
             raise NapError(f"{self._app}: {_shown(above + name)}: its path has more than {_PATH_BYTES} bytes")
 
     def _leaves(self, top: Sequence[Leaf], patterns: Patterns) -> Iterator[Leaf]:
-        """All that is not ignored, each directory before what is in it. Raises `NapError` where that is too much."""
+        """Return all entries that are not ignored, each directory before its content. Raises `NapError` above a
+        limit."""
         waiting = [(leaf, 0) for leaf in reversed(top)]
         while waiting:
             leaf, above = waiting.pop()
@@ -280,7 +285,7 @@ class Tree:
         if leaf.size < 0:
             raise self._objects.unreadable(f"{_shown(leaf.path)} (object {_shown(leaf.object_name[:12])})")
         if stat.S_ISLNK(leaf.mode) and leaf.size > _PATH_BYTES:
-            what = f"it links to a name of {leaf.size} bytes, and {_PATH_BYTES} is the most"
+            what = f"it is a link with a target of {leaf.size} bytes; the limit is {_PATH_BYTES}"
             raise NapError(f"{self._app}: {_shown(leaf.path)}: {what}", advice=_LEAVE_OUT)
         if leaf.size > self._bounds.max_file:
             self._require_few_bytes(_shown(leaf.path), leaf.size, "max_file")
@@ -306,9 +311,9 @@ class Tree:
         )
 
     def _file(self, top: Sequence[Leaf], name: str) -> bytes | None:
-        """The content of a file at the top, or of what is linked to there; None where there is nothing of that name.
+        """Return the content of a file at the top, or of the target of a link there; None if the name does not exist.
 
-        Raises `NapError` for what is no file: it would be left out, and nobody know.
+        Raises `NapError` if it is not a file: it would be missing without a message.
         """
         leaf, what = _called(top, name.encode()), "it is a directory or a submodule"
         if leaf is None:
@@ -316,7 +321,7 @@ class Tree:
         if stat.S_ISLNK(leaf.mode):
             self._require_small(leaf)
             target = self._objects.content(leaf.object_name, leaf.size, b"blob")
-            what = f"it is a link to {_shown(target)[:80]}, and that is no file of this commit"
+            what = f"it is a link to {_shown(target)[:80]}, which is not a file of this commit"
             # Or the commit's own directories would be taken for those at the root of a machine.
             leaf = None if target.startswith(b"/") else self._at(top, posixpath.normpath(target))
         if leaf is None or not stat.S_ISREG(leaf.mode):
@@ -329,7 +334,7 @@ class Tree:
         return self._objects.content(leaf.object_name, leaf.size, b"blob")
 
     def _at(self, top: Sequence[Leaf], path: bytes) -> Leaf | None:
-        """What is at a path below the top, through directories alone."""
+        """Return the entry at a path below the top, through directories only."""
         parts = path.split(b"/")
         above = b""
         for part in parts[:-1]:
@@ -360,7 +365,7 @@ def _called(leaves: Sequence[Leaf], path: bytes) -> Leaf | None:
 
 
 class _Seen:
-    """Paths of files that will not do what their author expects; known once their contents were read."""
+    """Paths of files that will not work as their author expects, found while the contents are read."""
 
     def __init__(self) -> None:
         self.lfs_pointers: list[str] = []
@@ -392,7 +397,7 @@ def _shown(path: bytes) -> str:
 
 
 class _Headers:
-    """Headers of a tar whose entries have the same time.
+    """Makes tar headers for entries with the same time.
 
     tarfile needs longer for a header than git for the content of a small file. So it makes one header of each kind, and
     only name, size and checksum are replaced there (tar(5), "Pre-POSIX Archives").
@@ -423,7 +428,7 @@ class _Headers:
 
 
 def _write_tar(leaves: Sequence[Leaf], time: int, objects: _Objects, out: IO[bytes]) -> _Seen:
-    """Write the leaves as entries of a tar, without the blocks that end it."""
+    """Write the leaves as entries of a tar, without the final blocks."""
     headers, seen = _Headers(time), _Seen()
     for start in range(0, len(leaves), _ASKED_AT_ONCE):
         batch = leaves[start : start + _ASKED_AT_ONCE]
@@ -446,7 +451,7 @@ def _write_tar(leaves: Sequence[Leaf], time: int, objects: _Objects, out: IO[byt
 
 
 def _read(repository: str, commit: str, app: str, bounds: "CommitSettings") -> dict[str, str]:
-    """Write what there is to standard output; what is known at the end."""
+    """Write the tree to standard output; return the final report."""
     objects = _Objects(repository, app, bounds)
     tree = Tree(objects, app, bounds)
     name, time, manifests, leaves = tree.of(commit)
@@ -470,7 +475,7 @@ def _read(repository: str, commit: str, app: str, bounds: "CommitSettings") -> d
 
 
 def main() -> int:
-    """Do what the module says."""
+    """Run the module as its docstring describes."""
     repository, commit, app, bounds = sys.argv[1:]
     limits = cast("CommitSettings", SimpleNamespace(**json.loads(bounds)))
     try:

@@ -30,13 +30,13 @@ Rule = tuple[str, ...]
 
 
 def guard(state: State, settings: Settings) -> None:
-    """Put the rules in force where nap may: as root, for an engine on this machine. Raises `NapError`."""
+    """Add the rules, if nap is root and the engine is on this machine. Raises `NapError`."""
     if daemon.is_root_there(settings.engine.url):
         raise_wall(state, settings, bridges(state, settings))
 
 
 def bridges(state: State, settings: Settings) -> list[str]:
-    """The interfaces that apps and builds are behind. Raises `NapError` where the engine has them elsewhere."""
+    """Return the interfaces of apps and builds. Raises `NapError` if they are on another machine."""
     from nap_receiver.engine.client import engine_at  # a quarter of a second, which `nap down` has no need of
 
     with engine_at(settings.engine.url) as near:
@@ -47,13 +47,13 @@ def bridges(state: State, settings: Settings) -> list[str]:
         if not Path("/sys/class/net", bridge).exists():
             raise NapError(
                 f"the engine's network interface {bridge} is not on this machine",
-                advice="Make the firewall rules where the engine runs: docs/operating.md.",
+                advice="Add the firewall rules on the engine's machine: docs/operating.md.",
             )
     return found
 
 
 def rules(state: State, settings: Settings, behind: Sequence[str]) -> list[Rule]:
-    """All rules, each as `iptables --append` takes it: of both chains, then the two that lead there."""
+    """Return all rules as arguments of `iptables --append`: of both chains, then the two jumps to them."""
     to_machine, through = chains(state)
     return [
         *((to_machine, *rule) for rule in _to_the_machine(settings)),
@@ -66,12 +66,12 @@ def rules(state: State, settings: Settings, behind: Sequence[str]) -> list[Rule]
 
 
 def chains(state: State) -> tuple[str, str]:
-    """The names of the two chains: of packets to this machine, and through it."""
+    """Return the names of the two chains: for packets to this machine, and through it."""
     return f"NAP-{state.name}-IN", f"NAP-{state.name}-THROUGH"
 
 
 def _to_the_machine(settings: Settings) -> list[Rule]:
-    """What containers reach of this machine: name servers, apps' published ports, the router, and what is opened."""
+    """Return what containers may reach on this machine: name servers, published ports, the router, opened ports."""
     found: list[Rule] = [("-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", *_RETURN), ("-p", "icmp", *_RETURN)]
     found += [("-p", kind, "--dport", "53", *_RETURN) for kind in ("udp", "tcp")]
     found += [("-p", "tcp", "--dport", str(port), *_RETURN) for port in settings.local.open_ports.ports]
@@ -90,7 +90,7 @@ def _to_the_machine(settings: Settings) -> list[Rule]:
 
 
 def raise_wall(state: State, settings: Settings, behind: Sequence[str]) -> None:
-    """Put the rules in force, as they are now; the old ones hold until the new ones do. Raises `NapError`."""
+    """Replace the rules; the old ones stay in force until the new ones are. Raises `NapError`."""
     wanted = rules(state, settings, behind)
     own = set(chains(state))
     # iptables-restore(8): a chain that is named is emptied, and filled, in one step.
@@ -105,13 +105,13 @@ def raise_wall(state: State, settings: Settings, behind: Sequence[str]) -> None:
                 _command("iptables")("--wait", "--insert", *rule)
     except (sh.ErrorReturnCode, sh.CommandNotFound) as error:
         raise NapError(
-            f"the firewall rules for containers cannot be made: {_reason(error)}",
-            advice="Until they are, containers reach the services of this machine: nap doctor --fix",
+            f"the firewall rules for containers cannot be added: {_reason(error)}",
+            advice="Containers can reach the services of this machine. To try again: nap doctor --fix",
         ) from error
 
 
 def missing(state: State, settings: Settings, behind: Sequence[str]) -> list[Rule]:
-    """The rules that do not hold. Raises `NapError` where that cannot be seen."""
+    """Return the rules that are not in force. Raises `NapError` if that cannot be read."""
     try:
         return [rule for rule in rules(state, settings, behind) if not _holds(rule)]
     except sh.CommandNotFound as error:
@@ -119,7 +119,7 @@ def missing(state: State, settings: Settings, behind: Sequence[str]) -> list[Rul
 
 
 def tear_down(state: State) -> None:
-    """Remove the rules and the chains; nothing where there are none, or where this is not root's to do."""
+    """Remove the rules and the chains; does nothing without them or without root."""
     if os.geteuid() != 0:
         return
     own = {chain for chain in chains(state) if _has(chain)}

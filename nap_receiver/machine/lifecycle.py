@@ -57,7 +57,7 @@ _LAST_WORDS = 15
 
 @dataclass(frozen=True)
 class Standing:
-    """How a program stands: supervisord's word for its state, its process, and whether it answers."""
+    """The state of a program: supervisord's word for it, its process, and whether it is ready."""
 
     program: str
     state: str
@@ -67,7 +67,8 @@ class Standing:
 
 
 def up(state: State) -> Settings:
-    """Start what does not run and return when everything answers. Raises `NapError` with the log of what does not."""
+    """Start all programs that do not run; return when all are ready. Raises `NapError` with the log of one that is
+    not."""
     state.require_room_for_sockets()
     require_installed()
     close(state)
@@ -109,7 +110,7 @@ def up(state: State) -> Settings:
 
 
 def start_again(state: State) -> None:
-    """Start what was up and does not run any more, all of it where nap is down. Raises `NapError` as `up` does."""
+    """Start the programs that were up and are not; all of them if nap is down. Raises `NapError` as `up` does."""
     supervisor = _supervisor(state)
     if not supervisor.answers():
         up(state)
@@ -121,7 +122,7 @@ def start_again(state: State) -> None:
 
 
 def down(state: State) -> bool:
-    """Stop all of it, the apps first; whether anything ran. Returns when the last process has ended."""
+    """Stop all programs, the apps first; return whether any ran. Returns when the last process has ended."""
     supervisor = _supervisor(state)
     if not supervisor.answers():
         firewall.tear_down(state)
@@ -156,7 +157,7 @@ def down(state: State) -> bool:
 
 
 def status(state: State) -> list[Standing]:
-    """How each program stands; empty when nap is down."""
+    """Return the state of each program; empty if nap is down."""
     supervisor = _supervisor(state)
     if not supervisor.answers():
         return []
@@ -173,7 +174,7 @@ def status(state: State) -> list[Standing]:
 
 
 def remote_url(settings: Settings, app: str) -> str:
-    """What to give `git remote add`."""
+    """Return the URL for `git remote add`."""
     host = settings.ssh.address.host
     shown = socket.gethostname() if host in {"0.0.0.0", "[::]"} else host
     return f"ssh://{getpass.getuser()}@{shown}:{settings.ssh.address.port}/{app}"
@@ -204,7 +205,7 @@ def _take_up_changes(supervisor: Supervisor, rewritten: set[str]) -> None:
 
 
 def _start_stopped(supervisor: Supervisor) -> list[dict[str, Any]]:
-    """Start what does not run; what supervisord knows of all programs."""
+    """Start all programs that do not run; return supervisord's facts about all programs."""
     known: list[dict[str, Any]] = supervisor.call("getAllProcessInfo")
     for process in known:
         if process["statename"] in {"STOPPED", "EXITED", "FATAL"}:
@@ -232,13 +233,13 @@ def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Prog
     for each in dependencies(state, settings):
         if not each.answers():
             raise NapError(
-                f"{each.name} at {each.address} does not answer, and nap relies on it",
-                advice="Start it, or say where it is: settings.toml, `nap settings`.",
+                f"{each.name} at {each.address} does not answer, and nap needs it",
+                advice="Start it, or correct its address in settings.toml: nap settings",
             )
 
 
 def _renew_units(state: State, settings: Settings) -> None:
-    """Write the units of what runs on this machine anew, for the settings and templates as they are now."""
+    """Write the units of running instances again, with the current settings and templates."""
     scheduler = scheduler_of(state, settings)
     apps = scheduler.apps_to_renew()
     if not apps:

@@ -60,7 +60,7 @@ SCHEDULER_STOP_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Program:
-    """One of nap's own programs: how it is run, where it answers, and how to tell that it does."""
+    """One of nap's own programs: its command, its address, and a check that it is ready."""
 
     name: str
     command: list[str]
@@ -72,19 +72,19 @@ class Program:
 
 
 def require_installed() -> None:
-    """Raise `NapError` with the Debian packages to install where a program is missing."""
+    """Raise `NapError` with the missing Debian packages."""
     missing = sorted({package for program, package in _PACKAGES.items() if not found_program(program)})
     if found_program("dockerd") and "docker.io" in missing:  # from Debian 13 on, docker.io is without its client
         missing[missing.index("docker.io")] = "docker-cli"
     if missing:
         raise NapError(
-            "some of the programs that nap runs are not installed",
+            "some programs that nap needs are not installed",
             advice=f"Install them: {'' if os.geteuid() == 0 else 'sudo '}apt-get install {' '.join(missing)}",
         )
 
 
 def dependencies(state: State, settings: Settings) -> list[Dependency]:
-    """What somebody else runs: an engine that is not nap's and, on a cluster, all that belongs to that."""
+    """Return the programs that nap needs and does not run: another engine and, on a cluster, the cluster's programs."""
     found: list[Dependency] = []
     if settings.engine.url != daemon.own_url(state):
         url = settings.engine.url or daemon.USUAL
@@ -99,9 +99,9 @@ def dependencies(state: State, settings: Settings) -> list[Dependency]:
 
 
 def programs_of(state: State, settings: Settings) -> list[Program]:
-    """All of them, the ones that others need first. A cluster has an etcd, a registry and a router of its own."""
+    """Return all programs in the order of their start. A cluster has its own etcd, registry and router."""
     if settings.is_single_machine and settings.etcd.ca:
-        raise NapError("etcd.ca: the etcd that nap runs itself is on a socket, without TLS", advice="Remove etcd.ca.")
+        raise NapError("etcd.ca: nap's own etcd uses a socket, without TLS", advice="Remove etcd.ca.")
     registry, ssh = settings.registry.address, settings.ssh.address
     scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
     programs = [
@@ -153,7 +153,7 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
 
 
 def _router(state: State, settings: Settings) -> list[Program]:
-    """The Caddy that has the routes, the one before it, and what tells both where apps are."""
+    """Return the programs of the router: the second Caddy, the front, and the process that configures them."""
     where = str(settings.router.https or settings.router.http)
     router = [script("nap-router"), str(state.root)]
     return [
@@ -164,7 +164,7 @@ def _router(state: State, settings: Settings) -> list[Program]:
 
 
 def _caddy(name: str, state: State, settings: Settings, address: str, setting: str, order: int) -> Program:
-    """A Caddy that keeps by itself what it was told last."""
+    """Return a Caddy that keeps its last configuration itself."""
     start = ["/usr/bin/env", f"XDG_CONFIG_HOME={state.root / name}", "/bin/sh", str(TEMPLATES / "caddy.sh")]
     command = [*start, str(state.run / f"{name}.json"), caddy_of(settings)]
     socket = admin_socket(state, name)
@@ -192,7 +192,7 @@ def _etcd_command(state: State) -> list[str]:
 
 
 def write_configuration(state: State, settings: Settings, programs: Sequence[Program]) -> set[str]:
-    """Write every program's files; the names of those whose files changed."""
+    """Write the files of all programs; return the names of the programs whose files changed."""
     for folder in (
         state.run,
         state.units,
@@ -252,7 +252,7 @@ def _code_changed(state: State) -> bool:
 
 
 def _prepare_router(state: State, settings: Settings) -> bool:
-    """Write what Caddy starts with; return whether the router's settings or its code differ from before.
+    """Write Caddy's first configuration; return whether the router's settings or its code have changed.
 
     A process keeps the code that it started with: after an upgrade, the router has to start again.
     """
@@ -270,7 +270,7 @@ def _prepare_router(state: State, settings: Settings) -> bool:
 
 
 def account_is_locked() -> bool:
-    """Whether sshd without PAM would refuse this account: its password field starts with `!` (sshd(8), shadow(5))."""
+    """Return whether sshd without PAM refuses this account: its password field starts with `!` (sshd(8), shadow(5))."""
     if os.geteuid() != 0:
         return False
     for line in Path("/etc/shadow").read_text().splitlines():
@@ -281,14 +281,14 @@ def account_is_locked() -> bool:
 
 
 def etcd_answers(settings: EtcdSettings) -> bool:
-    """Whether etcd answers, well within 2 s, to who has these files. Raises `NapError` where one cannot be used."""
+    """Return whether etcd answers within 2 s with these files. Raises `NapError` if a file cannot be used."""
     if settings.address.socket:
         return answers_well(settings.address.socket, "/health", ANSWER_SECONDS)
     return serves(f"{settings.url}/health", tls_of(settings))
 
 
 def tls_of(settings: EtcdSettings) -> ssl.SSLContext | None:
-    """How etcd is spoken to; None without TLS. Raises `NapError` where one of its files cannot be used."""
+    """Return the TLS context for etcd; None without TLS. Raises `NapError` if a file cannot be used."""
     if not settings.ca:
         return None
     try:
@@ -316,5 +316,5 @@ def _serves_gate(state: State) -> bool:
 
 
 def caddy_of(settings: Settings) -> str:
-    """The path of the Caddy that is to run."""
+    """Return the path of the Caddy to run."""
     return settings.router.caddy or path_of("caddy")

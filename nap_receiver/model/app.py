@@ -13,7 +13,7 @@ _LONGEST_APP = 40  # leaves room in a 63-byte label for the release and the proc
 
 
 def app_name(repository: Path, state: State, environ: Mapping[str, str]) -> str:
-    """The app that `repository` deploys: its path below the repositories, `team/shop.git` → `team-shop`.
+    """Return the app that `repository` deploys, from its path below the repositories: `team/shop.git` → `team-shop`.
 
     gitolite says the path itself, in `GL_REPO`; of a repository that lies elsewhere the last part counts. Raises
     `NapError` when the name cannot be that of an image, a unit, an etcd key and a DNS label at once.
@@ -28,9 +28,9 @@ def app_name(repository: Path, state: State, environ: Mapping[str, str]) -> str:
 
 
 def checked_app_name(name: str) -> str:
-    """`name`, or `NapError` with the reason when it cannot be an app's."""
+    """Return `name`. Raises `NapError` with the reason if it is not a valid app name."""
     if len(name) > _LONGEST_APP:
-        reason = f"it has {len(name)} characters, and {_LONGEST_APP} is the most"
+        reason = f"it has {len(name)} characters; the limit is {_LONGEST_APP}"
     elif not name:
         reason = "it is empty"
     elif not _APP.fullmatch(name):

@@ -4,18 +4,18 @@ from nap_receiver.core.settings import RouterSettings, Settings
 
 
 def own_name(app: str, router: RouterSettings) -> str:
-    """The name that every app has: `hello.localhost`."""
+    """Return the domain that nap gives to each app: `hello.localhost`."""
     return f"{app}.{router.domain}"
 
 
 def has_router(settings: Settings) -> bool:
-    """Whether apps have names; on a cluster only where its operator has set one up, below a domain that is told."""
+    """Return whether apps have domains; on a cluster only if the operator has set `router.domain`."""
     domain = settings.router.domain
     return bool(domain) and not (not settings.is_single_machine and domain == RouterSettings().domain)
 
 
 def url_of(app: str, settings: Settings) -> str:
-    """Where the app is reached by that name; empty where there is no router."""
+    """Return the URL of the app at that domain; empty without a router."""
     router = settings.router
     if not has_router(settings):
         return ""

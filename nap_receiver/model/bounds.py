@@ -1,6 +1,6 @@
 """Limits for one app or one user, by the settings' `limits`.
 
-An app that has more already, because a limit was lowered, keeps it: only what would become more still is refused.
+An app that already has more, because a limit was lowered, keeps it: only a further increase is refused.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ if TYPE_CHECKING:  # its libraries take longer to import than a connection to th
 def require_at_most(
     limit: str, limits: "LimitSettings", what: str, number: int, had: int = 0, advice: str = ""
 ) -> None:
-    """Raise `NapError` where `number` is above the limit of this name, and above what there was already.
+    """Raise `NapError` if `number` is above the limit of this name and above the number before (`had`).
 
     `what` is the beginning of the sentence that says so: `shop would have 501 variables`.
     """
     most: int = getattr(limits, limit)
     if number > max(most, had):
         raise NapError(
-            f"{what}, and {most} is the most (limits.{limit})",
+            f"{what}; the limit is {most} (limits.{limit})",
             advice=[*([advice] if advice else []), f"The operator of this nap can raise limits.{limit}."],
         )
 
 
 def require_variables(app: str, before: Mapping[str, str], after: Mapping[str, str], limits: "LimitSettings") -> None:
-    """Raise `NapError` where the app cannot have the variables `after`."""
+    """Raise `NapError` if the variables `after` are above the limits."""
     advice = f"Remove some first: config:unset {app} NAME"
     what = f"{app} would have {len(after)} variables"
     require_at_most("variables", limits, what, len(after), len(before), advice)
@@ -38,13 +38,13 @@ def require_variables(app: str, before: Mapping[str, str], after: Mapping[str, s
 
 
 def require_process_types(app: str, number: int, had: int, limits: "LimitSettings") -> None:
-    """Raise `NapError` where the app cannot have so many process types."""
+    """Raise `NapError` if the number of process types is above the limit."""
     advice = "Remove some from the Procfile, commit, and push again. Running instances were not changed."
     require_at_most("process_types", limits, f"{app} would have {number} process types", number, had, advice)
 
 
 def require_instances(app: str, before: Mapping[str, int], after: Mapping[str, int], limits: "LimitSettings") -> None:
-    """Raise `NapError` where the app cannot have so many instances, given by process type."""
+    """Raise `NapError` if the number of instances, given by process type, is above the limit."""
     number = sum(after.values())
     advice = f"Run fewer of some: ps:scale {app} {next(iter(after), 'web')}=1"
     what = f"{app} would have {number} instances"

@@ -1,8 +1,8 @@
 """How a container runs a line of shell, such as one of a Procfile.
 
-What stops a container sends SIGTERM to its first process alone: Docker's init passes it to its child and to no other. A
-shell there would die of it, and what it runs with it. So a simple command takes the place of its shell, or needs none;
-and for more than that, the shell passes the signal on and waits.
+A container is stopped with SIGTERM to its first process only: Docker's init passes the signal to its child and to no
+other process. A shell there would die of it and leave its children. So a simple command replaces its shell or needs
+none. For other commands the shell passes the signal on and waits.
 """
 
 import re
@@ -32,12 +32,12 @@ wait $!
 
 
 def in_shell(command: str) -> list[str]:
-    """What a container is given to run a command as a Dockerfile's `CMD command` would; nothing for no command."""
+    """Return the arguments of a container that runs a command as a Dockerfile's `CMD command`; none for no command."""
     return ["/bin/sh", "-c", command] if command else []
 
 
 def heeding_signals(command: str) -> list[str]:
-    """The same, so that SIGTERM reaches the programs of the command, and they have the time to end that they are given.
+    """Return the same, so that SIGTERM reaches the programs of the command and they get their time to end.
 
     A command of plain words needs no shell in the image.
     """
@@ -55,7 +55,8 @@ def heeding_signals(command: str) -> list[str]:
 
 
 def _words(command: str) -> list[str]:
-    """The words, quoted as they are, with operators as words of their own; one operator, where it is not sure."""
+    """Split the command into words, with quotes kept and operators as separate words; one operator if that is
+    uncertain."""
     if _QUOTED_QUOTE.search(command):
         return [_OPERATORS]
     lexer = shlex.shlex(command, punctuation_chars=_OPERATORS)

@@ -1,6 +1,6 @@
 """Variables as text: parse a `.env` file; format variables as one, for a shell, or as JSON.
 
-Nothing is filled in: `$HOME` in a file stays `$HOME`, as the shell that would know it is not nap's.
+Variables in values are not expanded: `$HOME` in a file stays `$HOME`.
 """
 
 import json
@@ -27,14 +27,14 @@ _NEWLINE = re.compile(r"\r\n|\n|\r")
 
 @dataclass(frozen=True)
 class EnvFile:
-    """The variables of a `.env` file, and what its reader should know of it, a sentence each."""
+    """The variables of a `.env` file, and notices for its reader, one sentence each."""
 
     values: dict[str, str] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
 
 def read_env_file(content: bytes) -> EnvFile:
-    """The variables of a `.env` file, as python-dotenv reads it; of a name that is there twice, the last value.
+    """Parse a `.env` file as python-dotenv does; if a name is defined twice, the last value counts.
 
     A variable that nap sets itself is left out, with a notice. Raises `NapError`, with the number of the line, for
     what is no variable.
@@ -54,7 +54,7 @@ def read_env_file(content: bytes) -> EnvFile:
         if binding.key is None:
             continue
         if is_naps_own(binding.key):
-            found.notices.append(f"{place}: {binding.key} is nap's own to set: skipped")
+            found.notices.append(f"{place}: {binding.key} is set by nap: skipped")
             continue
         try:
             name = checked_name(binding.key)
@@ -64,13 +64,13 @@ def read_env_file(content: bytes) -> EnvFile:
         except NapError as error:
             raise _refusal(place, str(error), error.advice) from error
         if _REFERENCE.search(binding.value):
-            found.notices.append(f"{place}: {name} is taken as it is written, with ${{…}} in it: nothing is filled in")
+            found.notices.append(f"{place}: {name} keeps ${{…}} as written: nap does not expand it")
         found.values[name] = binding.value
     return found
 
 
 def written_as(values: Mapping[str, str], form: Form) -> str:
-    """The variables as text, ordered by name: as a `.env` file, as commands for a shell, or as one JSON object.
+    """Format the variables as text, ordered by name: as a `.env` file, as shell commands, or as one JSON object.
 
     `read_env_file`, `eval` of a POSIX shell, and a reader of JSON give the same values again.
     """
@@ -83,7 +83,7 @@ def written_as(values: Mapping[str, str], form: Form) -> str:
 
 
 def _quoted(value: str) -> str:
-    """A value as it stands in a `.env` file: in the first way that all readers of such files agree about."""
+    """Quote a value for a `.env` file in the first way on which all readers of such files agree."""
     if _PLAIN.fullmatch(value):
         return value
     if not set(value) & set("'\\"):

@@ -28,7 +28,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class OnFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is done when a check has failed."""
+    """What runs after a check has failed."""
 
     command: list[str] = []
     """Run in the container, before it is stopped."""
@@ -39,7 +39,7 @@ class OnFailure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename="camel"):
     """One check, as app.json's `healthchecks` has it, with Dokku's names; times are in seconds.
 
-    Exactly one of `path` (HTTP), `listening` (TCP), `command` (in the container) and `uptime` says what is asked.
+    Exactly one of `path` (HTTP), `listening` (TCP), `command` (in the container) and `uptime` is set.
     """
 
     type: Literal["startup", "readiness", "liveness", ""] = ""
@@ -73,11 +73,11 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     @property
     def at_start(self) -> bool:
-        """Whether an instance is not good before it passed."""
+        """Whether the instance is healthy only after it has passed this check."""
         return self.type != "liveness"
 
     def line(self, number: int, port: str) -> str:
-        """The check as announce.sh reads it: of the instance's, this number; `port` is that of PORT.
+        """Format the check for announce.sh: its number, and `port`, the value of PORT.
 
         What a tenant chose to ask is not in it (`container.asked_by`).
         """
@@ -99,11 +99,11 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     @property
     def failure_command(self) -> list[str]:
-        """What runs in the container when it has failed."""
+        """The command that runs in the container after the check has failed."""
         return self.on_failure.command if self.on_failure else []
 
     def shown(self, port: str) -> str:
-        """The check as people are told of it; `port` is that of PORT: `http 8080 /health`."""
+        """Format the check for people; `port` is the value of PORT: `http 8080 /health`."""
         if self.path:
             shown = f"{self.scheme or 'http'} {self.port or port} {self.path}"
             shown_content = " ".join(self.content.split())[:_SHOWN_CONTENT]
@@ -120,12 +120,12 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
         return "once" if self.attempts == 1 else f"{self.attempts} times"
 
     def header(self, name: str) -> str:
-        """The value of the header that it asks with; empty where it has none of this name."""
+        """Return the value of this header in the request; empty if it is not set."""
         return next((each.value for each in self.http_headers if each.name.lower() == name.lower()), "")
 
 
 class Answer(msgspec.Struct):
-    """What a failed try was answered, as announce.sh tells it; `error` and `said` are in base64."""
+    """The result of a failed try, as announce.sh writes it; `error` and `said` are in base64."""
 
     asked: str
     """The address that was asked: `172.18.0.3:8080`; of a command, empty."""
@@ -137,7 +137,7 @@ class Answer(msgspec.Struct):
 
 
 def visitors_headers(check: Check, url: str) -> list[Header]:
-    """The headers by which an app takes an HTTP check for a visitor of `url`, without those that the check names.
+    """Return the headers that make the app treat an HTTP check as a visitor of `url`, except those that the check sets.
 
     The router sets them on a visitor's request: Host (RFC 9110, section 7.2) and X-Forwarded-Proto.
     """
@@ -150,14 +150,14 @@ def visitors_headers(check: Check, url: str) -> list[Header]:
 
 
 def ended(command: str, answer: Answer) -> list[str]:
-    """How the last failed run of a command in the container ended, and the lines that it printed last."""
+    """Return how the last failed run of a command in the container ended, and its last output lines."""
     how = f"ended with status {answer.status}" if answer.status > 0 else "did not end in time"
     lines = answer.said.decode("utf-8", "replace").splitlines()
     return [f"{command} {how}{', and printed:' if lines else ''}", *lines]
 
 
 def answered(check: Check, url: str, answer: Answer) -> str:
-    """What was asked as a visitor of `url`, and what came back: `GET http://hello.localhost/health: 404 Not Found`."""
+    """Return the request of a check and its answer: `GET http://hello.localhost/health: 404 Not Found`."""
     parts = urlsplit(url)
     scheme = check.header("X-Forwarded-Proto") or parts.scheme or check.scheme or "http"
     asked = f"GET {scheme}://{check.header('Host') or parts.netloc or answer.asked}{check.path}"

@@ -1,9 +1,8 @@
 """Parse what a commit says about its app: the Procfile, and Heroku's and Dokku's app.json.
 
-Both are read and checked before anything is built. What could not run is refused, each mistake with its place; other
-spellings of the same are taken; keys that mean nothing here are named in the push. The keys are those of Heroku's
-"app.json Schema", of Dokku's plugins/app-json/appjson.go and, for checks, of docker-container-healthchecker's
-appjson/healthcheck.go.
+Both are checked before the build. A mistake is refused with its place; other spellings of the same key are accepted;
+the push lists keys that have no meaning here. The keys are those of Heroku's "app.json Schema", of Dokku's
+plugins/app-json/appjson.go and, for checks, of docker-container-healthchecker's appjson/healthcheck.go.
 """
 
 import json
@@ -61,7 +60,7 @@ class _Formation(msgspec.Struct, frozen=True):
 
 
 class _CheckInRange(Check, frozen=True):
-    """A `Check` whose numbers are none that make no sense."""
+    """A `Check` with limits on its numbers."""
 
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     uptime: _Seconds = 0
@@ -72,7 +71,7 @@ class _CheckInRange(Check, frozen=True):
 
 
 class Variable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An environment variable that the app needs, as app.json's `env` has it."""
+    """An environment variable of the app, as app.json's `env` has it."""
 
     description: str = ""
     value: str | None = None
@@ -98,7 +97,7 @@ class _Scripts(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the Procfile and app.json say."""
+    """The contents of Procfile and app.json."""
 
     commands: dict[str, str] = field(default_factory=lambda: {WEB: ""})
     """What each process type runs; empty for the image's own command."""
@@ -119,16 +118,16 @@ class Manifest:
     """What is taken, and probably not meant; a sentence each."""
 
     def formation(self, before: Mapping[str, int]) -> dict[str, int]:
-        """How many instances of each process type there are; those that were there `before` keep their count."""
+        """Return the number of instances of each process type; types that existed `before` keep their count."""
         return {process: before.get(process, self.quantities.get(process, 1)) for process in self.commands}
 
-    def unset(self, app: str, there: Mapping[str, str]) -> dict[str, str]:
-        """Values for the variables that are not `there`, and for those that each deploy sets.
+    def unset(self, app: str, existing: Mapping[str, str]) -> dict[str, str]:
+        """Return values for the variables that are not in `existing`, and for those that each deploy sets.
 
         Raises `NapError` that names those without which none runs.
         """
         synced = {name: each.value for name, each in self.variables.items() if each.sync and each.value is not None}
-        missing = {name: variable for name, variable in self.variables.items() if name not in {*there, *synced}}
+        missing = {name: variable for name, variable in self.variables.items() if name not in {*existing, *synced}}
         values = {name: value for name, variable in missing.items() if (value := _value(variable)) is not None}
         if lacking := [name for name, each in missing.items() if each.required and name not in values]:
             shown = lacking[:_MOST_TOLD]
@@ -144,7 +143,7 @@ class Manifest:
 
 
 def manifest_of(app: str, files: Mapping[str, bytes]) -> Manifest:
-    """What `Procfile` and `app.json` say, whose contents are given by name where there are any.
+    """Parse `Procfile` and `app.json`, given by name as far as they exist.
 
     Raises `NapError` with every mistake that is in them.
     """
@@ -175,7 +174,7 @@ def _manifest(files: Mapping[str, bytes], mistakes: "_Mistakes") -> Manifest:
 
 
 class _EnoughMistakes(Exception):
-    """There are so many that no more are looked for."""
+    """There are so many mistakes that the search stops."""
 
 
 class _Mistakes:
@@ -186,14 +185,14 @@ class _Mistakes:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """The block ends at its first mistake, and what comes after it goes on."""
+        """Note the first mistake in the block, which ends the block."""
         try:
             yield
         except NapError as error:
             self.add(error)
 
     def add(self, error: NapError) -> None:
-        """One more. Raises `_EnoughMistakes` where that is one too many."""
+        """Note a mistake. Raises `_EnoughMistakes` at the limit."""
         self.found.append(error)
         if len(self.found) >= _MOST_FOUND:
             raise _EnoughMistakes
@@ -225,12 +224,12 @@ def _procfile(content: bytes, mistakes: _Mistakes) -> dict[str, str]:
 
 
 def _unlike(commands: Mapping[str, str]) -> list[str]:
-    """What to say of process types that are probably meant to be `web` and `release`."""
+    """Return warnings about process types that are probably meant to be `web` and `release`."""
     found = []
     for name in commands:
         for meant, what in ((WEB, "nothing answers requests"), (_RELEASE, "it runs all the time")):
             if name != meant and name.lower() == meant and meant not in commands:
-                found.append(f"Procfile: {name} is another process type than {meant}, so {what}; write {meant}: …")
+                found.append(f"Procfile: {name} is not the process type {meant}, so {what}; write {meant}: …")
     return found
 
 
@@ -240,14 +239,14 @@ def _process(line: str, place: str, before: Mapping[str, str]) -> tuple[str, str
         raise NapError(f"{place}: expected NAME: COMMAND, got {line[:80]!a}")
     name, command = match.groups()
     if name in before:
-        raise NapError(f"{place}: {name} is there twice")
+        raise NapError(f"{place}: {name} is defined twice")
     if name == ROUTER:
-        raise NapError(f"{place}: {name} is what nap calls its own", advice="Give the process type another name.")
+        raise NapError(f"{place}: nap uses the name {name} itself", advice="Give the process type another name.")
     return name, command
 
 
 def _app_json(content: bytes, commands: Mapping[str, str], mistakes: _Mistakes) -> Manifest:
-    """What app.json says; where no commands are known, any process type may be one."""
+    """Parse app.json; if no commands are known, any process type is valid."""
     document = _document(content, mistakes)
     ignored: list[str] = []
     document = _known(document, ("formation", "healthchecks", "env", "scripts"), "", ignored, _DESCRIPTIONS)
@@ -290,7 +289,7 @@ def _app_json(content: bytes, commands: Mapping[str, str], mistakes: _Mistakes) 
 
 
 def _known(said: Any, names: Container[str], place: str, ignored: list[str], silently: Container[str] = ()) -> Any:
-    """An object without what is null in it and what is not of these names, which is noted; another value as it is."""
+    """Return an object without nulls and unknown names, which are noted; return another value unchanged."""
     if not isinstance(said, dict):
         return said
     others = [name for name in said if name not in names and name not in silently]
@@ -299,7 +298,7 @@ def _known(said: Any, names: Container[str], place: str, ignored: list[str], sil
 
 
 class _Object(dict[str, Any]):
-    """An object of app.json, and which of its names are there twice."""
+    """An object of app.json, and the names that it defines twice."""
 
     twice: Sequence[str] = ()
 
@@ -323,20 +322,20 @@ def _document(content: bytes, mistakes: _Mistakes) -> _Object:
         raise NapError(f"{place}: not JSON: {error.msg[0].lower()}{error.msg[1:]}") from error
     except UnicodeEncodeError as error:
         half = f"\\u{ord(error.object[error.start]):04x}"
-        raise NapError(f"app.json: {half} is half a character, and its other half is missing") from error
+        raise NapError(f"app.json: {half} is half a character; the other half is missing") from error
     except RecursionError as error:
-        raise NapError("app.json: not JSON that anybody would write: it is nested too deeply") from error
+        raise NapError("app.json: not valid JSON for nap: it is nested too deeply") from error
     except ValueError as error:
-        raise NapError("app.json: not JSON that anybody would write: a number has too many digits") from error
+        raise NapError("app.json: not valid JSON for nap: a number has too many digits") from error
     if not isinstance(document, _Object):
         raise NapError(f"app.json: expected an object, got {_shown(document)}")
     for place in _twice(document):
-        mistakes.add(NapError(f"app.json: {place}: it is there twice"))
+        mistakes.add(NapError(f"app.json: {place} is defined twice"))
     return document
 
 
 def _twice(document: _Object) -> Iterator[str]:
-    """The places of what one object has twice, of which JSON's readers know the last alone."""
+    """Yield the places of names that one object defines twice: JSON parsers keep only the last."""
     found: list[tuple[str, Any]] = [("", document)]
     for place, value in found:  # it grows meanwhile, so that no depth is too much
         if isinstance(value, _Object):
@@ -364,13 +363,13 @@ def _of_processes(
 
 
 def _check(said: Any, place: str, ignored: list[str], mistakes: _Mistakes) -> Check | None:
-    """A check; None for one that asks nothing that is asked here."""
+    """Parse a check; return None for a kind of check that nap does not have."""
     value = _spelt_out(_known(said, _OF_A_CHECK, place, ignored), place, ignored)
     _converted(value, _CheckInRange, place, mistakes)
     check = msgspec.convert(value, Check, strict=False)
     kinds = ("path", "listening", "command", "uptime")
     if sum(bool(getattr(check, kind)) for kind in kinds) != 1:
-        raise NapError(f"app.json: {place}: expected one of {', '.join(kinds)} to say what is asked")
+        raise NapError(f"app.json: {place}: expected one of {', '.join(kinds)} to choose the kind of check")
     if _CONTROL.search(check.path) or "\t" in check.path:
         raise NapError(f"app.json: {place}.path: expected a path such as /health, got {_shown(check.path)}")
     for what, words in (
@@ -379,7 +378,7 @@ def _check(said: Any, place: str, ignored: list[str], mistakes: _Mistakes) -> Ch
         ("content", [check.content]),
     ):
         if any("\0" in word for word in words):
-            raise NapError(f"app.json: {place}.{what}: it cannot hold a NUL character")
+            raise NapError(f"app.json: {place}.{what}: a NUL character is not possible")
     if (url := check.on_failure.url if check.on_failure else "") and not re.match("https?://", url, re.IGNORECASE):
         raise NapError(f"app.json: {place}.onFailure.url: expected http://… or https://…, got {_shown(url)}")
     for i, header in enumerate(check.http_headers):
@@ -391,7 +390,7 @@ def _check(said: Any, place: str, ignored: list[str], mistakes: _Mistakes) -> Ch
 
 
 def _spelt_out(value: Any, place: str, ignored: list[str]) -> Any:
-    """A check as `Check` has it, of the spellings that other platforms take."""
+    """Rewrite a check from the spellings of other platforms to that of `Check`."""
     if not isinstance(value, dict):
         return value
     spelt = {name: each for name, each in value.items() if name != "description"}
@@ -417,7 +416,7 @@ def _spelt_out(value: Any, place: str, ignored: list[str]) -> Any:
 
 
 def _put_in_words(said: dict[str, Any]) -> None:
-    """Have a command that is a line of shell be the words that run one."""
+    """Replace a command that is a line of shell by the arguments that run it."""
     if isinstance(command := said.get("command"), str):
         said["command"] = in_shell(command)
 
@@ -426,7 +425,9 @@ def _require_header(header: Header, place: str) -> None:
     if not _HEADER_NAME.fullmatch(header.name):
         raise NapError(f"app.json: {place}.name: expected the name of a header, got {_shown(header.name)}")
     if _CONTROL.search(header.value):
-        raise NapError(f"app.json: {place}.value: a header cannot hold control characters, got {_shown(header.value)}")
+        raise NapError(
+            f"app.json: {place}.value: a header cannot contain control characters, got {_shown(header.value)}"
+        )
 
 
 def _variable(name: str, said: Any, ignored: list[str], mistakes: _Mistakes) -> Variable:
@@ -460,7 +461,7 @@ def _scripts(said: Any, ignored: list[str], mistakes: _Mistakes) -> _Scripts:
         ("dokku.postdeploy", scripts.dokku.postdeploy),
     ):
         if "\0" in command:
-            raise NapError(f"app.json: scripts.{name}: a command cannot hold a NUL character")
+            raise NapError(f"app.json: scripts.{name}: a command cannot contain a NUL character")
     return scripts
 
 
@@ -469,7 +470,7 @@ def _value(variable: Variable) -> str | None:
 
 
 def _converted(value: Any, kind: Any, place: str, mistakes: _Mistakes) -> Any:
-    """`value` as `kind`. Where it is not, notes its mistakes, each with its place, but for the last, and raises that.
+    """Convert `value` to `kind`. Notes all mistakes except the last, each with its place, and raises the last.
 
     msgspec tells one, so it is asked again about what is left without the setting that one is in.
     """
@@ -498,7 +499,7 @@ def _converted(value: Any, kind: Any, place: str, mistakes: _Mistakes) -> Any:
 
 
 def _mistake(what: str, path: str, place: str, value: Any) -> str:
-    """msgspec's complaint in words for people."""
+    """Translate an error message of msgspec for people."""
     for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", path):
         value = value[name] if name else value[int(index)]
         place += f".{name}" if name else f"[{index}]"

@@ -48,7 +48,7 @@ RENAMED = "Rename from"
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The most that one instance may use, enforced by Docker; 0 for as much as there is."""
+    """Resource limits of one instance, enforced by Docker; 0 for none."""
 
     memory: int = 0
     """Bytes."""
@@ -61,7 +61,7 @@ Protocol = Literal["http", "h2c"]
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """What one deploy runs. `at` is in seconds since the epoch; `formation` is instances by process type.
+    """One release. `at` is in seconds since the epoch; `formation` is the number of instances by process type.
 
     `ports` are those of the image, `8080/tcp`, …, the one first that must answer unless another is set or found.
     """
@@ -111,12 +111,12 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def port(self) -> str:
-        """The number of the port that must answer: `8080`"""
+        """The number of the web port: `8080`"""
         return str(self.set_port or self.found_port or self.ports[0].partition("/")[0])
 
     @property
     def port_from(self) -> Literal["ports:set", "found", "image", "default"]:
-        """Who says that it is this one."""
+        """Where the web port comes from: the image, `ports:set`, …"""
         if self.set_port:
             return "ports:set"
         if self.found_port:
@@ -125,25 +125,26 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def port_variable(self) -> str:
-        """The value of PORT. An app that listens elsewhere keeps the one that it had when nap saw that."""
+        """The value of PORT. An app that listens on another port keeps the value that it had when nap found that
+        port."""
         return str(self.set_port or self.ports[0].partition("/")[0])
 
     @property
     def published(self) -> list[str]:
-        """The ports that its web instances publish, the one first that must answer."""
+        """The ports that its web instances publish, the web port first."""
         first = f"{self.port}/tcp"
         others = self.ports if self.names_port else self.ports[1:]
         return [first, *(port for port in others if port != first)]
 
     @property
     def instances(self) -> "list[Instance]":
-        """What is to run of it, in the order of its process types."""
+        """Its instances, ordered by process type."""
         if self.stopped:
             return []
         return [Instance(self, process, index) for process, n in self.formation.items() for index in range(1, n + 1)]
 
     def at_rest(self, process: str = "") -> tuple[str, str] | None:
-        """Why nothing of it runs, or nothing of this process type of it, and the command that starts it; else None."""
+        """Return why no instance of it, or of this process type, runs, and the command that starts one; else None."""
         if self.stopped:
             return "stopped", f"ps:start {self.app}"
         wanted = {process} if process else self.formation.keys()
@@ -153,16 +154,16 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
         return "scaled to 0", f"ps:scale {self.app} {first}=1"
 
     def is_same_as(self, other: "Release") -> bool:
-        """Whether both are of the same code and configuration, whatever their counts and limits."""
+        """Return whether both have the same code and configuration; counts and limits may differ."""
         return all(getattr(self, each) == getattr(other, each) for each in _CODE_AND_CONFIGURATION)
 
     def limits_of(self, process: str) -> Limits:
-        """What an instance of this process type may use."""
+        """Return the limits of an instance of this process type."""
         return limits_among(self.limits, process)
 
 
 def limits_among(limits: Mapping[str, Limits], process: str) -> Limits:
-    """Those of these limits, by process type, that an instance of this process type has."""
+    """Return those of these limits, by process type, that apply to an instance of this process type."""
     return limits.get(process) or limits.get(EVERY) or Limits()
 
 
@@ -186,27 +187,27 @@ class Instance:
 
     @property
     def key(self) -> str:
-        """`v3.web.1`: unique within the app, so that no name is ever used again."""
+        """`v3.web.1`: unique within the app and never used again."""
         return f"{self.release.name}.{self.label}"
 
     @property
     def unit(self) -> str:
-        """`hello.v3.web.1`; an app's name has no dot, so no two instances share one."""
+        """`hello.v3.web.1`; app names have no dot, so it is unique."""
         return f"{self.release.app}.{self.key}"
 
     @property
     def is_web(self) -> bool:
-        """Whether it is announced, and answers on the release's ports."""
+        """Whether it is announced, and answers on the ports of the release."""
         return self.process == WEB
 
     @property
     def words(self) -> list[str]:
-        """The arguments that its container gets; none for the image's own command."""
+        """The arguments of its container; none for the image's own command."""
         return heeding_signals(self.release.commands.get(self.process, ""))
 
     @property
     def checks(self) -> list[Check]:
-        """What it must pass. What answers nobody must at least keep running for a while."""
+        """Its health checks. An instance that is not web must at least keep running for some time."""
         given = self.release.checks.get(self.process, [])
         if self.is_web or any(check.at_start for check in given):
             return given
@@ -214,17 +215,17 @@ class Instance:
 
     @property
     def limits(self) -> Limits:
-        """What it may use."""
+        """Its resource limits."""
         return self.release.limits_of(self.process)
 
 
 def never_deployed(app: str) -> NapError:
-    """What to raise where a command needs a release that serves, and the app has none."""
+    """Return the error for a command that needs a current release when the app has none."""
     return NapError(f"{app} was never deployed", advice="Push it first: git push nap master")
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How a release's deploy ended, and why it failed."""
+    """How the deploy of a release ended, and why it failed."""
 
     state: Literal["live", "failed"]
     reason: str = ""

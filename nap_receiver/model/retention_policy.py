@@ -10,7 +10,7 @@ from nap_receiver.model.release import Outcome, Release
 
 @dataclass(frozen=True)
 class Sorted:
-    """An app's releases, sorted by whether their images stay."""
+    """The releases of an app, sorted by whether their images stay."""
 
     images: frozenset[str]
     """The images that stay."""
@@ -21,8 +21,8 @@ class Sorted:
 
 
 def sort_out(history: Sequence[tuple[Release, Outcome | None]], keep: int, running: Sequence[str] = ()) -> Sorted:
-    """Which images stay: those of the last `keep` releases that were live and of what came between them, of what runs
-    or may be about to (`running` are units), and the one that a rollback goes back to, unless `keep` is 1."""
+    """Choose the images that stay: those of the last `keep` releases that were live and of all releases between them;
+    those of `running` units or of units that may start; and that of the target of a rollback, unless `keep` is 1."""
     live = live_among(history)
     since = live[-keep:][0].number if live else 0
     needed = {int(unit.split(".")[1].removeprefix("v")) for unit in running}
@@ -37,7 +37,7 @@ def sort_out(history: Sequence[tuple[Release, Outcome | None]], keep: int, runni
 def out_of_ledger(
     history: Sequence[tuple[Release, Outcome | None]], most: int, keep: int, running: Sequence[str] = ()
 ) -> list[Release]:
-    """Releases whose records need not stay where `most` may, the oldest first.
+    """Return the releases whose records can be removed if `most` may stay, oldest first.
 
     The last `most` stay, and whatever `sort_out` keeps because it was live, runs, or is what a rollback goes back to.
     """
@@ -48,12 +48,12 @@ def out_of_ledger(
 
 
 def live_among(history: Sequence[tuple[Release, Outcome | None]]) -> list[Release]:
-    """The releases that were live, or are; the oldest first."""
+    """Return the releases that are or were live, oldest first."""
     return [release for release, outcome in history if outcome and outcome.state == "live"]
 
 
 def before(live: Sequence[Release]) -> Release | None:
-    """What a rollback of the last of these releases goes back to: the one before it of other code or configuration.
+    """Return the target of a rollback of the last of these releases: the latest one with other code or configuration.
 
     One that is itself a rollback counts as the one that it is again: two rollbacks go back twice, not there and back.
     """
@@ -64,7 +64,7 @@ def before(live: Sequence[Release]) -> Release | None:
 
 
 def _for_a_rollback(live: Sequence[Release], keep: int) -> list[Release]:
-    """What stays however often the app was scaled or restarted since: what it ran last, and what is further back.
+    """Return the releases that a rollback needs, however often the app was scaled or restarted since.
 
     The latter only where it was still kept when the app went back: what has gone does not come again.
     """
@@ -76,7 +76,7 @@ def _for_a_rollback(live: Sequence[Release], keep: int) -> list[Release]:
 
 
 def require_kept(release: Release, history: Sequence[tuple[Release, Outcome | None]], keep: int) -> None:
-    """Raise `NapError` where the release's image is not among those that stay."""
+    """Raise `NapError` if the image of the release is not kept."""
     if release.image not in sort_out(history, keep).images:
         raise NapError(
             f"{release.app} {release.name} is too old to go back to: the images of the last {keep} releases are kept",

@@ -24,28 +24,28 @@ def require_text(name: str, value: str) -> None:
 
 
 def checked_name(name: str) -> str:
-    """`name`, or `NapError` with the reason where no variable of an app's can have it."""
+    """Return `name`. Raises `NapError` with the reason if an app cannot have a variable of that name."""
     if not _NAME.fullmatch(name):
         raise NapError(
-            f"{name[:80]!a} cannot be the name of a variable",
+            f"{name[:80]!a} is not a valid variable name",
             advice="Use A to Z, a to z, 0 to 9 and _, and no digit at its beginning.",
         )
     if is_naps_own(name):
         advice = ["To choose the port: ports:set APP 8000, or EXPOSE 8000 in the Dockerfile."]
-        raise NapError(f"{name} is nap's own to set", advice=advice if name == "PORT" else [])
+        raise NapError(f"{name} is set by nap", advice=advice if name == "PORT" else [])
     return name
 
 
 def is_naps_own(name: str) -> bool:
-    """Whether nap itself sets this variable of an app's."""
+    """Return whether nap itself sets this variable."""
     return bool(_NAPS_OWN.fullmatch(name))
 
 
 def check_value(name: str, value: str) -> None:
-    """Raise `NapError` for what no variable of an environment can hold, is not UTF-8, or is too long."""
+    """Raise `NapError` if the value has a NUL character, is not UTF-8, or is too long."""
     require_text(name, value)
     if "\0" in value:
         raise NapError(f"{name}: a variable cannot hold a NUL character")
     size = len(value.encode())
     if size > LONGEST_VALUE_BYTES:
-        raise NapError(f"{name}: the value has {size} bytes, and {LONGEST_VALUE_BYTES} is the most")
+        raise NapError(f"{name}: the value has {size} bytes; the limit is {LONGEST_VALUE_BYTES}")

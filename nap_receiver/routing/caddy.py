@@ -20,17 +20,17 @@ class CaddyAway(NapError):
 
 
 def load(path: Path, configuration: dict[str, Any]) -> None:
-    """Have the Caddy at this socket do as the configuration says; returns when it does.
+    """Load the configuration into the Caddy at this socket; return when it is in force.
 
-    One that does so already goes on undisturbed. Raises `CaddyAway`, or `NapError` for what Caddy does not take.
+    Loading the same configuration again has no effect. Raises `CaddyAway`, or `NapError` if Caddy rejects it.
     """
     status, said = _ask(path, "POST", "/load", msgspec.json.encode(configuration, enc_hook=str))
     if status != http.client.OK:
-        raise NapError(f"Caddy does not take its routes: {said.decode('utf-8', 'replace')[:500]}")
+        raise NapError(f"Caddy rejects the routes: {said.decode('utf-8', 'replace')[:500]}")
 
 
 def process(path: Path) -> int:
-    """The process id of the Caddy at this socket; 0 for one that cannot be seen from here. Raises `CaddyAway`."""
+    """Return the process id of the Caddy at this socket; 0 if it is not visible from here. Raises `CaddyAway`."""
     with socket.socket(socket.AF_UNIX) as connection:
         try:
             connection.connect(str(path))
@@ -41,7 +41,7 @@ def process(path: Path) -> int:
 
 
 def answers(path: Path) -> bool:
-    """Whether the Caddy at this socket answers."""
+    """Return whether the Caddy at this socket answers."""
     try:
         return _ask(path, "GET", "/config/admin")[0] == http.client.OK
     except CaddyAway:
@@ -49,7 +49,7 @@ def answers(path: Path) -> bool:
 
 
 def _ask(path: Path, method: str, what: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """The status and the text of the answer. Raises `CaddyAway`."""
+    """Send a request; return status and body. Raises `CaddyAway`."""
     connection = UnixConnection(path, _ANSWER_SECONDS)
     try:
         headers = {"Content-Type": "application/json", "Host": ""}  # the only Host that it takes

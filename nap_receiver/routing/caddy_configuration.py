@@ -1,7 +1,7 @@
 """The configuration of the Caddy behind the front, as Caddy's JSON: the names and instances of each app.
 
-The configuration says all of it, so that setting it twice changes nothing, and nothing is left of what was before.
-Visitors' connections are the front's (`front`).
+The configuration is complete: loading it twice changes nothing, and nothing of the one before remains. Connections of
+visitors are in the first Caddy (`front`).
 """
 
 import fcntl
@@ -134,7 +134,7 @@ a microsecond or so, a pattern with a star five times as much."""
 
 @dataclass(frozen=True)
 class Site:
-    """An app as the web sees it."""
+    """An app for the router: its domains, instances and protocol."""
 
     app: str
     names: tuple[str, ...]
@@ -149,9 +149,9 @@ class Site:
 def behind(
     sites: Iterable[Site], state: State, router: RouterSettings, permitted: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """All that the Caddy behind the front needs to know. One before 2.7 refuses it, and names one of `RECENT`.
+    """Return the configuration of the second Caddy. A Caddy before 2.7 rejects it and names one of `RECENT`.
 
-    The front gets certificates of the names that are `permitted`.
+    The front may request certificates of the names in `permitted`.
     """
     # From the front comes whose request it is, and nobody else may write to these sockets.
     wrappers = [{"wrapper": _PROXY_PROTOCOL}]
@@ -167,14 +167,14 @@ def behind(
 
 
 def inner_socket(state: State, server: str) -> Path:
-    """Where the Caddy behind the front listens for what came to this server of the front's."""
+    """Return the socket of the second Caddy for this server of the front."""
     return state.run / f"{CADDY}-{server}.sock"
 
 
 def servers_of(sites: Sequence[Site], router: RouterSettings, *, is_behind: bool) -> dict[str, dict[str, Any]]:
-    """What each server does with requests: `web`, and with HTTPS also `redirect`, to which come those without.
+    """Return the servers: `web`, and with HTTPS also `redirect` for plain HTTP.
 
-    `is_behind` says whether the server stands behind a front, and can keep streams open over changes.
+    `is_behind` is true if the server is behind a front, and can keep streams open over changes.
     """
     always = [*(_from_front() if is_behind else []), *_always()]
     routes = [route(site, is_behind, bool(router.https) and is_behind) for site in _exact_first(sites)]
@@ -186,7 +186,7 @@ def servers_of(sites: Sequence[Site], router: RouterSettings, *, is_behind: bool
 
 
 def base(state: State, program: str) -> dict[str, Any]:
-    """What this Caddy, `CADDY` or the front, starts with where it was never told anything."""
+    """Return the configuration with which this Caddy, `CADDY` or the front, starts for the first time."""
     return {
         "admin": {"listen": f"unix/{admin_socket(state, program)}"},
         "storage": {"module": "file_system", "root": str(storage_of(state))},
@@ -194,12 +194,12 @@ def base(state: State, program: str) -> dict[str, Any]:
 
 
 def admin_socket(state: State, program: str) -> Path:
-    """Where this Caddy is told what to do."""
+    """Return the admin socket of this Caddy."""
     return state.run / f"{program}.sock"
 
 
 def prepare(state: State) -> list[Path]:
-    """Make the places that both Caddies need; the files to start them with."""
+    """Create the folders of both Caddies; return their configuration files for the start."""
     for folder in (state.run, storage_of(state)):
         folder.mkdir(parents=True, exist_ok=True)
     state.router_log.parent.mkdir(exist_ok=True)
@@ -210,23 +210,23 @@ def prepare(state: State) -> list[Path]:
 
 
 def told_last(state: State, program: str) -> Path:
-    """Where this Caddy keeps what it was told last."""
+    """Return the file in which this Caddy keeps its last configuration."""
     return state.root / program / "caddy" / "autosave.json"
 
 
 def storage_of(state: State) -> Path:
-    """Where Caddy keeps its certificates."""
+    """Return the folder of Caddy's certificates."""
     return state.root / "caddy"
 
 
 def dialled(host: str, port: int) -> str:
-    """Where an instance answers, as Caddy says it."""
+    """Format the address of an instance for Caddy."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 @lru_cache(_MOST_KEPT)
 def route(site: Site, keeps_streams: bool, is_secured: bool) -> dict[str, Any]:
-    """What becomes of a request to one of the site's names; kept, as a change is one site's of many.
+    """Return the route of a site; cached, because a change concerns one of many sites.
 
     `is_secured` says that it came to the front over HTTPS.
     """
@@ -237,7 +237,7 @@ def route(site: Site, keeps_streams: bool, is_secured: bool) -> dict[str, Any]:
 
 
 def _exact_first(sites: Sequence[Site]) -> list[Site]:
-    """These sites with all their names but wildcards, then with those alone: a name is its app's before any other's."""
+    """Return these sites with their exact names, then with their wildcards: exact names go first."""
     with_wildcards = [site for site in sites if any(name.startswith("*") for name in site.names)]
     if not with_wildcards:
         return list(sites)
@@ -247,7 +247,7 @@ def _exact_first(sites: Sequence[Site]) -> list[Site]:
 
 
 def _grouped(routes: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """The same routes, in groups that ask for all names of their routes first."""
+    """Return the same routes in groups that match all names of their routes first."""
     if len(routes) <= _GROUP:
         return routes
     groups = [routes[start : start + _GROUP] for start in range(0, len(routes), _GROUP)]
@@ -261,20 +261,19 @@ def _grouped(routes: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]
 
 
 def any_of(names: Sequence[str]) -> list[dict[str, Any]]:
-    """Matches a request to any of these names. Of more than 100 in one list, Caddy knows none in capital letters."""
+    """Match a request to any of these names. In one list of more than 100, Caddy misses names in capital letters."""
     return [{"host": list(names[start : start + 100])} for start in range(0, len(names), 100)]
 
 
 def _from_front() -> list[dict[str, Any]]:
-    """The log has the protocol that the visitor speaks with the front, and the app is not told of it."""
+    """Log the protocol between visitor and front, and hide the header from the app."""
     known = {"handler": "vars", "protocol": f"{{http.request.header.{FRONTS_WORD}}}"}
     logged = {"handler": "log_append", "key": VISITORS_PROTOCOL, "value": "{http.vars.protocol}"}
     return [{"handle": [known, logged, {"handler": "headers", "request": {"delete": [FRONTS_WORD]}}]}]
 
 
 def _always() -> list[dict[str, Any]]:
-    """What is done with every request first: it gets an id, and where it is answered by the routes before a change,
-    its connection closes after it, unless it becomes another."""
+    """Return the handlers for every request: set a request id; close connections that use routes before a change."""
     request_id = {"set": {"X-Request-Id": ["{http.request.uuid}"]}}
     # What Connection names is not passed on, so a visitor could have the id left out.
     for_next_hop_alone = {"Connection": [{"search_regexp": "(?i)x-request-id", "replace": ""}]}
@@ -288,7 +287,7 @@ def _always() -> list[dict[str, Any]]:
 
 
 def become_only_router(state: State) -> None:
-    """Become the one that tells Caddy what to do, until this process ends: waits until there is no other."""
+    """Become the only router process of this state directory; waits until no other runs."""
     lock = os.open(state.run / "router.lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     _told(state).unlink(missing_ok=True)
@@ -358,15 +357,15 @@ def _proxy(site: Site, keeps_streams: bool) -> dict[str, Any]:
 
 def _silent(site: Site) -> dict[str, Any]:
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(site.silent_since))
-    return _page(503, f"{site.app}: no instance of it answers, since {since}.\n", {"Retry-After": ["5"]})
+    return _page(503, f"{site.app} does not answer: no healthy instance since {since}.\n", {"Retry-After": ["5"]})
 
 
 def _nobody() -> dict[str, Any]:
-    return {"handle": [_page(404, "No app of this name is here.\n", {})]}
+    return {"handle": [_page(404, "No app has this domain.\n", {})]}
 
 
 def _to_https(sites: Sequence[Site], router: RouterSettings) -> list[dict[str, Any]]:
-    """Redirects to the apps' names alone: to any other, a visitor would be sent wherever the request says."""
+    """Redirect the apps' domains to HTTPS; other names could redirect visitors anywhere."""
     port = "" if router.https.port == 443 else f":{router.https.port}"
     where = f"https://{{http.request.host}}{port}{{http.request.uri}}"
     redirect = {"handler": "static_response", "status_code": 308, "headers": {"Location": [where]}}
@@ -375,7 +374,7 @@ def _to_https(sites: Sequence[Site], router: RouterSettings) -> list[dict[str, A
 
 
 def _permission(names: Sequence[str]) -> dict[str, Any]:
-    """Answers the front whether it may get a certificate of a name."""
+    """Answer the front whether it may request a certificate."""
     answers = {200: [{"query": {"domain": list(names)}}] if names else NEVER, 403: []}
     return {
         "routes": [
@@ -400,11 +399,11 @@ _LINE = {"format": "filter", "wrap": {"format": "json"}, "fields": {each: {"filt
 
 
 def program_log() -> dict[str, Any]:
-    """All but requests goes to where Caddy's output goes."""
+    """Send all logs except requests to Caddy's output."""
     return {"default": {"exclude": [ACCESS_LOG], "level": "WARN", "encoder": _LINE}}
 
 
 def request_log(path: Path) -> dict[str, Any]:
-    """Requests go to a file of their own, from which `logs -p router` reads."""
+    """Write requests to a separate file, which `logs -p router` reads."""
     file = {"output": "file", "filename": str(path), "roll_size_mb": _LOG_MB, "roll_keep": _LOGS, "roll_gzip": False}
     return {"requests": {"include": [ACCESS_LOG], "writer": file, "encoder": _LINE}}

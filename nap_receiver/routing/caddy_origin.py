@@ -37,9 +37,9 @@ release, and in 2.9/alpine/Dockerfile of github.com/caddyserver/caddy-docker, fr
 
 
 def require_known(caddy: Path) -> None:
-    """Raise `NapError` where `caddy` is nap's own copy, of a version above, and not that program.
+    """Raise `NapError` if `caddy` is nap's own copy, of a known version, and has been changed.
 
-    Another Caddy, such as Debian's or that of `router.caddy`, and a version not listed above are taken as they are.
+    Another Caddy, such as Debian's or that of `router.caddy`, and a version not listed above are not checked.
     """
     if caddy.resolve() != Path(sysconfig.get_path("scripts"), "caddy").resolve():
         return
@@ -59,24 +59,24 @@ def require_known(caddy: Path) -> None:
 
 
 def require_released(caddy: Path, archive: Path) -> str:
-    """Which of Caddy's releases `archive` is, such as `2.9.1`.
+    """Return the release of Caddy in `archive`, such as `2.9.1`.
 
-    Raises `NapError` where it is none of those above for this machine, or `caddy` is not the program in it.
+    Raises `NapError` if it is not a known release for this machine, or if `caddy` is not the program in it.
     """
     sums = {published: release for (release, machine), published in _RELEASED.items() if machine == platform.machine()}
     release = sums.get(_sum(archive, "sha512"))
     if release is None:
         raise NapError(
-            f"{archive} is none of Caddy's release archives for {platform.machine()} whose sums nap has:"
+            f"{archive} is not a known release archive of Caddy for {platform.machine()}; known releases:"
             f" {', '.join(sums.values())}",
-            advice="SECURITY.md says where to get it.",
+            advice="SECURITY.md says where to download one.",
         )
     with tarfile.open(archive) as files:
         program = files.extractfile("caddy")
         if program is None or hashlib.sha256(program.read()).hexdigest() != _sum(caddy, "sha256"):
             raise NapError(
                 f"{caddy} is not the program of Caddy's release {release}",
-                advice="Take the one in the archive: router.caddy is its path. Then report it, as SECURITY.md says.",
+                advice="Set router.caddy to the program in the archive, and report this, as SECURITY.md says.",
             )
     return release
 
@@ -87,7 +87,7 @@ def _sum(path: Path, algorithm: str) -> str:
 
 
 def main() -> None:
-    """Exit with status 1 and the reason where nap's own copy of Caddy is another program."""
+    """Exit with status 1 and the reason if nap's own copy of Caddy has been changed."""
     caddy = Path(sysconfig.get_path("scripts"), "caddy")
     try:
         require_known(caddy)

@@ -31,7 +31,7 @@ _LIKE_A_NAME = re.compile(r"[^\s.]+(\.[^\s.]+)+")
 
 @dataclass(frozen=True)
 class Brought:
-    """A certificate, its chain and its key, in PEM, and the names that it is for."""
+    """A certificate with its chain and key, in PEM, and its names."""
 
     names: list[str]
     chain: str
@@ -49,14 +49,14 @@ class CertificateFacts:
 
 
 def checked(content: bytes, most: int) -> Brought:
-    """What one text of at most `most` bytes has, with the certificate, its chain and its key in any order.
+    """Parse one text of at most `most` bytes with the certificate, its chain and its key in any order.
 
-    Raises `NapError` where a part is missing, or where they do not belong together, or are for another time.
+    Raises `NapError` if a part is missing, if they do not belong together, or if they are not valid now.
     """
     if len(content) > most:
         raise NapError(
-            f"the certificate with its chain and key has more than {most} bytes (router.max_certificate)",
-            advice="Send these alone, or ask the operator of this nap for more.",
+            f"the certificate, its chain and its key have more than {most} bytes (router.max_certificate)",
+            advice="Send only these, or ask the operator to raise router.max_certificate.",
         )
     blocks = [_BEGIN + block for block in content.split(_BEGIN)[1:]]
     keys = [block for block in blocks if b"PRIVATE KEY-----" in block.partition(b"\n")[0]]
@@ -65,7 +65,7 @@ def checked(content: bytes, most: int) -> Brought:
     key = _key(keys[0])
     certificates = [block for block in blocks if block.startswith(_BEGIN_CERTIFICATE)]
     if not certificates:
-        raise NapError("there is no certificate in PEM", advice=_HOW)
+        raise NapError("expected a certificate in PEM, got none", advice=_HOW)
     if len(certificates) > _LONGEST_CHAIN:
         raise NapError(f"expected up to {_LONGEST_CHAIN} certificates, got {len(certificates)}", advice=_HOW)
     with _readable():
@@ -75,7 +75,7 @@ def checked(content: bytes, most: int) -> Brought:
         common = [name.lower() for name in _common_names(chain[0].subject) if _LIKE_A_NAME.fullmatch(name)]
         _about(chain[0])  # is asked for later, and must be readable then
     if not names:
-        raise NapError("the certificate names no domain (subjectAltName)", advice="Have one issued that does.")
+        raise NapError("the certificate has no domain in subjectAltName", advice="Request one with subjectAltName.")
     pem = serialization.Encoding.PEM
     secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     text = "".join(each.public_bytes(pem).decode() for each in chain)
@@ -83,21 +83,21 @@ def checked(content: bytes, most: int) -> Brought:
 
 
 def require_own(brought: Brought, app: str, own: Collection[str]) -> None:
-    """Raise `NapError` where the certificate is for a name that is not among the app's `own`.
+    """Raise `NapError` if the certificate has a name that is not among the app's `own`.
 
-    Caddy would show it to visitors of that name too, whosever it is.
+    Caddy would show it to visitors of that name too, whoever owns it.
     """
     if foreign := [name for name in brought.names if name not in own]:
         name = plain(foreign[0])[:80]
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise NapError(
-            f"the certificate is for {name}{more}, which {app} does not have",
-            advice=f"Add each name that it is for, a wildcard as such: domains:add {app} {name}",
+            f"the certificate is for {name}{more}, which is not a domain of {app}",
+            advice=f"Add each name of the certificate first, also wildcards: domains:add {app} {name}",
         )
 
 
 def about(chain: str) -> CertificateFacts:
-    """What the first certificate of a chain in PEM says. Raises `NapError` where it cannot be read."""
+    """Return the facts about the first certificate of a chain in PEM. Raises `NapError` if it cannot be read."""
     with _readable():
         return _about(_certificates(chain.encode())[0])
 
@@ -111,7 +111,8 @@ def _key(pem: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except TypeError as error:
-        raise NapError("the private key is locked with a passphrase", advice="Unlock it: openssl pkey") from error
+        advice = "Decrypt it: openssl pkey -in key.pem -out decrypted.pem"
+        raise NapError("the private key is encrypted with a passphrase", advice=advice) from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise NapError("the private key cannot be read", advice=_HOW) from error
     # What Caddy does not take would keep it from taking anybody's routes.
@@ -122,8 +123,8 @@ def _key(pem: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return key
     raise NapError(
-        "the private key is of a kind that is not served",
-        advice=f"RSA of {_RSA_BITS[0]} to {_RSA_BITS[-1]} bits is, ECDSA (P-256, P-384, P-521), and Ed25519.",
+        "nap does not support the type of this private key",
+        advice=f"Use RSA of {_RSA_BITS[0]} to {_RSA_BITS[-1]} bits, ECDSA (P-256, P-384, P-521), or Ed25519.",
     )
 
 
@@ -132,19 +133,19 @@ def _certificates(pem: bytes) -> list[x509.Certificate]:
 
 
 def _chain(certificates: list[x509.Certificate], key: bytes) -> list[x509.Certificate]:
-    """These certificates, that of the key first, and each before the one that issued it. Raises `NapError`."""
+    """Return the certificates in order: that of the key first, each followed by its issuer. Raises `NapError`."""
     left = list(dict.fromkeys(certificates))
     own = [each for each in left if _public(each.public_key()) == key]
     if not own:
-        raise NapError("the private key is that of another certificate", advice=_HOW)
+        raise NapError("the private key does not belong to the certificate", advice=_HOW)
     chain = own[:1]
     left.remove(chain[0])
     while left:
         issuer = next((each for each in left if _is_issuer(each, chain[-1])), None)
         if issuer is None:
             raise NapError(
-                f"the chain is broken: none that was sent issued {_name(chain[-1].subject)}, "
-                f"and what {_name(left[0].subject)} is there for nobody knows",
+                f"the chain is broken: the issuer of {_name(chain[-1].subject)} is missing, "
+                f"and {_name(left[0].subject)} does not belong to the chain",
                 advice=_HOW,
             )
         chain.append(issuer)
@@ -163,16 +164,17 @@ def _is_issuer(issuer: x509.Certificate, certificate: x509.Certificate) -> bool:
 def _require_now(chain: list[x509.Certificate]) -> None:
     now = datetime.datetime.now(datetime.UTC)
     for each in chain:
-        what = "the certificate" if each is chain[0] else f"the chain's certificate of {_name(each.subject)}"
+        what = "the certificate" if each is chain[0] else f"the chain certificate {_name(each.subject)}"
         if each.not_valid_after_utc < now:
-            raise NapError(f"{what} ended {_stamp(each.not_valid_after_utc)}", advice="Bring a newer one.")
+            raise NapError(f"{what} expired {_stamp(each.not_valid_after_utc)}", advice="Add a newer one.")
         if each.not_valid_before_utc > now:
-            raise NapError(f"{what} begins {_stamp(each.not_valid_before_utc)}", advice="Bring it then.")
+            begins = _stamp(each.not_valid_before_utc)
+            raise NapError(f"{what} is not valid before {begins}", advice="Add it after that time.")
 
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """For a block that reads certificates, of which each part is read when it is asked for."""
+    """Turn parse errors in the block into `NapError`; parts of a certificate are parsed when they are used."""
     try:
         with warnings.catch_warnings():  # such as of a serial number 0, which is no trouble
             warnings.simplefilter("ignore", CryptographyDeprecationWarning)

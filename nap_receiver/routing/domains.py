@@ -30,7 +30,7 @@ MOST = 40
 """Domains of one command: each is up to two conditions of a transaction, of which etcd takes 128."""
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")  # RFC 1123, section 2.1
-_HOW = "Write its name alone, such as www.example.org, or *.example.org for each name with one more label."
+_HOW = "Write a name such as www.example.org, or *.example.org for all names with one more label."
 
 
 class _Domain(msgspec.Struct):
@@ -38,60 +38,61 @@ class _Domain(msgspec.Struct):
 
 
 def checked_domain(domain: str, router: RouterSettings, *, is_operator: bool = False) -> str:
-    """`domain` as `normal` has it. Raises `NapError` where no app can have it, or none but by the operator."""
+    """Return `domain` as `normal` formats it. Raises `NapError` if no app, or only the operator, may have it."""
     name = normal(domain)
     if is_own(name, router):
         raise NapError(
-            f"{name} is nap's own to give", advice=f"Below {router.domain} every app has its one name already."
+            f"{name} cannot be added: nap assigns the names below {router.domain}",
+            advice="Each app already has one: domains APP",
         )
     if router.domain.endswith(f".{base_of(name)}") and not is_operator:
         raise NapError(
-            f"{name} is above {router.domain}, below which all apps have their names",
+            f"{name} is above {router.domain}, the domain of all apps; only the operator can add it",
             advice="Ask the operator of this nap to add it.",
         )
     if is_public_suffix(name):
         raise NapError(
-            f"{name} is not one owner's: anybody can register names below {base_of(name)} (publicsuffix.org)",
-            advice="Add a name below it that is yours.",
+            f"{name} cannot be added: anybody can register names below {base_of(name)} (publicsuffix.org)",
+            advice="Add a name that you have registered below it.",
         )
     return name
 
 
 def is_own(name: str, router: RouterSettings) -> bool:
-    """Whether nobody can bring this name, because it is the router's domain, or below it."""
+    """Return whether the name is the router's domain or below it, so that nobody can add it."""
     return bool(router.domain) and f".{name}".endswith(f".{router.domain}")
 
 
 def normal(domain: str) -> str:
-    """`domain` as it is looked up: in small letters, in ASCII, without a dot at its end. Raises `NapError`."""
+    """Return `domain` in lower case and ASCII, without a final dot. Raises `NapError` if it is not valid."""
     wildcard, rest = ("*.", domain[2:]) if domain.startswith("*.") else ("", domain)
     try:
         return wildcard + _normal(rest, len(wildcard))
     except ValueError as fault:
-        raise NapError(f"{domain[:80]!a} is no domain: {fault}", advice=_HOW) from fault
+        raise NapError(f"{domain[:80]!a} is not a domain: {fault}", advice=_HOW) from fault
 
 
 def covers(names: Collection[str], name: str) -> bool:
-    """Whether `name` is one of these, or one that a wildcard among them stands for."""
+    """Return whether `name` is one of these, or matches a wildcard among them."""
     return name in names or f"*.{name.partition('.')[2]}" in names
 
 
 def domains_of(etcd: Reader, places: EtcdSettings, app: str) -> list[str]:
-    """The domains that were brought for the app."""
+    """Return the domains that were added to the app."""
     prefix = f"{places.domains}/"
     return [entry.key.removeprefix(prefix) for entry in etcd.below(prefix).entries if _holder(entry) == app]
 
 
 def names_of(etcd: Reader, settings: Settings, app: str) -> list[str]:
-    """All names that the app answers to, its own first."""
+    """Return all domains of the app, the one from nap first."""
     own = [own_name(app, settings.router)] if has_router(settings) else []
     return own + domains_of(etcd, settings.etcd, app)
 
 
 def token_of(etcd: "Etcd", places: EtcdSettings, app: str) -> str:
-    """What a DNS record must have for the app to get a domain; made when it is asked for first.
+    """Return the token for the DNS record of the app; created at the first call.
 
-    Nobody can choose it, and it ends with the app: a record says nothing about a later app of the same name.
+    It is random and removed with the app: a record proves nothing for a later app of the same name.
     """
     while True:
         if made := etcd.get(places.proof_of(app)):
@@ -107,9 +108,9 @@ def token_of(etcd: "Etcd", places: EtcdSettings, app: str) -> str:
 def add_domains(
     etcd: "Etcd", places: EtcdSettings, app: str, domains: Sequence[str], most: int, user: str | None = None
 ) -> None:
-    """Have the app, which may have `most`, answer to these domains. Raises `NapError`, and adds none, where it cannot.
+    """Add these domains to the app, which may have `most`. Raises `NapError`, and adds none, if one is not allowed.
 
-    No domain is another app's, nor above or below one, unless `user` owns that app too, or is None: the operator.
+    No domain may be another app's, nor above or below one, unless `user` owns that app too, or is None: the operator.
     """
     _require_few(domains)
     keys = [f"{places.domains}/{domain}" for domain in domains]
@@ -123,8 +124,8 @@ def add_domains(
         has = {domain for domain, holder in holders.items() if holder == app}
         if len(has.union(domains)) > max(most, len(has)):
             raise NapError(
-                f"{app} has {len(has)} domains and may have {most} (router.max_domains)",
-                advice=f"Remove some: domains:remove {app} …, or ask the operator of this nap.",
+                f"{app} has {len(has)} domains; the limit is {most} (router.max_domains)",
+                advice=f"Remove some: domains:remove {app} …, or ask the operator to raise the limit.",
             )
         for key, domain in zip(keys, domains, strict=True):
             unchanged[key] = there[key].revision if key in there else 0
@@ -132,7 +133,8 @@ def add_domains(
             if holder and holder != app:
                 access_to = places.access_of(holder)
                 if etcd.get(access_to):
-                    raise NapError(f"{domain} is another app's", advice="Its owner can give it up: domains:remove")
+                    advice = "The owner of that app can remove it: domains:remove"
+                    raise NapError(f"{domain} belongs to another app", advice=advice)
                 unchanged[access_to] = 0  # an app that is gone has no domains
         if user is not None:
             _require_apart(etcd, places, app, domains, holders, user)
@@ -143,7 +145,7 @@ def add_domains(
 def _require_apart(
     etcd: "Etcd", places: EtcdSettings, app: str, domains: Sequence[str], holders: Mapping[str, str], user: str
 ) -> None:
-    """Raise `NapError` where a domain is above or below one of an app that `user` does not own."""
+    """Raise `NapError` if a domain is above or below one of an app that `user` does not own."""
     owned = {app: True, "": True}
 
     def is_owned(holder: str) -> bool:
@@ -157,12 +159,13 @@ def _require_apart(
             where = "above" if domain.count(".") < other.count(".") else "below"
             raise NapError(
                 f"{domain} is {where} {other}, a domain of another app",
-                advice="Its owner can give it up (domains:remove), or the operator of this nap can add yours.",
+                advice="The owner of that app can remove it (domains:remove), or the operator can add yours.",
             )
 
 
 def _in_line(domains: Iterable[str], others: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Each two, of these and those, of which one is above or below the other; a wildcard is below its own base."""
+    """Yield each pair of these and those domains of which one is above or below the other; a wildcard is below its own
+    base."""
     at = {base_of(domain): domain for domain in domains}
     above = {each: domain for base, domain in at.items() for each in _line(base)}
     for other in others:
@@ -173,27 +176,27 @@ def _in_line(domains: Iterable[str], others: Iterable[str]) -> Iterator[tuple[st
 
 
 def _line(domain: str) -> Iterator[str]:
-    """The domain, and each that it is below."""
+    """Yield the domain, and each domain above it."""
     while domain:
         yield domain
         domain = domain.partition(".")[2]
 
 
 def remove_domains(etcd: "Etcd", places: EtcdSettings, app: str, domains: Sequence[str]) -> None:
-    """Have the app answer to these domains no more. Raises `NapError`, and removes none, where it lacks one."""
+    """Remove these domains from the app. Raises `NapError`, and removes none, if the app lacks one."""
     _require_few(domains)
     while True:
         there = {entry.key: entry for entry in etcd.below(f"{places.domains}/").entries if _holder(entry) == app}
         keys = [f"{places.domains}/{domain}" for domain in domains]
         for key, domain in zip(keys, domains, strict=True):
             if key not in there:
-                raise NapError(f"{app} has no domain {domain}", advice=f"`domains {app}` lists those it has.")
+                raise NapError(f"{app} has no domain {domain}", advice=f"To list its domains: domains {app}")
         if etcd.write(dict.fromkeys(keys), unchanged={key: there[key].revision for key in keys}):
             return
 
 
 def give_up_all(etcd: "Etcd", places: EtcdSettings, app: str, heir: str = "") -> None:
-    """Leave the app without domains and certificate; with an `heir`, that is the app that has them from then on."""
+    """Remove all domains and the certificate of the app; with an `heir`, move them to that app."""
     domain = {"app": heir} if heir else None
     while had := [entry for entry in etcd.below(f"{places.domains}/").entries if _holder(entry) == app][:MOST]:
         # What its owner removes in this moment may be another's by now.
@@ -206,7 +209,7 @@ def give_up_all(etcd: "Etcd", places: EtcdSettings, app: str, heir: str = "") ->
 
 
 def _holder(entry: Entry) -> str:
-    """Whose domain it is; nobody's where somebody else wrote the entry, and it does not tell."""
+    """Return the app of a domain; empty if the entry is not valid."""
     try:
         return msgspec.convert(entry.value, _Domain).app
     except msgspec.ValidationError:
@@ -215,11 +218,11 @@ def _holder(entry: Entry) -> str:
 
 def _require_few(domains: Sequence[str]) -> None:
     if len(domains) > MOST:
-        raise NapError(f"those are {len(domains)} domains, and one command takes {MOST}")
+        raise NapError(f"got {len(domains)} domains; one command takes at most {MOST}")
 
 
 def _normal(domain: str, before: int) -> str:
-    """`domain` as it is looked up, with `before` characters in front. Raises `ValueError` with what it is instead."""
+    """Return the normalised domain; `before` is the length of its wildcard. Raises `ValueError` with the reason."""
     if "/" in domain:
         raise ValueError("it is a URL")
     if _is_address(domain):
@@ -232,11 +235,11 @@ def _normal(domain: str, before: int) -> str:
     name = name.removesuffix(".")
     labels = name.split(".")
     if "*" in name:
-        raise ValueError("a * stands for all of the first label, and for no other")
+        raise ValueError("a * can only be the whole first label")
     if not all(labels):
         raise ValueError("one of its labels is empty")
     if len(labels) == 1:
-        raise ValueError("it has one label, and needs two" + (" besides the *" if before else ""))
+        raise ValueError("it needs at least two labels" + (" after the *" if before else ""))
     if len(name) + before > LONGEST:
         raise ValueError(f"it has more than {LONGEST} characters")
     if not all(map(_LABEL.fullmatch, labels)):
@@ -247,13 +250,13 @@ def _normal(domain: str, before: int) -> str:
 
 
 def _in_ascii(domain: str) -> str:
-    """An internationalised domain in ASCII. Raises `ValueError` where it can be none."""
+    """Return an internationalised domain in ASCII. Raises `ValueError` if it is not valid."""
     import idna  # a hundredth of a second, for those few
 
     try:
         return idna.encode(domain, uts46=True).decode()
     except idna.IDNAError as error:
-        raise ValueError("it has letters, or an order of them, that domains do not have") from error
+        raise ValueError("it has letters, or a mix of writing directions, that domains cannot have") from error
 
 
 def _is_address(domain: str) -> bool:

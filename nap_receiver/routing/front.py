@@ -1,8 +1,9 @@
 """The front: the Caddy that holds visitors' connections, and sends each request to the Caddy with the routes.
 
-Caddy closes idle connections at each change of its configuration. The front's says nothing of apps, their names and
-their instances, so that no app that comes, goes or changes touches it; only the certificates that owners bring are in
-it. Those of all other names it gets when a visitor comes, and asks the Caddy behind first whether it may (`permitted`).
+Caddy closes idle connections at each change of its configuration. The front's configuration has no apps, domains or
+instances, so changes of apps do not touch it; it has only the certificates that owners add. It requests the
+certificates of all other domains when a visitor comes, after it has asked the second Caddy for permission
+(`permitted`).
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -50,7 +51,7 @@ _RESERVED_NAMES = [f"{'*.' * stars}{name}" for name in RESERVED for stars in ran
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate that an app's owner brought, with its chain and its key, in PEM."""
+    """A certificate that an app's owner added, with its chain and key, in PEM."""
 
     app: str
     names: Sequence[str]
@@ -66,9 +67,9 @@ def front(
     router: RouterSettings,
     waiting: Collection[str] = (),
 ) -> dict[str, Any]:
-    """All that the front needs to know. It is to ask for no certificate of the names that are `waiting` (`issuing`).
+    """Return the configuration of the front. It requests no certificate of the names in `waiting` (`issuing`).
 
-    A Caddy before 2.9 refuses it, and names one of `RECENT`.
+    A Caddy before 2.9 rejects it and names one of `RECENT`.
     """
     servers: dict[str, dict[str, Any]] = {"web": {"routes": [_to(inner_socket(state, "web"))]}}
     tls: dict[str, Any] = {}
@@ -101,9 +102,9 @@ def whole(
     router: RouterSettings,
     waiting: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The same of a front that has the routes itself, for a Caddy that knows nothing of `RECENT`.
+    """Return the configuration of a front that also has the routes, for a Caddy without the features in `RECENT`.
 
-    It gets the certificates of all names but those that are `waiting` (`issuing`), before a visitor comes.
+    It requests the certificates of all names except those in `waiting` (`issuing`), before a visitor comes.
     """
     servers = servers_of(sites, router, is_behind=False)
     tls: dict[str, Any] = {}
@@ -120,7 +121,7 @@ def whole(
 
 
 def _listening(servers: Mapping[str, dict[str, Any]], tls: dict[str, Any], router: RouterSettings) -> dict[str, Any]:
-    """Caddy's apps, in which these servers have the addresses for visitors."""
+    """Return Caddy's apps, with the addresses for visitors."""
     http: dict[str, Any] = {"http_port": router.http.port, "shutdown_delay": f"{FAREWELL_MS}ms"}
     if not router.https:
         return {"http": {**http, "servers": {"web": {"listen": [router.http], **servers["web"], **PLAIN}}}}
@@ -135,7 +136,7 @@ def _listening(servers: Mapping[str, dict[str, Any]], tls: dict[str, Any], route
 
 
 def _to(socket: Path) -> dict[str, Any]:
-    """Passes each request on over a connection of its own: the Caddy behind closes those that wait for the next one."""
+    """Pass each request on over its own connection: the second Caddy closes idle ones at each change."""
     proxy = passing_on([f"unix/{socket}"], True, proxy_protocol="v2", keep_alive={"enabled": False})
     proxy["headers"] = {"request": {"set": {FRONTS_WORD: ["{http.request.proto}"]}}}
     proxy["load_balancing"] = {"try_duration": _WAIT, "try_interval": _LOOK_AGAIN, "retry_match": NEVER}
@@ -143,10 +144,10 @@ def _to(socket: Path) -> dict[str, Any]:
 
 
 def _say_farewell(told: dict[str, Any], state: State) -> None:
-    """Have each server listen at a socket too, for nobody.
+    """Add a socket that nobody uses to each server.
 
-    Caddies that keep streams apply `shutdown_delay` at a change only to servers of which an address goes away with it,
-    for which they take a socket always.
+    Caddies that keep streams apply `shutdown_delay` at a change only to servers that lose an address with it; they
+    count a socket as such.
     """
     for name, server in told["http"]["servers"].items():
         server["listen"] = [*server["listen"], f"unix/{state.run / f'{FRONT}-{name}.sock'}"]
@@ -154,24 +155,24 @@ def _say_farewell(told: dict[str, Any], state: State) -> None:
 
 
 def _fitting(sites: Sequence[Site], certificates: Iterable[Certificate]) -> list[Certificate]:
-    """The certificates that are for names of their own app alone: Caddy shows one to visitors of all that it names."""
+    """Return the certificates that have only names of their own app: Caddy shows a certificate for all its names."""
     names = {site.app: set(site.names) for site in sites}
     return [each for each in certificates if set(each.names) <= names.get(each.app, set())]
 
 
 def asked_for(sites: Sequence[Site], certificates: Iterable[Certificate]) -> list[tuple[str, str]]:
-    """The names for which a public authority is asked, each with its app."""
+    """Return the names that need a public certificate, each with its app."""
     return [(name, app) for name, app in _lacking(sites, _fitting(sites, certificates)) if not is_reserved(name)]
 
 
 def permitted(sites: Sequence[Site], certificates: Iterable[Certificate], waiting: Collection[str]) -> list[str]:
-    """The names of which the front may get a certificate when a visitor comes: all but wildcards, those that are
-    `waiting` (`issuing`), and those for which owners brought one."""
+    """Return the names for which the front may request a certificate when a visitor comes: all except wildcards, those
+    in `waiting` (`issuing`), and those with an owner's certificate."""
     return [name for name, _ in _lacking(sites, _fitting(sites, certificates)) if name not in waiting]
 
 
 def _lacking(sites: Iterable[Site], given: Iterable[Certificate]) -> list[tuple[str, str]]:
-    """The names but wildcards that none of these certificates of their app is for, each with its app."""
+    """Return the names, except wildcards, without a certificate of their app, each with its app."""
     of = {each.app: each.names for each in given}
     return [
         (name, site.app)
@@ -182,19 +183,19 @@ def _lacking(sites: Iterable[Site], given: Iterable[Certificate]) -> list[tuple[
 
 
 def _contested(sites: Iterable[Site], given: Sequence[Certificate]) -> list[str]:
-    """The names for which another app's owner brought a certificate, by a wildcard. Their own are got before a visitor
-    comes, who would be shown that one."""
+    """Return the names that another app's wildcard certificate covers. Their own certificates are requested in advance,
+    because a visitor would get the other one."""
     return [name for name, _ in _lacking(sites, given) if any(covers(each.names, name) for each in given)]
 
 
 def _loaded(given: Sequence[Certificate]) -> dict[str, Any]:
-    """The certificates that were brought, each marked with its app's name."""
+    """Return the owners' certificates, each tagged with its app's name."""
     pems = [{"certificate": each.chain, "key": each.key, "tags": [each.app]} for each in given]
     return {"load_pem": pems} if pems else {}
 
 
 def _policies(names: Iterable[str]) -> list[dict[str, Any]]:
-    """Which authority certificates of these names come from, before a visitor comes."""
+    """Return the authority for certificates of these names that are requested in advance."""
     own = sorted(name for name in names if is_reserved(name))
     public = sorted(name for name in names if not is_reserved(name))
     return [
@@ -204,29 +205,30 @@ def _policies(names: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _shown(given: Sequence[Certificate], contested: Sequence[str]) -> list[dict[str, Any]]:
-    """Which certificate is shown to whom: one that was brought, for all its names, though Caddy may have another."""
+    """Return which certificate is shown: an owner's certificate for all its names, even if Caddy has another."""
     brought = [{"match": {"sni": list(each.names)}, "certificate_selection": {"any_tag": [each.app]}} for each in given]
     return [*([{"match": {"sni": list(contested)}}] if contested else []), *brought, {}]
 
 
 def _endpoint(router: RouterSettings) -> str:
-    """Where the front asks whether it may get a certificate: its own address for plain HTTP."""
+    """Return the URL at which the front asks for permission: its own address for plain HTTP."""
     return f"http://{_loopback(router.http)}{_PERMISSION}"
 
 
 def _permission(state: State, router: RouterSettings) -> dict[str, Any]:
-    """Leads the front's own question to the Caddy behind."""
+    """Route the front's own question to the second Caddy."""
     asked = {"host": [_loopback(router.http).host.strip("[]")], "path": [_PERMISSION]}
     return {"match": [asked], **_to(inner_socket(state, PERMISSION)), "terminal": True}
 
 
 def _loopback(address: Address) -> Address:
-    """Where this machine reaches what listens at `address`."""
+    """Return the address at which this machine reaches `address`."""
     return Address(f"{_LOOPBACK.get(address.host, address.host)}:{address.port}")
 
 
 def _at_once(sites: Sequence[Site], given: Sequence[Certificate], waiting: Collection[str]) -> dict[str, Any]:
-    """For which names Caddy gets a certificate by itself: all but wildcards, those that wait, and brought ones."""
+    """Return the names for which Caddy requests a certificate in advance: all except wildcards, waiting ones, and those
+    with an owner's certificate."""
     got = {name for name, _ in _lacking(sites, given) if name not in waiting}
     return {
         "disable_redirects": True,

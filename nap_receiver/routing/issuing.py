@@ -1,8 +1,8 @@
 """For which names the router requests a public certificate, and when.
 
-Authorities count how often one account asks, in all: Let's Encrypt takes 300 orders in 3 hours, and 5 failures of a
-name in an hour (letsencrypt.org/docs/rate-limits). So names take turns, and one owner's many names do not use up the
-share of others.
+Authorities limit the requests of one account: Let's Encrypt allows 300 orders in 3 hours, and 5 failures of a name in
+an hour (letsencrypt.org/docs/rate-limits). So names take turns, and one owner's many names do not use up the share of
+others.
 """
 
 import socket
@@ -31,7 +31,7 @@ _HOUR_SECONDS = 3600.0
 
 
 class Turns:
-    """Whose turn it is; `per_hour` turns begin in an hour."""
+    """Chooses the names whose turn it is; `per_hour` turns begin in an hour."""
 
     def __init__(self, per_hour: int) -> None:
         self._per_hour = per_hour
@@ -43,13 +43,14 @@ class Turns:
 
     @property
     def asked(self) -> set[str]:
-        """The names that are being asked for, as far as is known."""
+        """The names whose turn it is now."""
         return set(self._asked)
 
     def waiting(self, names: Mapping[str, str], certified: Collection[str], now: float) -> set[str]:
-        """Those of `names` that are not to be asked for at this time, in seconds, because others are or they failed.
+        """Return the names that must not be requested at the time `now`, in seconds: others have their turn, or they
+        failed.
 
-        `names` are all, each with its owner; `certified` have their certificates, and those Caddy only renews.
+        `names` maps all names to their owners; names in `certified` have a certificate, which Caddy only renews.
         """
         self._end_turns(names, certified, now)
         lacking = {name for name in names if name not in certified}
@@ -87,15 +88,16 @@ class Turns:
 
 
 def owners_of(names: Iterable[tuple[str, str]], domain: str) -> dict[str, str]:
-    """Who takes turns for each name, of which the app is told: the app for names below `domain`, else the domain that
-    was registered, of which one owner cannot have many for nothing."""
+    """Return the owner of each name: the app for names below `domain`, else the registered domain, because many of
+    these cost money."""
     return {name: app if name.endswith(f".{domain}") else registered_of(name) for name, app in names}
 
 
 def visit(name: str, address: Address) -> None:
-    """Have Caddy, at `address`, get a certificate of `name`, as for any visitor. Returns when it has, or has none.
+    """Connect to Caddy at `address` for `name`, so that it requests a certificate. Returns when it has one, or has
+    failed.
 
-    What went wrong is in Caddy's own log.
+    Errors are in Caddy's own log.
     """
     context = ssl.create_default_context()
     context.check_hostname = False
@@ -109,5 +111,5 @@ def visit(name: str, address: Address) -> None:
 
 
 def certified(storage: Path) -> set[str]:
-    """The names of which Caddy has a certificate, from any authority, below this place of its own."""
+    """Return the names for which Caddy has a certificate from any authority, in its storage folder."""
     return {path.stem for path in storage.glob("certificates/*/*/*.crt") if path.stem == path.parent.name}

@@ -25,37 +25,38 @@ _LABEL = "_nap"
 
 
 def base_of(domain: str) -> str:
-    """The domain itself; of a wildcard, the one that all its names are below."""
+    """Return the domain; of a wildcard, the domain after `*.`."""
     return domain.removeprefix("*.")
 
 
 def is_reserved(domain: str) -> bool:
-    """Whether the public DNS will never have this domain, so that nobody can own it."""
+    """Return whether the domain is reserved, so that the public DNS never has it and nobody can own it."""
     return any(f".{base_of(domain)}".endswith(f".{each}") for each in RESERVED)
 
 
 def is_public_suffix(domain: str) -> bool:
-    """Whether names of different owners are below this one, as below `co.uk` and `github.io` (publicsuffix.org)."""
+    """Return whether names of different owners are below this one, such as `co.uk` and `github.io`
+    (publicsuffix.org)."""
     return _list().privatesuffix(base_of(domain)) is None
 
 
 @lru_cache(10_000)
 def registered_of(domain: str) -> str:
-    """The domain that somebody registered to have this one: `example.co.uk`."""
+    """Return the registered domain of this one: `example.co.uk`."""
     return _list().privatesuffix(base_of(domain)) or base_of(domain)
 
 
 def proofs_of(domain: str) -> list[str]:
-    """Where a record may be that proves whose `domain` is: beside it, or beside the domain that was registered."""
+    """Return the names of the DNS records that can prove ownership: of the domain, or of the registered domain."""
     return [f"{_LABEL}.{each}" for each in dict.fromkeys((base_of(domain), registered_of(domain)))]
 
 
 def require_proof(
     app: str, domains: Sequence[str], token: str, seconds: float, resolver: "Resolver | None" = None
 ) -> None:
-    """Raise `NapError` unless the DNS has, for each of these, a TXT record that gives it to who has this `token`.
+    """Raise `NapError` unless the DNS has, for each of these domains, a TXT record with this `token`.
 
-    `seconds` is for all of them; the `resolver` is the machine's unless told otherwise.
+    `seconds` is the timeout for all of them; the default `resolver` is the machine's.
     """
     asked: dict[str, set[str]] = {}
     deadline = time.monotonic() + seconds
@@ -71,8 +72,8 @@ def require_proof(
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise NapError(
-            f"no DNS record proves that {missing[0]}{more} may be served by {app}",
-            advice=f'Add this one, then try again: {proofs_of(missing[0])[0]}. TXT "{_record(token)}"',
+            f"no DNS record proves that {app} may use {missing[0]}{more}",
+            advice=f'Add this record, then try again: {proofs_of(missing[0])[0]}. TXT "{_record(token)}"',
         )
 
 
@@ -81,7 +82,7 @@ def _record(token: str) -> str:
 
 
 def _texts(name: str, seconds: float, resolver: "Resolver | None") -> Iterable[str]:
-    """What the TXT records of `name` say. Raises `NapError` where the DNS does not answer."""
+    """Return the TXT records of `name`. Raises `NapError` if the DNS does not answer."""
     import dns.exception
     import dns.resolver
 
@@ -96,7 +97,7 @@ def _texts(name: str, seconds: float, resolver: "Resolver | None") -> Iterable[s
     except dns.exception.DNSException as error:
         raise NapError(
             f"the DNS does not answer for {name[:80]} ({type(error).__name__})",
-            advice="Try again; if that does not help, see whether the domain's name servers answer: dig TXT …",
+            advice="Try again. If it fails again, check that the name servers of the domain answer: dig TXT …",
         ) from error
     return [b"".join(record.strings).decode("ascii", "replace") for record in found]
 

@@ -1,8 +1,8 @@
 """Send new connections to the newest of several sockets with the same address.
 
-Each change of routes opens Caddy's addresses anew (SO_REUSEPORT), beside those before, which are closed a moment later.
-Left alone, the kernel goes on giving connections to both, and cuts off those that an old one has not accepted yet when
-it is closed.
+At each change of routes, Caddy opens its addresses again beside the old sockets, and closes the old ones a moment
+later. Without this module, the kernel gives connections to both, and resets those that an old socket has not accepted
+when it is closed.
 """
 
 import ctypes
@@ -19,12 +19,12 @@ _RETURN_SECOND = struct.pack("HBBI", 0x06, 0, 0, 1)
 
 
 def prefer_newest(address: Address) -> None:
-    """Have new connections to `address` go to whatever was opened there last, for as long as anything is.
+    """Send new connections at `address` to the newest socket there, as long as any is open.
 
-    The sockets at an address are numbered in the order in which they were opened, without gaps; a program says which of
-    them gets a connection, and where there is none of that number, the kernel chooses (socket(7), SO_REUSEPORT). So of
-    two it is the second, and else the only one. It stays with the address; the socket that brings it is there for some
-    microseconds. Needs to be the account that opened the others, and no more. Raises `OSError`.
+    The sockets at an address are numbered in the order in which they were opened, without gaps. A program chooses the
+    socket for a connection by its number; if there is none with that number, the kernel chooses (socket(7),
+    SO_REUSEPORT). So the second of two gets it, or the only one. The program stays with the address; the socket that
+    sets it exists for some microseconds. The caller must be the account that opened the others. Raises `OSError`.
     """
     program = ctypes.create_string_buffer(_RETURN_SECOND)
     with _beside(address) as ours:
@@ -33,7 +33,7 @@ def prefer_newest(address: Address) -> None:
 
 
 def _beside(address: Address) -> socket.socket:
-    """A socket where Caddy has one: for all addresses of IPv4, Go takes those of IPv6 too."""
+    """Return a socket at the address of Caddy's: for all IPv4 addresses, Go also binds those of IPv6."""
     host = address.host.strip("[]")
     if host == "0.0.0.0" and socket.has_dualstack_ipv6():
         host = "::"

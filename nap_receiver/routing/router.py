@@ -1,7 +1,7 @@
 """The router: reads apps from etcd, and configures Caddy. `nap router` runs it, beside its two Caddies.
 
-One has the routes (`caddy_configuration`). The front before it has visitors' connections (`front`). Both keep their
-last configuration, also over a restart, so apps stay reachable while etcd or this program is away.
+One Caddy has the routes (`caddy_configuration`). The front before it has visitors' connections (`front`). Both keep
+their last configuration, also over a restart, so apps stay reachable while etcd or this process is down.
 """
 
 import os
@@ -77,7 +77,7 @@ class _Brought(msgspec.Struct):
 
 @dataclass
 class Known:
-    """What etcd says of all apps: the values of the keys below `prefixes`."""
+    """The router's copy of etcd: the values of the keys below `prefixes`, and the state of both Caddies."""
 
     places: EtcdSettings
     router: RouterSettings
@@ -104,22 +104,22 @@ class Known:
 
     @property
     def prefixes(self) -> list[str]:
-        """Below these is all that matters to the router."""
+        """The prefixes of all keys that the router watches."""
         places = self.places
         return [f"{each}/" for each in (places.announcements, places.access, places.domains, places.certificates)]
 
     def begin(self, values: Mapping[str, Any]) -> None:
-        """This is all there is."""
+        """Replace all values."""
         self.values = {}
         for key, value in values.items():
             self._take(key, value)
 
     def change(self, entry: Entry) -> None:
-        """This is other now."""
+        """Apply one change."""
         self._take(entry.key, entry.value)
 
     def sites(self) -> list[Site]:
-        """Every app, by its name."""
+        """Return every app, by name."""
         announced, access, domains, _ = self.prefixes
         names: dict[str, list[str]] = {}
         instances: dict[str, dict[Protocol, list[str]]] = {}
@@ -143,14 +143,14 @@ class Known:
         ]
 
     def certificates(self) -> list[Certificate]:
-        """Every certificate that an owner brought, and Caddy takes."""
+        """Return the owners' certificates that Caddy accepts."""
         *_, prefix = self.prefixes
         found = self._below(prefix)
         certificates = [Certificate(app, value["names"], value["chain"], value["key"]) for app, value in found]
         return [each for each in certificates if each.chain not in self.unfit]
 
     def take_turns(self, state: State, sites: Sequence[Site], certificates: Sequence[Certificate]) -> bool:
-        """See which names may get a certificate now; whether these are others than before."""
+        """Update which names may get a certificate now; return whether that changed."""
         if not self.router.https:
             return False
         names = owners_of(asked_for(sites, certificates), self.router.domain)
@@ -159,7 +159,7 @@ class Known:
         return before != self.waiting
 
     def _take(self, key: str, value: object) -> None:
-        """Take this as what is there; where it is not what belongs there, say so, and go on as if nothing were."""
+        """Store a value; report and skip an invalid one."""
         of_all = zip(self.prefixes, (_Instance, _AppKey, _Domain, _Brought), strict=True)
         prefix, kind = next((prefix, kind) for prefix, kind in of_all if key.startswith(prefix))
         name, there = key.removeprefix(prefix), self.values.setdefault(prefix, {})
@@ -169,7 +169,7 @@ class Known:
         try:
             msgspec.convert({**value, "name": name} if isinstance(value, dict) else value, kind)
         except msgspec.ValidationError as error:
-            _say(f"{key} is of no use: {error}")
+            _say(f"{key} is ignored: {error}")
         else:
             there[name] = value
 
@@ -178,16 +178,16 @@ class Known:
 
 
 def _in_one_protocol(instances: Mapping[Protocol, Sequence[str]]) -> tuple[tuple[str, ...], Protocol]:
-    """The instances that visitors are led to, and what those speak. While a release takes the place of one that speaks
-    another protocol, these are the ones of the protocol that more of them speak."""
+    """Return the instances of one protocol, and that protocol. While a release replaces one with another protocol,
+    choose the protocol of more instances."""
     protocol: Protocol = "h2c" if len(instances["h2c"]) > len(instances["http"]) else "http"
     return tuple(instances[protocol]), protocol
 
 
 def route_for_ever(state: State, settings: Settings) -> None:
-    """Keep Caddy's routes as etcd has them, until this process ends. Raises `NapError` where that makes no sense."""
+    """Keep Caddy's routes as in etcd, until this process ends. Raises `NapError` without `router.domain`."""
     if not settings.router.domain:
-        raise NapError("there is no router without router.domain", advice="Set it, then run nap up again.")
+        raise NapError("the router needs the setting router.domain", advice="Set it, then run nap up again.")
     become_only_router(state)
     known = Known(settings.etcd, settings.router)
     changed: News = queue.Queue()
@@ -198,7 +198,7 @@ def route_for_ever(state: State, settings: Settings) -> None:
 
 
 def _take_in(known: Known, changed: News, state: State) -> None:
-    """Wait for news, and take in all there is; or until it is another name's turn to get a certificate."""
+    """Wait for changes and apply them; also return when another name's turn for a certificate has come."""
     while True:
         try:
             takes_turns = known.waiting or known.turns.asked
@@ -221,7 +221,7 @@ def _take_in(known: Known, changed: News, state: State) -> None:
 
 
 def _tell(state: State, known: Known, changed: News) -> None:
-    """Have Caddy do as is known, and say so; while it is away, try again, with what is news by then."""
+    """Configure both Caddies, and record that; if one is away, try again with newer changes."""
     is_away = False
     while True:
         try:
@@ -247,7 +247,7 @@ def _tell(state: State, known: Known, changed: News) -> None:
 
 
 def _others(state: State, known: Known) -> dict[str, int]:
-    """The Caddies that are others than were told last, by their names: their process ids. Raises `CaddyAway`."""
+    """Return the process ids of Caddies that were not configured yet, by name. Raises `CaddyAway`."""
     found = {program: process(admin_socket(state, program)) for program in (CADDY, FRONT)}
     others = {program: process_id for program, process_id in found.items() if process_id != known.told.get(program)}
     if others:
@@ -259,16 +259,16 @@ def _others(state: State, known: Known) -> dict[str, int]:
 
 
 def _prefer_newest(router: RouterSettings) -> None:
-    """At each change, have new connections go by the new routes at once, and none be cut off with the old."""
+    """At each change, send new connections to the new sockets at once, so that none is reset with the old."""
     for address in filter(None, (router.http, router.https)):
         try:
             prefer_newest(address)
         except OSError as error:
-            _say(f"{address}: a change of routes may cut off who connects in that moment: {error}")
+            _say(f"{address}: a change of routes may cut off new connections at that moment: {error}")
 
 
 def _await_end(told: int, changed: News) -> None:
-    """Make it news when this Caddy has ended: the next one may have to be told all of it."""
+    """Report a change when this Caddy has ended: the next one may need the whole configuration."""
     if not told:
         return
     with suppress(ProcessLookupError):
@@ -279,7 +279,7 @@ def _await_end(told: int, changed: News) -> None:
 
 
 def _load(state: State, known: Known) -> list[Site]:
-    """Have both Caddies do as is known; the sites that they serve now. Raises `CaddyAway`, or `NapError`."""
+    """Configure both Caddies; return the sites that they serve now. Raises `CaddyAway` or `NapError`."""
     sites, certificates = known.sites(), known.certificates()
     known.take_turns(state, sites, certificates)
     if known.has_two:
@@ -298,9 +298,9 @@ def _load(state: State, known: Known) -> list[Site]:
 
 
 def _load_front(state: State, known: Known, sites: Sequence[Site], certificates: Sequence[Certificate]) -> None:
-    """Have the front do as is known, without any certificate that it does not take.
+    """Configure the front, without the certificates that it rejects.
 
-    What it does already it is not told again. Raises `CaddyAway`, or `NapError`.
+    An unchanged configuration is not loaded again. Raises `CaddyAway` or `NapError`.
     """
 
     def tell(chosen: Sequence[Certificate]) -> None:
@@ -339,14 +339,14 @@ def _load_front(state: State, known: Known, sites: Sequence[Site], certificates:
 
 
 def _visit(known: Known) -> None:
-    """Have the front get the certificates of the names whose turn it is now: it does when a visitor comes."""
+    """Connect to the front for each name whose turn it is: it requests a certificate when a visitor comes."""
     for name in known.turns.asked - known.visited:
         threading.Thread(target=visit, args=(name, known.router.https), daemon=True).start()
     known.visited = known.turns.asked
 
 
 def _listen(places: EtcdSettings, prefixes: list[str], changed: News) -> None:
-    """Tell all there is, and each change that comes; for ever, also after etcd was away."""
+    """Report all values, then each change; never ends, also after etcd was away."""
     is_away = False
     while True:
         try:

@@ -16,7 +16,7 @@ _OWN = {
 
 
 def scheduler_of(state: State, settings: Settings) -> Scheduler:
-    """The scheduler that the settings name; its libraries are imported only then."""
+    """Return the scheduler that the settings name; its libraries are imported only then."""
     if own := _OWN.get(settings.scheduler):
         module, _, name = own.partition(":")
         make: Callable[[State, Settings], Scheduler] = getattr(importlib.import_module(module), name)

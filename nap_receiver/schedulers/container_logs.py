@@ -26,7 +26,7 @@ _LONGEST_LINE = 1 << 20  # bytes; the engine hands out a longer line than 16 KiB
 
 
 class Containers:
-    """The containers of one app on this machine's engine, and the files of the local scheduler."""
+    """The output of one app: containers on this machine's engine, and files of the local scheduler."""
 
     def __init__(self, app: str, state: State, api: Any) -> None:
         self._app, self._state, self._api = app, state, api
@@ -59,7 +59,7 @@ class Containers:
         return [*(Line(created, instance.label, text) for text in before), *said]
 
     def _kept_by_engine(self, container: str, label: str, most: int) -> list[Line] | None:
-        """The last lines of a container; None where it is being removed, or gone."""
+        """Return the last lines of a container; None if it is gone or being removed."""
         from docker.errors import APIError
 
         with _answering():
@@ -71,7 +71,7 @@ class Containers:
                 return None
 
     def _inspected(self, container: str) -> Any:
-        """What the engine knows of a container, or None where there is none."""
+        """Return the engine's facts about a container, or None if it does not exist."""
         from docker.errors import NotFound
 
         with _answering():
@@ -81,7 +81,7 @@ class Containers:
                 return None
 
     def _said(self, container: str, label: str, **which: Any) -> Iterator[Line]:
-        """What a container printed, a whole line at a time."""
+        """Yield the output of a container by whole lines."""
         begun, at = b"", ""
         for part in self._api.logs(container, stream=True, timestamps=True, **which):
             stamp, _, said = part.partition(b" ")
@@ -94,7 +94,7 @@ class Containers:
             yield Line(at, label, _text(begun))
 
     def _watch(self, wanted: Wanted, tell: Callable[[Line], None]) -> None:
-        """Follow each container that is there, and each that starts; for ever."""
+        """Follow each existing container and each that starts; never ends."""
         filters = {"type": "container", "label": f"nap.app={self._app}", "event": ["start", "die"]}
         since, first = int(self._began), True
         while True:
@@ -125,7 +125,7 @@ class Containers:
         threading.Thread(target=self._pass_on, args=(container, label, tell), daemon=True).start()
 
     def _pass_on(self, container: str, label: str, tell: Callable[[Line], None]) -> None:
-        """Tell what a container prints until it has ended, or the engine has."""
+        """Report the output of a container until it or the engine has ended."""
         with suppress(*_away()):
             for follow in (True, False):  # of what it said last, the engine keeps a line without an end from followers
                 last = self._seen[container]
@@ -139,10 +139,10 @@ class Containers:
 
 
 def not_said(written: Sequence[str], said: Sequence[str]) -> list[str]:
-    """Of the lines that the runs of an instance wrote, those that are not among what its container `said`.
+    """Return the lines of an instance's file that are not in the output of its container.
 
-    Not cut where the container began, because the file may lack lines of it, have them in another order, and has
-    what the programs around it say. The container's first line may stand behind one that has no end.
+    The file is not cut at the start of the container, because it may lack lines of it, have them in another order, and
+    has lines of the programs around it. The container's first line may follow one without a line end.
     """
     left = Counter(said)
     before: deque[str] = deque()
@@ -158,7 +158,7 @@ def not_said(written: Sequence[str], said: Sequence[str]) -> list[str]:
 
 
 def _last_lines(log: Path, most: int) -> tuple[list[str], str]:
-    """The last lines of a file of the scheduler's, and of the one before it; and when it was written last."""
+    """Return the last lines of a scheduler's file and the one before it, and the time of the last write."""
     lines: deque[bytes] = deque(maxlen=most)
     ended = ""
     for path in (log.with_name(f"{log.name}.1"), log):
@@ -169,7 +169,7 @@ def _last_lines(log: Path, most: int) -> tuple[list[str], str]:
 
 
 def _stamp(at: str) -> str:
-    """An engine's time with all nine digits, of which it leaves out zeros at the end."""
+    """Return an engine's time with all nine digits: the engine omits zeros at the end."""
     seconds, _, fraction = at.removesuffix("Z").partition(".")
     return f"{seconds}.{fraction:0<9}Z"
 
@@ -179,7 +179,7 @@ def _text(line: bytes) -> str:
 
 
 def _away() -> tuple[type[Exception], ...]:
-    """What the SDK raises when a container or the engine is gone."""
+    """Return the exceptions of the SDK for a missing container or engine."""
     import requests
     import urllib3
     from docker.errors import DockerException
@@ -195,5 +195,5 @@ def _answering() -> Iterator[None]:
         raise NapError(
             "the Docker Engine did not answer",
             words=[plain(str(error))[:300]],
-            advice="On a single machine `nap status` tells what is down, and `nap up` starts it.",
+            advice="`nap status` shows what is down; on a single machine `nap up` starts it.",
         ) from error

@@ -1,8 +1,7 @@
 """The fleet scheduler: a cluster of machines, driven through fleetctl. The only module that knows fleetctl.
 
-Its exit status never tells whether something worked (docs/design/fleet.md), so that is read back:
-whether units run, from their announcements, and what became of those that do not, from fleet. fleetctl has nothing to
-watch; what needs a moment is asked for again.
+fleetctl's exit status does not show whether a command worked (docs/design/fleet.md). So the result is read back:
+running instances from their announcements, the others from fleet. fleetctl has no watch, so it is called again.
 """
 
 import os
@@ -56,7 +55,7 @@ class Fleet:
         return placement_of(app, repository, self._settings, formation, self.machines)
 
     def machines(self) -> list[Machine]:
-        """The cluster's machines."""
+        """Return the machines of the cluster."""
         rows = self._listed("list-machines", "machine,ip,metadata")
         return [
             Machine(id, ip, frozenset(each.strip() for each in metadata.split(",") if "=" in each))
@@ -78,9 +77,9 @@ class Fleet:
             said = self._call("start", "--no-block", *(str(Path(folder, name)) for name in texts))
         if "differs from local unit file" in said:
             raise NapError(
-                "the cluster has other units of these names already, and keeps them",
+                "the cluster already has different units of these names",
                 words=said.splitlines(),
-                advice="See what they are: fleetctl list-unit-files. The next push gets names of its own.",
+                advice="To see them: fleetctl list-unit-files. The next push uses new names.",
             )
 
     def require_placed(self, work: Work) -> None:
@@ -89,8 +88,8 @@ class Fleet:
         missing = {_file(unit.name) for pair in units for unit in (pair.app, pair.discovery)} - targets.keys()
         if missing:
             raise NapError(
-                f"fleet has no {', '.join(sorted(missing))}, although it took them",
-                advice="Somebody has destroyed them: see fleetctl list-unit-files; then push again.",
+                f"fleet accepted {', '.join(sorted(missing))}, but no longer has it",
+                advice="Somebody may have destroyed it: fleetctl list-unit-files. Then push again.",
             )
         for unit in (pair.app for pair in units if targets[_file(pair.app.name)] == "-"):
             asked = re.findall(r"^(Machine\w+=.*|Conflicts=.*)$", unit.text.partition("[X-Fleet]")[2], re.MULTILINE)
@@ -98,7 +97,7 @@ class Fleet:
             raise NapError(
                 f"fleet finds no machine for {unit.name}: it asks for {', '.join(asked) or 'any'}; the machines are: "
                 f"{there}",
-                advice="Fix its nap.metadata, nap.machine or nap.spread; and see: fleetctl list-unit-files",
+                advice="Fix its nap.metadata, nap.machine or nap.spread. To see the units: fleetctl list-unit-files",
             )
 
     def withdraw(self, instances: Sequence[str]) -> None:
@@ -115,10 +114,10 @@ class Fleet:
         self.stop(instances)
 
     def destroy_when_stopped(self, instances: Sequence[str]) -> None:
-        """Stop these instances and destroy their units when they have stopped; or after the time that they have.
+        """Stop these instances, and destroy their units when they have stopped or their time is over.
 
-        fleet removes a unit's file while it stops, and systemd then forgets what was still to be done, such as to give
-        the instance its time (seen on fleet 1.0.0: it reloads systemd at once after each unit it takes away).
+        fleet removes a unit's file while the unit stops, and systemd then forgets its stop timeout (seen on fleet
+        1.0.0: it reloads systemd at once after each unit that it removes).
         """
         units = _units(instances)
 
@@ -177,7 +176,7 @@ class Fleet:
 
         if not self._settings.logs:
             raise NapError(
-                "what apps print on a cluster is in the journals of its machines, and nap is not told how to read them",
+                "the logs are in the journals of the cluster's machines, and fleet.logs is not set",
                 advice='Ask the operator to set fleet.logs, such as "ssh://root@{address}" (docs/logs.md).',
             )
         with closing(Journals(self._settings.logs, self.machines(), self._settings.request_timeout)) as journals:
@@ -225,20 +224,20 @@ class Fleet:
                 raise
 
     def _desired(self) -> dict[str, str]:
-        """The cluster's units, each with the machine that it is for, or `-`."""
+        """Return the units of the cluster, each with the machine that should run it, or `-`."""
         return dict(self._listed("list-unit-files", "unit,target"))
 
     def _listed(self, command: str, fields: str) -> list[Any]:
-        """A tuple of these fields for each line."""
+        """Return these fields of each line."""
         said = self._call(command, "--no-legend", "--full", "--fields", fields)
         rows = [tuple(re.split(r"\t+", line.strip())) for line in said.splitlines() if line.strip()]
         bad = next((row for row in rows if len(row) != fields.count(",") + 1), None)
         if bad is not None:
-            raise NapError(f"fleetctl {command} answered what nap does not understand: {' '.join(bad)[:200]}")
+            raise NapError(f"fleetctl {command} printed something unexpected: {' '.join(bad)[:200]}")
         return rows
 
     def _call(self, command: str, *words: str) -> str:
-        """What fleetctl says, on both its outputs. Raises `NapError` in its own words when it fails or hangs."""
+        """Run fleetctl and return both its outputs. Raises `NapError` with its words if it fails or hangs."""
         settings = self._settings
         options = {
             "endpoint": settings.endpoint,
@@ -252,11 +251,11 @@ class Fleet:
         flags = [f"--{name}={value}" for name, value in options.items() if value]
         seconds = settings.request_timeout * 2 + len(words) + _SPARE_SECONDS
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETCTL_")}
-        advice = f"See that the cluster answers: fleetctl --endpoint={settings.endpoint} list-machines"
+        advice = f"Check that the cluster answers: fleetctl --endpoint={settings.endpoint} list-machines"
         fleetctl = shutil.which(settings.fleetctl)
         if fleetctl is None:
             raise NapError(
-                f"{settings.fleetctl} is not installed here", advice="Install it, or say where it is: fleet.fleetctl"
+                f"{settings.fleetctl} is not installed here", advice="Install it, or set fleet.fleetctl to its path."
             )
         try:
             # timeout(1), because with sh's own timeout each call takes a tenth of a second longer.
@@ -285,7 +284,7 @@ def _file(unit: str) -> str:
 
 
 def main() -> None:
-    """Take away instances that were told to stop: `python -m nap_receiver.schedulers.fleet STATE INSTANCE…`."""
+    """Remove stopped instances: `python -m nap_receiver.schedulers.fleet STATE INSTANCE…`."""
     keep_private()
     root, *instances = sys.argv[1:]
     state = state_at(root)

@@ -44,9 +44,9 @@ class Journals:
             found = list(pool.map(lambda machine: self._asked(machine, command), self._machines))
         if self._machines and len(self.missing) == len(self._machines):
             raise NapError(
-                "none of the cluster's machines let nap read its journal",
+                "nap cannot read the journal of any machine of the cluster",
                 words=self.missing,
-                advice="The operator finds in docs/logs.md what fleet.logs needs.",
+                advice="Operator: docs/logs.md describes what fleet.logs needs.",
             )
         return [line for lines in found for line in lines]
 
@@ -55,7 +55,7 @@ class Journals:
             threading.Thread(target=self._follow, args=(machine, wanted, tell), daemon=True).start()
 
     def close(self) -> None:
-        """End whatever still follows."""
+        """End all processes that follow a journal."""
         self._over.set()
         running = list(self._running)  # those who read it take out what has ended
         for ssh in running:
@@ -85,7 +85,7 @@ class Journals:
         return [Line(at, unit.split(".", 2)[2], text) for _, unit, at, text in read]
 
     def _follow(self, machine: Machine, wanted: Wanted, tell: Callable[[Line], None]) -> None:
-        """Tell what comes on one machine, also when it comes back after it was away."""
+        """Follow the journal of one machine, also after it was away."""
         while not self._over.is_set():
             begin = self._from.get(machine.id, f"--since=@{self._began}")
             command = self._ssh(machine, _journalctl("--follow", "--no-tail", begin))
@@ -123,7 +123,7 @@ def _journalctl(*words: str) -> str:
 
 
 def _journal_entry(said: str) -> tuple[str, str, str, str] | None:
-    """An entry's cursor, unit, time and text; None for what is none of an instance's."""
+    """Return cursor, unit, time and text of an entry; None if it is not from an instance."""
     try:
         entry = json.loads(said)
         seconds, fraction = divmod(int(entry["__REALTIME_TIMESTAMP"]), 1_000_000)

@@ -1,8 +1,8 @@
 """The local scheduler: this machine, through a supervisord of its own, driven over XML-RPC.
 
-A unit is a program's configuration file in the state directory; supervisord reads them all when it starts, so what ran
-before a reboot runs after it. A unit whose file is gone is stopped and then forgotten: a scheduler that is killed in
-between starts without it.
+A unit is a configuration file of one program in the state directory. supervisord reads all units when it starts, so the
+instances run again after a reboot. To remove a unit, its file is deleted first; then its program is stopped and
+forgotten. So a scheduler that is killed in between starts without it.
 """
 
 import ssl
@@ -29,7 +29,7 @@ _THERE = (Fault.BAD_NAME, Fault.ALREADY_ADDED)  # another deploy reads the folde
 
 
 class Local:
-    """A `Scheduler` for the machine that this state directory is on."""
+    """A `Scheduler` for the machine of this state directory."""
 
     runs_on: RunsOn = "this machine"
 
@@ -113,7 +113,7 @@ class Local:
         return sorted({path.name.partition(".")[0] for path in self._state.units.glob("*.conf")})
 
     def renew(self, work: Work, seconds: float) -> None:
-        """Only units whose text is another one now are restarted."""
+        """Restart only units whose text has changed."""
         known = [unit for unit in reversed(self._units(work)) if self._file(unit.name).exists()]
         changed = [unit for unit in known if self._text(unit.name) != unit.text]
         for unit in changed:
@@ -128,7 +128,7 @@ class Local:
             patient.unless(_THERE, "addProcessGroup", unit.name)
 
     def _units(self, work: Work) -> list[Unit]:
-        """The units of these instances, of each its app unit first."""
+        """Return the units of these instances, each app unit first."""
         machine, url = self._state.name, self._settings.engine.url
         both = (render(each, work.bodies[each.key], self._settings, machine, url) for each in work.instances)
         return [unit for pair in both for unit in (pair.app, pair.discovery)]
@@ -147,10 +147,10 @@ class Local:
             self._file(unit).unlink(missing_ok=True)
 
     def _end(self, unit: str, *, wait: bool) -> None:
-        """Stop a unit whose file is gone, for good; unless told to wait for its end, it is forgotten later.
+        """Stop a unit whose file is gone; with `wait`, also wait for its end and forget it.
 
-        What has just exited by itself cannot be stopped, and supervisord may start it again before it is told to
-        forget it; then it can be stopped.
+        A program that has just exited cannot be stopped, and supervisord may start it again before it is removed; then
+        it can be stopped.
         """
         while True:
             stopping = self._supervisor.unless(_GONE, "stopProcess", unit, wait)
@@ -164,7 +164,7 @@ class Local:
         return any(each["name"] == unit and each["statename"] == "STOPPING" for each in known)
 
     def _forgotten(self, unit: str) -> bool:
-        """Whether supervisord knows nothing of `unit` any more; its log goes too."""
+        """Remove the log of `unit` if supervisord no longer has it; return whether that is so."""
         try:
             self._supervisor.call("removeProcessGroup", unit)
         except Refused as refused:
@@ -174,7 +174,7 @@ class Local:
         return True
 
     def _reread(self) -> set[str]:
-        """Have supervisord start what is new in the units' folder, and forget what is gone and stopped; what is new."""
+        """Make supervisord start new units of the folder, and forget removed and stopped ones; return the new ones."""
         [[added, _changed, removed]] = self._supervisor.call("reloadConfig")
         for group in removed:
             self._forgotten(group)

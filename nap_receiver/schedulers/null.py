@@ -16,7 +16,7 @@ from nap_receiver.schedulers.scheduler import Dependency, RunsOn, Units, Version
 
 
 class Null:
-    """A `Scheduler` for those who deploy the image elsewhere."""
+    """A `Scheduler` that runs nothing."""
 
     runs_on: RunsOn = "nothing"
 
@@ -52,9 +52,7 @@ class Null:
 
     @contextmanager
     def logs(self, app: str) -> Iterator[Source]:
-        raise NapError(
-            f"nap runs no instance of {app}, so it has no logs", advice="The logs are where its image is deployed."
-        )
+        raise NapError(f"nap runs no instance of {app}, so it has no logs", advice="Look where its image is deployed.")
         yield
 
     def apps_to_renew(self) -> list[str]:

@@ -11,7 +11,7 @@ from nap_receiver.git.push import checked_setting
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine of the cluster, as the others know it; `metadata` is fleet's, each `name=value`."""
+    """A machine of the cluster; `metadata` is fleet's, each `name=value`."""
 
     id: str
     address: str
@@ -23,7 +23,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Placement:
-    """What an app asks of its machines; without arguments, nothing."""
+    """The requirements of an app on its machines; without arguments, none."""
 
     metadata: tuple[str, ...] = ()
     """`region=east`, …: a machine needs one of the values asked for of each name ("X-Fleet" in fleet's unit files)."""
@@ -33,7 +33,7 @@ class Placement:
     """The process types whose instances keep to machines of their own."""
 
     def suits(self, machine: Machine) -> bool:
-        """Whether the app may run on `machine`, if nothing else does there."""
+        """Return whether the app may run on `machine` if nothing else runs there."""
         names = {asked.partition("=")[0] for asked in self.metadata}
         met = {asked.partition("=")[0] for asked in self.metadata if asked in machine.metadata}
         return names == met and self.machine in {"", machine.id}
@@ -46,9 +46,9 @@ def placement_of(
     formation: dict[str, int],
     list_machines: Callable[[], Sequence[Machine]],
 ) -> Placement:
-    """What the app asks for. Raises `NapError` where it is not understood, and where the machines cannot meet it.
+    """Return the requirements of the app. Raises `NapError` if they are invalid, or if the machines cannot meet them.
 
-    The machines are listed only where something is asked of them.
+    The machines are listed only if there are requirements.
     """
     metadata, machine, spread = _asked(repository, settings)
     if not (metadata or machine or spread == "yes") and (spread == "no" or max(formation.values()) == 1):
@@ -65,7 +65,7 @@ def placement_of(
             f"{app} fits on no machine: it asks for {wanted}; the machines are: {there}",
             advice="Fix nap.metadata or nap.machine in its repository's git config, or fleet.… in the settings."
             if asked
-            else "See that fleetd runs on the cluster's machines: fleetctl list-machines",
+            else "Check that fleetd runs on the cluster's machines: fleetctl list-machines",
         )
     too_many = [f"{process}={n}" for process, n in formation.items() if n > fitting]
     if spread == "yes" and too_many:

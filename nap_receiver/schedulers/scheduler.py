@@ -19,7 +19,7 @@ RunsOn = Literal["this machine", "a cluster", "nothing"]
 
 @dataclass(frozen=True)
 class Units:
-    """What a scheduler has: the names of units, also of those that are not nap's."""
+    """The units that a scheduler has, also those that are not nap's."""
 
     there: frozenset[str]
     """All that it was given and not told to stop."""
@@ -30,25 +30,25 @@ class Units:
 
     @cached_property
     def instances(self) -> list[str]:
-        """The instances that they are of, without what is no unit of nap's."""
+        """The instances of these units, without units that are not nap's."""
         names = {unit.removesuffix(DISCOVERY) for unit in self.there}
         return sorted(name for name in names if UNIT.fullmatch(name))
 
     def known_of(self, app: str) -> list[str]:
-        """The instances of an app that the scheduler knows, running or not."""
+        """Return the instances of an app, running or not."""
         return sorted(unit for unit in self.known if unit.startswith(f"{app}.") and UNIT.fullmatch(unit))
 
     def lacks(self, instance: str) -> bool:
-        """Whether one of the two units of this instance is not there, or not kept running."""
+        """Return whether one of the two units of this instance is missing or not kept running."""
         return not {instance, instance + DISCOVERY} <= self.started
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a scheduler is given: instances, and where they may run.
+    """Instances to run, and where they may run.
 
-    What each instance's engine is asked for is in etcd (`container.write_down`); `bodies` has the digest of that, by
-    the instance's key.
+    etcd has the body for each instance's engine (`container.write_down`); `bodies` has the digests by the instances'
+    keys.
     """
 
     instances: tuple[Instance, ...]
@@ -56,13 +56,13 @@ class Work:
     placement: Placement
 
     def only(self, keys: set[str]) -> "Work":
-        """The same of some instances alone."""
+        """Return the same for these instances only."""
         return Work(tuple(each for each in self.instances if each.key in keys), self.bodies, self.placement)
 
 
 @dataclass(frozen=True)
 class Dependency:
-    """What a scheduler relies on and nap does not run: where it answers, and how to tell that it does."""
+    """A program that a scheduler needs and nap does not run: its address, and a check that it answers."""
 
     name: str
     address: str
@@ -71,74 +71,74 @@ class Dependency:
 
 @dataclass(frozen=True)
 class VersionOf:
-    """A program that a scheduler calls: the command that prints its version, and the oldest that will do."""
+    """A program that a scheduler calls: the command that prints its version, and the oldest supported version."""
 
     command: tuple[str, ...]
     oldest: str
 
 
 class Scheduler(Protocol):
-    """Runs instances until told otherwise; it renders its own units from the templates of its name.
+    """Runs instances until they are stopped; renders its units from the templates of its name.
 
-    Each call ends by a deadline and raises `NapError` when it could not be done. Instances that are taken away are
-    named as their units are: `hello.v3.web.1`.
+    Each call has a deadline and raises `NapError` if it fails. Instances to remove are given by the names of their
+    units: `hello.v3.web.1`.
     """
 
     runs_on: RunsOn
 
     def place(self, app: str, repository: Path, formation: dict[str, int]) -> Placement:
-        """Where the app may run, as its repository or the settings say; refused where no machine will do."""
+        """Return where the app may run, by its repository or the settings. Raises `NapError` if no machine fits."""
 
     def asked_of_engine(self, instance: Instance, body: Body) -> Body:
-        """What the engine that runs this instance is asked for, out of what nap asks for wherever it runs."""
+        """Adapt nap's create body to the engine that runs this instance."""
 
     def start(self, work: Work) -> None:
-        """Have the instances run, also those that it has and that were stopped; returns when they were taken."""
+        """Start the instances, also stopped ones that it has; returns when the request is accepted."""
 
     def require_placed(self, work: Work) -> None:
-        """Raise `NapError` with the reason where one of the instances cannot run anywhere."""
+        """Raise `NapError` with the reason if one of the instances cannot run on any machine."""
 
     def withdraw(self, instances: Sequence[str]) -> None:
-        """Have these instances announced no more; returns when that was taken."""
+        """Withdraw the announcements of these instances; returns when the request is accepted."""
 
     def stop(self, instances: Sequence[str]) -> None:
-        """Have these instances stop, drained, and never start again; returns when that was taken."""
+        """Drain and stop these instances for good; returns when the request is accepted."""
 
     def discard(self, instances: Sequence[str]) -> None:
-        """Take these instances away, undrained; returns when that was taken.
+        """Remove these instances without draining; returns when the request is accepted.
 
-        What they printed last comes to etcd, where they put it themselves (`announcements.last_words`).
+        They write their last output to etcd themselves (`announcements.last_words`).
         """
 
     def running(self, app: str) -> list[str]:
-        """The app's instances that this scheduler was given, running or not."""
+        """Return the app's instances that this scheduler has, running or not."""
 
     def status(self) -> Units:
-        """All units that this scheduler has."""
+        """Return all units of this scheduler."""
 
     def logs(self, app: str) -> AbstractContextManager[Source]:
-        """Where what the app's instances print is read, for the block. Raises `NapError` where nothing is set up."""
+        """The source of the output of the app's instances, for the block. Raises `NapError` if none is configured."""
 
     def apps_to_renew(self) -> list[str]:
-        """The apps whose units depend on this machine's settings and templates."""
+        """Return the apps whose units depend on this machine's settings and templates."""
 
     def renew(self, work: Work, seconds: float) -> None:
-        """Put their units, as they are now, in the place of those there are; an instance may take `seconds` to stop."""
+        """Replace the units of these instances by newly rendered ones; an instance may take `seconds` to stop."""
 
     def is_stopping(self, instance: str) -> bool:
-        """Whether this instance was told to stop, and is being taken away."""
+        """Return whether this instance was stopped and is being removed."""
 
     def is_ours(self, unit: str) -> bool:
-        """Whether this unit was made under these settings; a cluster may have those of another nap too."""
+        """Return whether this unit was made under these settings; a cluster may also have units of another nap."""
 
     def how_to_remove(self, app: str, unit: str) -> str:
-        """What an operator types to take away what is left of an app that nap knows nothing of."""
+        """Return the command that removes the remains of an app that is not in etcd."""
 
     def dependencies(self) -> Sequence[Dependency]:
-        """What it relies on and nap does not run."""
+        """Return the programs that it needs and nap does not run."""
 
     def versions(self) -> Mapping[str, VersionOf]:
-        """The programs that it calls, by their names."""
+        """Return the programs that it calls, by name."""
 
     def clocks(self) -> Mapping[str, tuple[str, ssl.SSLContext | None]]:
-        """The URLs whose answers have a `Date:` of its machines, by the names of those."""
+        """Return URLs whose answers have a `Date:` of its machines, by the machines' names."""

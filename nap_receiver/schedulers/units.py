@@ -22,7 +22,7 @@ LEASE_SECONDS = 20
 
 @dataclass(frozen=True)
 class Unit:
-    """What a scheduler is given: a file's name and its text."""
+    """A unit: file name and text."""
 
     name: str
     text: str
@@ -30,7 +30,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class InstanceUnits:
-    """The app unit runs the instance, the discovery unit announces it."""
+    """The app unit runs the instance; the discovery unit announces it."""
 
     instance: Instance
     app: Unit
@@ -40,14 +40,14 @@ class InstanceUnits:
 def render(
     instance: Instance, body: str, settings: Settings, machine: str, engine: str, placement: Placement | None = None
 ) -> InstanceUnits:
-    """Both units of `instance`, of whose container's `body` this is the digest (`container.write_down`).
+    """Render both units of `instance`; `body` is the digest of its create body (`container.write_down`).
 
-    `machine` is what makes container names unique on an engine that several naps share; `engine` is the engine's URL
-    as the units' programs need it, empty for the usual place; `placement` says on which machines it may run. Raises
-    `NapError` when a value cannot stand in a unit.
+    `machine` makes container names unique on an engine that several naps share; `engine` is the engine's URL for the
+    units' programs, empty for the default; `placement` chooses the machines. Raises `NapError` if a value cannot be
+    escaped.
     """
     if not _NAME.fullmatch(instance.unit):
-        raise NapError(f"{instance.unit[:80]!a} cannot be the name of a unit")
+        raise NapError(f"{instance.unit[:80]!a} is not a valid unit name")
     release = instance.release
     values = {
         "instance": instance,
@@ -85,6 +85,4 @@ def _rendered(folder: Path, kind: str, values: dict[str, object]) -> str:
     try:
         return environment(folder).get_template(template.name).render(values)
     except jinja2.TemplateError as error:
-        raise NapError(
-            f"{template}: {error}", advice="Fix the template, or put back the one that nap came with."
-        ) from error
+        raise NapError(f"{template}: {error}", advice="Fix the template, or restore nap's own.") from error

@@ -49,11 +49,11 @@ class Announcement:
 
 @dataclass(frozen=True)
 class Wait:
-    """What is waited for from etcd's revision `since` on, for `timeout` seconds.
+    """How to wait for instances: from etcd's revision `since` on, for `timeout` seconds.
 
-    After `PATIENCE` of them `why_not` is called once, which raises `NapError` where waiting is no use. `check_failed`
-    is called with each check that an instance has failed, and a sentence about that. `url` is where the app is on the
-    web, empty where it is not.
+    After `PATIENCE` seconds `why_not` is called once; it raises `NapError` if more waiting is useless. `check_failed`
+    is called with each check that an instance has failed, and a sentence about it. `url` is the URL of the app, empty
+    without a router.
     """
 
     since: int
@@ -72,19 +72,19 @@ class _Announced(msgspec.Struct):
 
 
 class _Starved(msgspec.Struct):
-    """How long an instance that starts has waited for a processor, in nanoseconds."""
+    """How long a starting instance has waited for a processor, in nanoseconds."""
 
     waited: int
 
 
 class _Warned(msgspec.Struct):
-    """What any instance that is good tells of the checks that it failed: their numbers, where they only warn."""
+    """The numbers of the failed checks that only warn, as a healthy instance reports them."""
 
     warned: list[int] = []
 
 
 class _Exit(msgspec.Struct):
-    """How an instance ended; the texts are in base64, `check` is the number of the check that it failed, or 0."""
+    """How an instance ended; texts are in base64; `check` is the number of the failed check, or 0."""
 
     status: int
     error: bytes
@@ -93,16 +93,16 @@ class _Exit(msgspec.Struct):
 
     @property
     def is_complaint(self) -> bool:
-        """Whether it ran on and the engine called it unhealthy."""
+        """Whether the instance kept running and the engine reported it as unhealthy."""
         return bool(self.error) and not self.status
 
 
 class InstanceFailed(NapError):
-    """An instance of a release did not come up."""
+    """An instance of a release did not start."""
 
 
 class Silent(InstanceFailed):
-    """An instance runs and does not answer."""
+    """An instance runs but does not answer."""
 
     def __init__(self, instance: Instance, what: str, advice: Sequence[str]) -> None:
         super().__init__(what, advice=advice)
@@ -110,32 +110,33 @@ class Silent(InstanceFailed):
 
 
 class ListensElsewhere(InstanceFailed):
-    """The web instances listen on one port alone, another one than nap asked, which nobody has named."""
+    """All web instances listen on one other port than nap expected, and nothing sets the port."""
 
     def __init__(self, release: Release, port: int) -> None:
         super().__init__(
-            f"{release.app} {release.name} {WEB} listens on {port}; nap asked {release.port}",
+            f"{release.app} {release.name} {WEB} listens on {port}; nap expected {release.port}",
             advice=how_to_name(release, [port]),
         )
         self.port = port
 
 
 def announced(etcd: Reader, places: EtcdSettings, app: str, release: str = "") -> list[Announcement]:
-    """The announcements of `app` that are there now, or of one release (`v3`) of it; what is none is left out."""
+    """Return the current announcements of `app`, or of one release (`v3`) of it. Invalid entries are skipped."""
     prefix = places.announcements_of(app) + (f"{release}." if release else "")
     return [found for entry in etcd.below(prefix).entries if (found := _announcement(entry))]
 
 
 def good(etcd: Reader, places: EtcdSettings, app: str) -> set[str]:
-    """The instances (`v3.web.1`) of `app` that are good now, announced or not."""
+    """Return the healthy instances (`v3.web.1`) of `app`, announced or up."""
     up = {entry.key.rpartition("/")[2] for entry in etcd.below(places.up_of(app)).entries}
     return {each.instance for each in announced(etcd, places, app)} | set(filter(INSTANCE.fullmatch, up))
 
 
 def serving(etcd: Reader, places: EtcdSettings, release: Release) -> list[Announcement] | None:
-    """Where `release` answers, if each of its instances is good, and nothing else of the app; else None.
+    """Return the announcements of `release` if all its instances are healthy and no other instance of the app is; else
+    None.
 
-    A release of which nothing is to run serves nobody.
+    A release without instances serves nobody: None.
     """
     wanted = {each.key for each in release.instances}
     if not wanted or good(etcd, places, release.app) != wanted:
@@ -144,7 +145,8 @@ def serving(etcd: Reader, places: EtcdSettings, release: Release) -> list[Announ
 
 
 def show(result: str, url: str, addresses: Sequence[Announcement], channel: Channel) -> None:
-    """The last lines of a good push: where the app is reached on the web, if it is, and each of its instances."""
+    """Write the last lines of a successful push: the URL of the app, if it has one, and the address of each
+    instance."""
     channel.result(result)
     if url and addresses:
         channel.detail(url)
@@ -169,9 +171,9 @@ def await_withdrawn(etcd: "Etcd", places: EtcdSettings, app: str, instances: Seq
 
 
 def last_words(etcd: "Etcd", places: EtcdSettings, instance: Instance, url: str) -> list[str]:
-    """What the checks of a discarded instance of the app at `url` got last, and what it printed, oldest line first.
+    """Return the last answers to the checks of a discarded instance, and its last output, oldest line first.
 
-    Nothing where it does not tell in time.
+    Empty if the machine does not report in time. `url` is the URL of the app.
     """
     answers = _answers(etcd, places, instance, instance.checks, url)
     key = f"{places.exits_of(instance.release.app)}{instance.key}"
@@ -184,10 +186,10 @@ def last_words(etcd: "Etcd", places: EtcdSettings, instance: Instance, url: str)
 def await_announcements(
     etcd: "Etcd", places: EtcdSettings, release: Release, wait: Wait, channel: Channel
 ) -> list[Announcement]:
-    """Wait until every instance of `release` is good, watching etcd; where those answer that are announced.
+    """Wait, watching etcd, until every instance of `release` is healthy; return the announcements.
 
-    Raises `InstanceFailed` as soon as one exits, with its last output, and `Silent` when the time is over; and
-    `ListensElsewhere` instead of both, or as soon as that is plain.
+    Raises `InstanceFailed` as soon as an instance exits, with its last output; `Silent` at the timeout;
+    `ListensElsewhere` instead of both if it applies, or as soon as it is certain.
     """
     waiting = {instance.key: instance for instance in release.instances}
     if not waiting:
@@ -236,7 +238,7 @@ def await_announcements(
                 channel.detail(f"{waiting[key].label} is up")
             for check in _warned(waiting[key], change):
                 shown = plain(check.shown(release.port))
-                what = f"its check ({shown}) failed {check.tries}, which only warns"
+                what = f"its check ({shown}) failed {check.tries}; this check only warns"
                 what = f"{release.app} {release.name} {waiting[key].label}: {what}"
                 channel.trouble(what)
                 for line in _answers(etcd, places, waiting[key], [check], wait.url):
@@ -252,8 +254,8 @@ def await_announcements(
 def _require_asked_port(
     release: Release, found: Container[str], listens: Mapping[str, Listening], *, settled: bool = False
 ) -> None:
-    """Raise `ListensElsewhere` where nobody has named the port that nap asked, and all web instances listen on one
-    other alone; with `settled`, only where none of them is still busy starting."""
+    """Raise `ListensElsewhere` if nothing sets the port and all web instances listen on one other port; with `settled`,
+    only if none of them is still busy starting."""
     webs = [instance.key for instance in release.instances if instance.is_web]
     told = [listens[key] for key in webs if key in listens and key not in found]
     if release.port_from in {"image", "ports:set"} or len(told) < len(webs):
@@ -264,7 +266,7 @@ def _require_asked_port(
 
 
 def _where(check: Check, release: Release, found: Listening) -> list[str]:
-    """Where an instance listens whose check found its port closed, and what to do, if that is known."""
+    """Return where an instance listens whose check found a closed port, and what to do, as far as it is known."""
     explanation = explained(release, check.port or int(release.port), found)
     if explanation is None:
         return []
@@ -273,7 +275,8 @@ def _where(check: Check, release: Release, found: Listening) -> list[str]:
 
 
 def _answers(etcd: "Etcd", places: EtcdSettings, instance: Instance, checks: Sequence[Check], url: str) -> list[str]:
-    """What the last failed tries of these checks of the instance asked and got; of none, those of its HEALTHCHECK."""
+    """Return requests and answers of the last failed tries of these checks; without checks, those of the
+    HEALTHCHECK."""
     place = places.checks_of(instance.release.app, instance.key)
     lines: list[str] = []
     for check in checks:
@@ -296,7 +299,7 @@ def _answer(entry: Entry | None) -> Answer | None:
 def _changes(
     etcd: "Etcd", prefixes: list[str], wait: Wait, starved: Callable[[], float], channel: Channel
 ) -> Iterator[Entry]:
-    """What changes within the time of the wait, and as much longer as instances are starved, but at most twice it."""
+    """Yield the changes until the timeout, plus the time without a processor, at most twice the timeout."""
     seen = wait.since
     for change in etcd.changes(prefixes, seen, min(wait.timeout, PATIENCE)):
         seen = change.revision
@@ -318,7 +321,7 @@ def _changes(
 
 
 def _starved(etcd: "Etcd", places: EtcdSettings, instance: Instance) -> float:
-    """Seconds that an instance which starts has waited for a processor, as its machine told last."""
+    """Return the seconds that a starting instance has waited for a processor, as its machine last reported."""
     told = etcd.get(f"{places.checks_of(instance.release.app, instance.key)}starved")
     try:
         return msgspec.convert(told.value, _Starved).waited / 1e9 if told else 0.0
@@ -327,12 +330,12 @@ def _starved(etcd: "Etcd", places: EtcdSettings, instance: Instance) -> float:
 
 
 def _places_of(places: EtcdSettings, app: str) -> list[str]:
-    """Below these is what tells that instances are good."""
+    """Return the prefixes of the keys that tell healthy instances."""
     return [places.announcements_of(app), places.up_of(app)]
 
 
 def _announcement(entry: Entry) -> Announcement | None:
-    """What the entry announces; None where somebody else wrote it, and it is none."""
+    """Return the announcement in an entry; None if the entry is not a valid one."""
     key = entry.key.rpartition("/")[2]
     try:
         told = msgspec.convert(entry.value, _Announced)
@@ -350,7 +353,7 @@ def _warned(instance: Instance, entry: Entry) -> list[Check]:
 
 
 def _checked(instance: Instance, number: int) -> Check | None:
-    """Its check of this number; None for 0, or where it has none."""
+    """Return the check of the instance with this number; None for 0 or an unknown number."""
     return instance.checks[number - 1] if 0 < number <= len(instance.checks) else None
 
 
@@ -396,32 +399,32 @@ def _silent(instance: Instance, timeout: float, starved: float, found: Listening
     elif instance.checks:
         what = f"{name} runs, but did not pass its checks within {seconds:.0f} s"
         advice = [
-            "See what they ask in app.json (healthchecks), or in docs/processes.md what they are without it.",
+            "Its checks are in app.json (healthchecks); docs/processes.md lists the default checks.",
             longer,
         ]
     elif release.has_healthcheck:
         what = f"{name} runs, but its HEALTHCHECK did not pass within {seconds:.0f} s"
-        advice = ["See that the image's HEALTHCHECK command succeeds once the app is up.", longer]
+        advice = ["Check that the HEALTHCHECK command of the image succeeds when the app is ready.", longer]
     else:
         what = f"{name} runs, but did not answer on port {release.port} within {seconds:.0f} s"
         advice = [
-            f"See that it listens on 0.0.0.0 (not 127.0.0.1) and on port {release.port}, which PORT names too.",
+            f"It must listen on 0.0.0.0 (not 127.0.0.1) and on port {release.port}, the value of PORT.",
             *_other_ports(release),
             longer,
         ]
     if busy:
         what += f", of which it got no processor for {starved:.0f} s"
-        advice = [f"The machine is busy, or its limit of CPUs is low: resource:limit {release.app} shows it.", *advice]
+        advice = [f"The machine is busy, or the CPU limit of the app is too low: resource:limit {release.app}", *advice]
     return Silent(instance, what, advice)
 
 
 def _other_ports(release: Release) -> list[str]:
-    """How to name another port, of those that the image names or of any."""
+    """Return how to choose another port: one that the image exposes, or any."""
     others = [port.removesuffix("/tcp") for port in release.published[1:] if port.endswith("/tcp")]
     if not others:
-        return [f"If it listens on another port, name that: ports:set {release.app} PORT, or EXPOSE in the Dockerfile."]
+        return [f"If it listens on another port: ports:set {release.app} PORT, or EXPOSE in the Dockerfile."]
     named = ", ".join(others)
-    return [f"The image exposes {named} too: ports:set {release.app} {others[0]}, or ENV PORT in the Dockerfile."]
+    return [f"The image also exposes {named}: ports:set {release.app} {others[0]}, or ENV PORT in the Dockerfile."]
 
 
 def _sentence(text: str) -> str:

@@ -1,7 +1,8 @@
 """Client of etcd: JSON values, transactions for numbers and locks, watches with an exact deadline.
 
-The only module that knows the etcd3 library, whose last release is of 2020. Its watcher spins when etcd goes away and
-its locks raise under contention (docs/design/libraries.md, "etcd3"), so both are done here on its stubs.
+The only module that uses the etcd3 library, whose last release is of 2020. Its watcher uses all processor time when
+etcd is down, and its locks raise under contention (docs/design/libraries.md, "etcd3"). So both are implemented here on
+its gRPC stubs.
 """
 
 import os
@@ -66,15 +67,17 @@ class Etcd:
                 **{name: str(path) for name, path in tls.items() if path},
             )
         except ValueError as error:
-            raise NapError("etcd.certificate and etcd.key go together, and with etcd.ca") from error
+            raise NapError("etcd.certificate needs etcd.key and etcd.ca", advice="To see them: nap settings") from error
         except OSError as error:
-            raise NapError(f"{error.filename}: {error.strerror}", advice="See etcd.… in the settings.") from error
+            raise NapError(
+                f"{error.filename}: {error.strerror}", advice="Correct etcd.… in settings.toml: nap settings"
+            ) from error
 
     def close(self) -> None:
         self._client.close()
 
     def get(self, key: str) -> Entry | None:
-        """The entry at `key`, or None."""
+        """Return the entry at `key`, or None."""
         with self._answering():
             value, metadata = self._client.get(key)
         if metadata is None:
@@ -82,7 +85,8 @@ class Etcd:
         return Entry(key, _decoded(value), metadata.mod_revision, metadata.lease_id)
 
     def below(self, prefix: str) -> Listing:
-        """Everything below `prefix`, all of one moment. It is read in pages, so there may be any amount."""
+        """Return all entries below `prefix` at one revision. They are read in pages, so there is no limit on their
+        number."""
         entries, revision = [], 0
         for page in self._pages(prefix):
             entries += [Entry(kv.key.decode(), _decoded(kv.value), kv.mod_revision) for kv in page.kvs]
@@ -90,18 +94,18 @@ class Etcd:
         return Listing(entries, revision)
 
     def keys_below(self, prefix: str) -> list[str]:
-        """The keys below `prefix`, all of one moment, without their values."""
+        """Return all keys below `prefix` at one revision, without their values."""
         return [kv.key.decode() for page in self._pages(prefix, keys_only=True) for kv in page.kvs]
 
     def delete_below(self, prefix: str, but: Collection[str] = ()) -> None:
-        """Delete the keys that are below `prefix` now, except those in `but`; not all at once, so any number."""
+        """Delete the current keys below `prefix` except `but`, in several transactions."""
         for page in self._pages(prefix, keys_only=True):
             keys = [key for kv in page.kvs if (key := kv.key.decode()) not in but]
             for start in range(0, len(keys), _MOST_OPERATIONS):
                 self.write(dict.fromkeys(keys[start : start + _MOST_OPERATIONS]))
 
     def _pages(self, prefix: str, *, keys_only: bool = False) -> Iterator[Any]:
-        """The answers that list what is below `prefix`, each page after the first at the revision of that."""
+        """Yield the answers that list `prefix`; later pages use the revision of the first."""
         start, end = prefix.encode(), increment_last_byte(prefix.encode())
         most, revision = _PAGE_KEYS, 0
         while True:
@@ -126,35 +130,35 @@ class Etcd:
             start = page.kvs[-1].key + b"\0"
 
     def revision(self) -> int:
-        """The store's revision now; watched from here on, nothing that comes is missed."""
+        """Return the current revision. A watch that starts there misses no change."""
         with self._answering():
             return int(self._client.get_response("/").header.revision)
 
     def put(self, key: str, value: object, *, lease: Any = None) -> int:
-        """Write `key`; the revision of that."""
+        """Write `key`; return the new revision."""
         return self.write({key: value}, lease=lease)
 
     def delete(self, key: str) -> None:
         self.write({key: None})
 
     def create(self, key: str, value: object, *, lease: Any = None) -> int:
-        """Write `key` only if it is not there; the revision of that, or 0 where it was there."""
+        """Write `key` only if it does not exist; return the new revision, or 0 if it exists."""
         return self.write({key: value}, unchanged={key: 0}, lease=lease)
 
     def write(
         self, values: Mapping[str, object], *, unchanged: Mapping[str, int] | None = None, lease: Any = None
     ) -> int:
-        """Write or, where the value is None, delete these keys at once; the revision of that.
+        """Write these keys in one transaction, or delete those with the value None; return the new revision.
 
-        Only if each key of `unchanged` is still of that revision, 0 for one that is not there; else nothing is
-        written, and 0 returned. `lease` is a lease or its id. Raises `NapError` for more than `LARGEST_BYTES`.
+        Only if each key of `unchanged` still has that revision, 0 for a key that does not exist; else nothing is
+        written, and 0 is returned. `lease` is a lease or its id. Raises `NapError` for more than `LARGEST_BYTES`.
         """
         make = self._client.transactions
         encoded = {key: None if value is None else msgspec.json.encode(value) for key, value in values.items()}
         size = sum(len(value) for value in encoded.values() if value)
         if size > LARGEST_BYTES:
             largest = max(encoded, key=lambda key: len(encoded[key] or b""))
-            raise NapError(f"{largest} cannot be written: those are {size} bytes, and etcd is given {LARGEST_BYTES}")
+            raise NapError(f"{largest} cannot be written: it has {size} bytes; the limit is {LARGEST_BYTES}")
         operations = [
             make.delete(key) if value is None else make.put(key, value, lease) for key, value in encoded.items()
         ]
@@ -172,9 +176,9 @@ class Etcd:
         return int(response.header.revision) if response.succeeded else 0
 
     def changes(self, prefixes: list[str], since: int, timeout: float) -> Iterator[Entry]:
-        """Each change below any of `prefixes` after revision `since`, as it comes; ends after `timeout` seconds.
+        """Yield each change below any of `prefixes` after revision `since`; end after `timeout` seconds.
 
-        Raises `EtcdAway` when etcd goes away meanwhile, or has no more of what came first after `since`.
+        Raises `EtcdAway` if etcd goes away, or has compacted the revisions after `since`.
         """
         done = threading.Event()
 
@@ -209,7 +213,7 @@ class Etcd:
 
     @contextmanager
     def lease(self, seconds: int) -> Iterator[Any]:
-        """A lease that is kept alive for the block and revoked after it; it dies with this process."""
+        """A lease that is kept alive during the block and revoked after it; it expires if this process is killed."""
         with self._answering():
             lease = self._client.lease(seconds)
         done = threading.Event()
@@ -239,8 +243,8 @@ class Etcd:
         except grpc.RpcError as error:
             if "database space exceeded" in (error.details() or ""):
                 raise EtcdAway(
-                    f"etcd at {self._address} writes nothing more: its database is full",
-                    advice='Ask the operator of this nap to make room: docs/disk.md, "etcd is full".',
+                    f"etcd at {self._address} cannot write: its database is full",
+                    advice='Ask the operator to free space: docs/disk.md, "etcd is full".',
                 ) from error
             raise self._away(_reason(error)) from error
         except etcd3.exceptions.Etcd3Exception as error:
@@ -253,7 +257,7 @@ class Etcd:
     def _away(self, reason: str) -> EtcdAway:
         return EtcdAway(
             f"etcd at {self._address} does not answer ({reason})",
-            advice="`nap status` tells what is down, and on a single machine `nap up` starts it; then push again.",
+            advice="`nap status` shows what is down; on a single machine `nap up` starts it. Then push again.",
         )
 
 
@@ -268,7 +272,7 @@ def connect(settings: EtcdSettings) -> Iterator[Etcd]:
 
 
 def _target(address: EtcdAddress) -> dict[str, Any]:
-    """Where to connect to, which the library puts together as `host:port`: gRPC's name of a socket is `unix:/path`."""
+    """Return the address for the library, which joins `host:port`; gRPC's name of a unix socket is `unix:/path`."""
     if address.socket:
         return {"host": "unix", "port": address.removeprefix("unix://")}
     return {"host": address.host, "port": address.port}
@@ -280,7 +284,7 @@ def _reason(error: grpc.RpcError) -> str:
 
 
 def _decoded(value: bytes) -> Any:
-    """The value; where it is no JSON, and so not nap's, its bytes."""
+    """Decode a value from JSON; return the bytes if it is not JSON, and so not nap's."""
     try:
         return msgspec.json.decode(value)
     except msgspec.DecodeError:

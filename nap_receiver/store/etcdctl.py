@@ -1,7 +1,7 @@
 """Read etcd with `etcdctl`, in an eighth of the time that importing the Python library takes.
 
-For who reads a little and is waited for: the gate, at each connection, and the commands that list something. All is
-read in pages of one moment, so there may be any amount.
+For callers that read little and must answer fast: the gate, at each connection, and commands that list something.
+Values are read in pages of one revision, so there is no limit on their number.
 """
 
 import base64
@@ -31,7 +31,7 @@ _LAST = "\U0010ffff"  # no key of nap's has it, and each character comes before 
 
 @dataclass(frozen=True)
 class Entry:
-    """A key, its decoded value, and the revision that wrote it; `value` is None for a key that was deleted.
+    """A key, its decoded value, and the revision that wrote it; `value` is None for a deleted key.
 
     `lease` is the id of the lease that it ends with, or 0.
     """
@@ -44,14 +44,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """What was below a prefix at one revision, ordered by key."""
+    """The entries below a prefix at one revision, ordered by key."""
 
     entries: list[Entry]
     revision: int
 
 
 class Reader(Protocol):
-    """Something that keys and values are read from."""
+    """Anything that reads keys and values of etcd."""
 
     def get(self, key: str) -> Entry | None:
         """The entry at `key`, or None."""
@@ -61,10 +61,10 @@ class Reader(Protocol):
 
 
 class Kept:
-    """A `Reader` of what there was at one moment: the keys of `wanted`, and all below those that end with a slash.
+    """A `Reader` of one moment: reads the keys `wanted`, and all keys below those that end with a slash, in advance.
 
-    What else it is asked for it reads then. `where` is a state directory, for the etcd that `nap up` was told of last,
-    or an etcd's settings. Raises `NapError` where etcd does not answer within `seconds`.
+    Other keys are read when they are requested. `where` is a state directory, for the etcd of the last `nap up`, or
+    settings of an etcd. Raises `NapError` if etcd does not answer within `seconds`.
     """
 
     def __init__(self, where: "State | EtcdSettings", wanted: Sequence[str], seconds: float = _READ_SECONDS) -> None:
@@ -90,20 +90,21 @@ class Kept:
 def read(
     where: "State | EtcdSettings", wanted: Sequence[str], seconds: float = _READ_SECONDS
 ) -> tuple[dict[str, Entry], int]:
-    """The entries at these keys, and of all below those that end with a slash, ordered by key; and their revision."""
+    """Return the entries of these keys, and of all below those that end with a slash, ordered by key; and the
+    revision."""
     found, revision = _found(where, wanted, seconds)
     return {key: _entry(found[key]) for key in sorted(found)}, revision
 
 
 def keys_below(where: "State | EtcdSettings", prefix: str, seconds: float = _READ_SECONDS) -> list[str]:
-    """The keys below a prefix that ends with a slash, in order, without their values."""
+    """Return the keys below a prefix that ends with a slash, ordered, without their values."""
     return sorted(_found(where, [prefix], seconds, keys_only=True)[0])
 
 
 def _found(
     where: "State | EtcdSettings", wanted: Sequence[str], seconds: float, *, keys_only: bool = False
 ) -> tuple[dict[str, Mapping[str, Any]], int]:
-    """Likewise, as etcdctl tells it, page by page, each at the revision of the first."""
+    """Yield the same as etcdctl prints it, page by page, each at the revision of the first."""
     environment, give_up = environment_of(where), time.monotonic() + seconds
     left = [(key.encode(), _end_below(key) if key.endswith("/") else b"") for key in wanted]
     found: dict[str, Mapping[str, Any]] = {}
@@ -124,7 +125,7 @@ def _found(
 
 
 def _answer(environment: Mapping[str, str], gets: Sequence[str], seconds: float) -> Any:
-    """What etcdctl answers to these gets, all of one moment."""
+    """Return etcdctl's answer to these gets, in one transaction."""
     try:
         done = subprocess.run(
             ["etcdctl", "txn", "--write-out=json"],
@@ -145,22 +146,22 @@ def _answer(environment: Mapping[str, str], gets: Sequence[str], seconds: float)
 
 
 def _end_below(prefix: str) -> bytes:
-    """The first key that comes after all below a prefix which ends with a slash."""
+    """Return the first key after all keys below a prefix that ends with a slash."""
     return prefix[:-1].encode() + b"0"
 
 
 def _quoted(key: bytes) -> str:
-    """A key as etcdctl reads it in a transaction: a string of Go's."""
+    """Quote a key for a transaction of etcdctl: a Go string."""
     return '"' + "".join(chr(c) if 32 <= c < 127 and c not in b'"\\' else f"\\x{c:02x}" for c in key) + '"'
 
 
 def write_etcdctl(state: State, places: "EtcdSettings") -> None:
-    """Keep how etcdctl reaches etcd, and below what there is who may do what."""
+    """Store how etcdctl reaches etcd, and the prefix of the rights."""
     put(_file(state), json.dumps({"environment": _environment(places), "access": places.access}), 0o600)
 
 
 def environment_of(where: "State | EtcdSettings") -> dict[str, str]:
-    """The environment in which etcdctl reaches etcd. Raises `NapError` where no nap was ever up in that state."""
+    """Return the environment variables for etcdctl. Raises `NapError` if nap was never up in that state directory."""
     path = os.environ.get("PATH", "/usr/bin:/bin")
     environment: dict[str, str] = _told(where)["environment"] if isinstance(where, State) else _environment(where)
     return {"PATH": f"{path}:/usr/local/bin:/usr/bin:/bin"} | environment
@@ -173,7 +174,7 @@ def _environment(places: "EtcdSettings") -> dict[str, str]:
 
 
 def access_prefix(state: State) -> str:
-    """Below it, a slash and an app's name, there is who may do what with it."""
+    """Return the prefix of the rights: a slash and the app's name follow."""
     prefix: str = _told(state)["access"]
     return prefix
 
@@ -183,9 +184,9 @@ def _told(state: State) -> dict[str, Any]:
     try:
         told: dict[str, Any] = json.loads(_file(state).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise NapError(f"no nap is up at {state.root}", advice=advice) from error
+        raise NapError(f"nap is not running at {state.root}", advice=advice) from error
     if "access" not in told:  # as an older nap has left it
-        raise NapError(f"nap was updated, and what it runs at {state.root} is of before", advice=advice)
+        raise NapError(f"nap was updated, but the programs of {state.root} were not restarted", advice=advice)
     return told
 
 
@@ -203,7 +204,7 @@ def _key(kv: Mapping[str, Any]) -> str:
 
 
 def _decoded(value: bytes) -> Any:
-    """The value; where it is no JSON, and so not nap's, its bytes."""
+    """Decode a value from JSON; return the bytes if it is not JSON, and so not nap's."""
     try:
         return json.loads(value)
     except ValueError:
@@ -213,5 +214,5 @@ def _decoded(value: bytes) -> Any:
 def _away(environment: Mapping[str, str], reason: str) -> NapError:
     return NapError(
         f"etcd at {environment['ETCDCTL_ENDPOINTS']} does not answer ({reason}); nothing was changed",
-        advice="`nap status` tells what is down, and on a single machine `nap up` starts it; then try again.",
+        advice="`nap status` shows what is down; on a single machine `nap up` starts it. Then try again.",
     )

@@ -47,7 +47,7 @@ _LONGEST_REASON = 4000
 
 
 class Records:
-    """What was released of one app, as it is read."""
+    """The releases and configurations of one app, read-only."""
 
     def __init__(self, reader: Reader, places: EtcdSettings, app: str) -> None:
         self.reader = reader
@@ -56,37 +56,37 @@ class Records:
         self.root = places.root_of(app)
 
     def first_config(self) -> int:
-        """The number of the configuration that the first release will have, 0 for none."""
+        """The number of the configuration for the first release, 0 for none."""
         entry = self.reader.get(f"{self.root}/config")
         return int(entry.value) if entry else 0
 
     def first_formation(self) -> dict[str, int]:
-        """How many instances the first release will have, by process type; those that somebody has chosen."""
+        """Instances of the first release by process type, as far as they were set."""
         entry = self.reader.get(f"{self.root}/formation")
         return dict(entry.value) if entry else {}
 
     def first_limits(self) -> dict[str, Limits]:
-        """The limits that the first release will have, by process type."""
+        """The limits of the first release, by process type."""
         entry = self.reader.get(f"{self.root}/limits")
         return msgspec.convert(entry.value, dict[str, Limits]) if entry else {}
 
     def first_port(self) -> int:
-        """The port that the first release will have by ports:set, 0 for none."""
+        """The port of the first release that ports:set has set, 0 for none."""
         entry = self.reader.get(f"{self.root}/port")
         return int(entry.value) if entry else 0
 
     def first_protocol(self) -> Protocol:
-        """The protocol that the first release will have."""
+        """The protocol of the first release."""
         entry = self.reader.get(f"{self.root}/protocol")
         return msgspec.convert(entry.value, Protocol) if entry else "http"
 
     def config_in_force(self) -> int:
-        """The number of the configuration that the next release has, unless it brings another."""
+        """The number of the configuration for the next release, unless it changes it."""
         current = self.current()
         return current.config if current else self.first_config()
 
     def configuration(self, number: int) -> dict[str, str]:
-        """The values of a configuration by name."""
+        """Return the variables of a configuration, by name."""
         entry = self.reader.get(self.places.config_of(self.app, number)) if number else None
         found = entry.value.items() if entry else ()
         return {
@@ -95,15 +95,15 @@ class Records:
         }
 
     def current(self) -> Release | None:
-        """The release that serves, or None before the first."""
+        """Return the current release; None before the first."""
         number = self.reader.get(f"{self.root}/current")
         entry = self.reader.get(self._release_key(number.value)) if number else None
         return _converted(entry.value, Release) if entry else None
 
     def history(self) -> list[tuple[Release, Outcome | None]]:
-        """Every release and how its deploy ended, None where nothing tells of that; the oldest first.
+        """Return each release and how its deploy ended, None if that is unknown; oldest first.
 
-        What is no record of a release is left out; `unreadable` names it.
+        Invalid records are skipped; `unreadable` names them.
         """
         prefix = f"{self.root}/outcomes/"
         ended = {
@@ -115,16 +115,16 @@ class Records:
         return [(release, outcome) for release, outcome in found if release]
 
     def unreadable(self) -> list[str]:
-        """The keys of what should be the record of a release, and is none."""
+        """Return the keys of invalid release records."""
         written = self.reader.below(f"{self.root}/releases/").entries
         return [entry.key for entry in written if _converted(entry.value, Release) is None]
 
     def last_of(self, commit: str) -> tuple[Release, Outcome | None] | None:
-        """The last release of a commit, and how its deploy ended."""
+        """Return the last release of a commit, and how its deploy ended."""
         return next((entry for entry in reversed(self.history()) if entry[0].commit == commit), None)
 
     def unfinished(self) -> list[Release]:
-        """Releases whose end nothing tells of: while one holds the deploy lock, those whose deploy was killed."""
+        """Return the releases without an outcome. Under the deploy lock, these are releases whose deploy was killed."""
         return [release for release, outcome in self.history() if outcome is None]
 
     def _release_key(self, number: int) -> str:
@@ -135,7 +135,7 @@ class Records:
 
 
 class Ledger(Records):
-    """One app's releases."""
+    """The releases and configurations of one app, for a change of it."""
 
     def __init__(self, etcd: "Etcd", places: EtcdSettings, app: str) -> None:
         super().__init__(etcd, places, app)
@@ -158,11 +158,11 @@ class Ledger(Records):
         self.etcd.put(f"{self.root}/protocol", protocol)
 
     def is_full(self, most: int) -> bool:
-        """Whether it has the records of `most` releases, or more."""
+        """Return whether it has the records of `most` releases or more."""
         return len(self._numbers_below("releases")) >= most
 
     def forget(self, releases: Iterable[Release]) -> None:
-        """Remove the records of these releases, and the configurations that no other release names.
+        """Remove the records of these releases, and the configurations that no other release uses.
 
         Only before a change writes anything of its own, while the deploy lock is held.
         """
@@ -171,7 +171,8 @@ class Ledger(Records):
         self._forget_configurations()
 
     def _forget_configurations(self) -> int:
-        """Remove the configurations that no release names, nor is the first one's; the highest number of any."""
+        """Remove the configurations that no release uses, except that for the first release; return the highest number
+        of any."""
         named = {self.first_config(), *(release.config for release, _ in self.history())}
         there = self._numbers_below("configs")
         for number in there:
@@ -180,7 +181,7 @@ class Ledger(Records):
         return max([*there, *named])
 
     def write_configuration(self, values: dict[str, str]) -> int:
-        """Write a configuration down; its number, 0 for an empty one. Those that nothing names any more go first.
+        """Write a configuration; return its number, 0 for an empty one. Unused configurations are removed first.
 
         No number is used again while a release names it.
         """
@@ -194,21 +195,21 @@ class Ledger(Records):
                 return number
 
     def configured(self, values: dict[str, str]) -> int:
-        """The number of a configuration of these values: the one in force, if that is theirs, else a new one."""
+        """Return the number of a configuration with these values: the one in force if it has them, else a new one."""
         number = self.config_in_force()
         return number if self.configuration(number) == values else self.write_configuration(values)
 
     def next_number(self, units: Iterable[str]) -> int:
-        """The number that the next release gets while the deploy lock is held.
+        """Return the number of the next release, under the deploy lock.
 
-        It is above that of every release in etcd and of every one of the `units`, which are what still runs should
-        etcd ever lose its data: no name is used twice.
+        It is above that of every release in etcd and of all `units`, which still run if etcd has lost its data: no name
+        is used twice.
         """
         running = [int(match[1]) for match in map(re.compile(rf"{self.app}\.v(\d+)\.").match, units) if match]
         return max([*self._numbers_below("releases"), *running], default=0) + 1
 
     def write(self, draft: Release, number: int) -> Release:
-        """Write a release down, as `number` or, where that was given out meanwhile, as the next that is free.
+        """Write a release as `number`, or as the next free number if that one was taken meanwhile.
 
         What failed is written down too, so the numbers have no gaps.
         """
@@ -219,37 +220,38 @@ class Ledger(Records):
             number += 1
 
     def _numbers_below(self, what: str) -> list[int]:
-        """The numbers that keys below `<root>/<what>/` are called by, without reading their values."""
+        """Return the numbers of the keys below `<root>/<what>/`, without reading the values."""
         names = [key.rpartition("/")[2] for key in self.etcd.keys_below(f"{self.root}/{what}/")]
         return [int(name) for name in names if name.isdecimal()]
 
     def write_container(self, instance: Instance, body: object, asked: Mapping[str, object]) -> None:
-        """Write down what the engine is asked for an instance, and what its checks ask, by the ends of their keys."""
+        """Write the body of the engine's create call for an instance, and the requests of its checks, by the ends of
+        their keys."""
         self.etcd.put(self.places.container_of(self.app, instance.key), body)
         for end, what in asked.items():
             self.etcd.put(f"{self.places.checks_of(self.app, instance.key)}{end}", what)
 
     def forget_containers(self, instances: Iterable[str]) -> None:
-        """Forget what the engine is asked for these instances (`v3.web.1`), which are never to start again."""
+        """Remove the bodies and requests of these instances (`v3.web.1`), which never start again."""
         for key in instances:
             self.etcd.delete(self.places.container_of(self.app, key))
             self.etcd.delete_below(self.places.checks_of(self.app, key))
 
     def make_current(self, release: Release, lock: "Lock") -> bool:
-        """Say that it is live and serves from now on, both at once; false where the lock was lost or its deploy
-        cancelled, up to this very moment, and nothing was written."""
+        """Record in one transaction that the release is live and current; return false, without a write, if the lock
+        was lost or the deploy cancelled."""
         written = {self._outcome_key(release.number): Outcome("live"), f"{self.root}/current": release.number}
         return bool(self.etcd.write(written, unchanged={lock.key: lock.revision}))
 
     def mark_failed(self, release: Release, reason: str) -> None:
-        """Keep why it failed, and forget how its instances ended: the one who waited for them was told."""
+        """Record why it failed, and remove the records of how its instances ended."""
         for instance in release.instances:
             self.etcd.delete(f"{self._exits}{instance.key}")
         self.etcd.put(self._outcome_key(release.number), Outcome("failed", reason[:_LONGEST_REASON]))
 
 
 def _converted(value: object, kind: type[T]) -> T | None:
-    """`value` as this kind, or None where somebody else wrote it."""
+    """Return `value` as this type; None if it is not a valid one."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:

@@ -1,6 +1,6 @@
 """The ports on which an instance listens, read from outside its container, and why it may not answer.
 
-`unit_templates/announce.sh` writes it to etcd while a web instance starts.
+`unit_templates/announce.sh` writes the ports to etcd while a web instance starts.
 """
 
 import ipaddress
@@ -22,7 +22,7 @@ _MOST_SHOWN = 5
 
 @dataclass(frozen=True)
 class Listening:
-    """Where the TCP sockets of an instance listen."""
+    """The addresses on which the TCP sockets of an instance listen."""
 
     ports: tuple[int, ...]
     """Those that are open to others."""
@@ -32,7 +32,7 @@ class Listening:
     """Whether they have been the same for some seconds, in which the instance hardly used a processor."""
 
     def only_other_port(self, asked: int) -> int:
-        """The one port that is open, where it is not the one that nap asked; else 0."""
+        """Return the open port if it is the only one and not the expected one; else 0."""
         return self.ports[0] if len(self.ports) == 1 and self.ports[0] != asked else 0
 
 
@@ -44,7 +44,7 @@ class _Sockets(msgspec.Struct):
 
 
 def listening(entry: Entry | None) -> Listening | None:
-    """What the entry tells; None where there is none, or somebody else wrote it."""
+    """Parse the entry; return None if there is none or it is not valid."""
     try:
         told = msgspec.convert(entry.value if entry else None, _Sockets)
         sockets = [_address(each) for each in told.sockets.split()]
@@ -57,24 +57,24 @@ def listening(entry: Entry | None) -> Listening | None:
 
 
 def explained(release: Release, asked: int, found: Listening) -> tuple[str, str] | None:
-    """Where the instance listens and not at the asked port, and what to do; None where that explains nothing."""
+    """Return where the instance listens instead of the expected port, and what to do; None if that explains nothing."""
     if asked in found.ports:
         return None
     if found.loopback and (not found.ports or any(each.endswith(f":{asked}") for each in found.loopback)):
-        return f"it listens on {_some(found.loopback)} only", "Have it listen on 0.0.0.0, which others reach."
+        return f"it listens on {_some(found.loopback)} only", "It must listen on 0.0.0.0 to be reachable."
     if not found.ports:
         return None
-    where = f"it listens on {_some([str(port) for port in found.ports])}; nap asked {asked}"
+    where = f"it listens on {_some([str(port) for port in found.ports])}; nap expected {asked}"
     return where, how_to_name(release, found.ports)
 
 
 def how_to_name(release: Release, ports: Sequence[int]) -> str:
-    """What to do so that nap asks one of these ports."""
+    """Return what to do so that nap expects one of these ports."""
     first, set_it = ports[0], f"type: ports:set {release.app} {ports[0]}"
     if release.port_from == "ports:set":
         return f"{set_it[0].upper()}{set_it[1:]}"
     if len(ports) > 1:
-        return f"Choose the one that answers the web: EXPOSE {first} in the Dockerfile, or {set_it}"
+        return f"Choose the web port: EXPOSE {first} in the Dockerfile, or {set_it}"
     if f"{first}/tcp" in release.ports:
         return f"Add ENV PORT={first} to the Dockerfile, or {set_it}"
     if release.port_from == "image":
@@ -83,7 +83,8 @@ def how_to_name(release: Release, ports: Sequence[int]) -> str:
 
 
 def _address(text: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
-    """An address and a port of proc(5): words of 32 bits in the machine's byte order, which all machines here share."""
+    """Parse an address and a port of proc(5): 32-bit words in the machine's byte order, which all machines here
+    share."""
     address, _, port = text.partition(":")
     words = (int(address[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(address), 8))
     found = ipaddress.ip_address(b"".join(words))

@@ -1,8 +1,8 @@
 """The deploy lock: one deploy at a time per app. It is a leased key in etcd, so it holds across receivers.
 
 Below `<prefix>/apps/<app>/`:
-    lock   `Turn` of the one that goes on now (leased)
-    next   `Turn` of the push that waits (leased); a newer push puts its own in its place
+    lock   the `Turn` of the running deploy (leased)
+    next   the `Turn` of the push that waits (leased); a newer push replaces it
 """
 
 import os
@@ -34,9 +34,10 @@ _LAST_LINES_SECONDS = 1.0  # for the end of a deploy's log to come after its loc
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """Who does what to an app, since when (seconds since the epoch), on which host, and where that is logged.
+    """The holder of the lock, or the push that waits: who, what, since when (seconds since the epoch), on which host,
+    and its log.
 
-    `what` is the commit, or what else it is about; `doing` says it in words: `deploying 1a2b3c4`.
+    `what` is the commit, or the subject of another change; `doing` is a phrase: `deploying 1a2b3c4`.
     """
 
     who: str
@@ -53,7 +54,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Superseded(NapError):
-    """A newer push took the place of one that waited."""
+    """A newer push replaced this one while it waited."""
 
     end: ClassVar[End] = "superseded"
 
@@ -62,7 +63,7 @@ class Superseded(NapError):
 
 
 class Cancelled(NapError):
-    """Somebody has cancelled what was being done to an app."""
+    """A user has cancelled the deploy or change."""
 
     end: ClassVar[End] = "cancelled"
 
@@ -79,7 +80,7 @@ _reasons: list[NapError] = []
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock that is held: its key, the revision that took it, and whose it is."""
+    """A lock that this process holds: its key, the revision that took it, and its turn."""
 
     key: str
     revision: int
@@ -87,12 +88,12 @@ class Lock:
 
 
 def turn(who: str, what: str, doing: str, log: Path) -> Turn:
-    """One's own turn, from now on, here."""
+    """Return a new turn of this process on this host."""
     return Turn(who=who, what=what, doing=doing, since=time.time(), host=socket.gethostname(), log=str(log))
 
 
 def whose_turn(etcd: Reader, root: str) -> Turn | None:
-    """Who holds the lock of the app whose keys are below `root`, if anyone."""
+    """Return the holder of the lock of the app whose keys are below `root`; None if it is free."""
     entry = etcd.get(f"{root}/lock")
     return _turn(entry) if entry else None
 
@@ -101,11 +102,11 @@ def whose_turn(etcd: Reader, root: str) -> Turn | None:
 def deploy_lock(
     etcd: Etcd, root: str, mine: Turn, patience: float, channel: Channel, *, supersedes: bool
 ) -> Iterator[Lock]:
-    """Hold the lock of the app whose keys are below `root` for the block.
+    """Hold the lock of the app whose keys are below `root` during the block.
 
-    Who waits is told for whom, and shown that deploy's log; for at most `patience` seconds. With `supersedes` it takes
-    the place of a push that waits already, and raises `Superseded` when a newer one takes its own. In the block,
-    `NapError` is raised (in the main thread) as soon as the lock is lost or the deploy is cancelled.
+    A caller that waits sees the holder and its log, for at most `patience` seconds. With `supersedes` it replaces a
+    push that already waits, and raises `Superseded` when a newer push replaces it. In the block, `NapError` is raised
+    (in the main thread) as soon as the lock is lost or the deploy is cancelled.
     """
     with etcd.lease(LEASE_SECONDS) as lease:
         revision = _wait(etcd, root, mine, patience, channel, lease, supersedes=supersedes)
@@ -115,7 +116,7 @@ def deploy_lock(
 
 
 def cancel(etcd: Etcd, root: str, who: str, timeout: float) -> Turn | None:
-    """Stop the deploy that goes on, and return its turn when it has ended; None where there is none.
+    """Cancel the running deploy; return its turn when it has ended; None if none is running.
 
     Raises `NapError` when it has not ended after `timeout` seconds.
     """
@@ -126,12 +127,12 @@ def cancel(etcd: Etcd, root: str, who: str, timeout: float) -> Turn | None:
         if revision := etcd.write({key: marked}, unchanged={key: entry.revision}, lease=entry.lease):
             if any(change.value is None for change in etcd.changes([key], revision, timeout)):
                 return holder
-            raise NapError(f"{holder}, and did not stop within {timeout:g} s")
+            raise NapError(f"{holder} and did not stop within {timeout:g} s")
     return None
 
 
 def _wait(etcd: Etcd, root: str, mine: Turn, patience: float, channel: Channel, lease: Any, *, supersedes: bool) -> int:
-    """Take the lock as soon as it is free; the revision of that."""
+    """Take the lock as soon as it is free; return the revision."""
     lock, queue = f"{root}/lock", f"{root}/next"
     give_up = time.monotonic() + patience
     # A newer push does not overtake one that waits, which would deploy an older commit after it.
@@ -160,12 +161,12 @@ def _await_change(etcd: Etcd, lock: str, queue: str, since: int, give_up: float,
     for change in etcd.changes([lock, queue], since, patience):
         if change.key == queue or change.value is None:
             return
-    raise NapError(f"nothing was changed: {doing}, and has not finished", advice="Try again later.")
+    raise NapError(f"nothing was changed: {doing} and has not finished", advice="Try again later.")
 
 
 @contextmanager
 def _shown_log(doing: Turn, channel: Channel) -> Iterator[None]:
-    """What the other deploy says, for as long as the block lasts."""
+    """Show the log of the other deploy during the block."""
     if doing.host != socket.gethostname():
         channel.detail(f"its log is on {doing.host}")
         yield
@@ -219,7 +220,7 @@ def _interrupted_when_over(etcd: Etcd, lock: Lock) -> Iterator[None]:
 
 
 def why_over(etcd: Etcd, lock: Lock) -> NapError:
-    """Why the deploy must end, once it must: it is waited for."""
+    """Wait until the deploy must end; return the reason."""
     key, mine = lock.key, lock.turn
     while True:
         since = etcd.revision()  # of the lock's own revision etcd may know no more

@@ -17,8 +17,8 @@ from nap_receiver.upkeep.inventory import Container, Inventory
 
 
 def announcements(there: Inventory) -> Iterator[Finding]:
-    """What is announced, or said to be up, is there."""
-    well, what = 0, "container that runs" if there.scheduler.runs_on == "this machine" else "unit"
+    """Check that each announced or healthy instance exists."""
+    well, what = 0, "running container" if there.scheduler.runs_on == "this machine" else "unit"
     for entry, app, instance in _announced(there):
         if there.turn(app):
             continue
@@ -26,12 +26,12 @@ def announcements(there: Inventory) -> Iterator[Finding]:
         if runs and entry.lease:
             well += 1
         elif runs:
-            about, advice = f"{told} without a lease, and would be when it has ended", "has it announced anew"
+            about, advice = f"{told} without a lease, so it would stay announced after its end", "announces it again"
             yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, repair=_renewing(entry))
         else:
-            about, advice = f"{told} and has no {what}", "takes the announcement away"
+            about, advice = f"{told}, but has no {what}", "withdraws the announcement"
             yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, repair=_forgetting(entry))
-    yield ok(f"{well}, each with its {what.removesuffix(' that runs')}{there.left_out}")
+    yield ok(f"{well}, each with a {what}{there.left_out}")
 
 
 def _announced(there: Inventory) -> Iterator[tuple[Entry, str, str]]:
@@ -52,60 +52,60 @@ def _announced(there: Inventory) -> Iterator[tuple[Entry, str, str]]:
 def _forgetting(announced: Entry) -> Callable[[Deploy], str]:
     def forget(deploy: Deploy) -> str:
         _forget(announced, deploy)
-        return "The announcement is taken away."
+        return "The announcement was withdrawn."
 
     return forget
 
 
 def _renewing(announced: Entry) -> Callable[[Deploy], str]:
-    """Take away an announcement whose discovery unit, where it looks next, writes it again, with its lease."""
+    """Delete an announcement; its discovery unit writes it again, with its lease."""
 
     def renew(deploy: Deploy) -> str:
         since = _forget(announced, deploy)
         for change in deploy.etcd.changes([announced.key], since, PATIENCE):
             if change.key == announced.key and change.value is not None:
-                return "It is announced anew."
-        return f"The announcement is taken away; nothing has announced it anew within {PATIENCE:g} s."
+                return "It is announced again."
+        return f"The announcement was withdrawn. It was not announced again within {PATIENCE:g} s."
 
     return renew
 
 
 def _forget(announced: Entry, deploy: Deploy) -> int:
-    """Delete this key as it was read; the revision of that."""
+    """Delete this key if it is unchanged; return the revision of the delete."""
     revision = deploy.etcd.write({announced.key: None}, unchanged={announced.key: announced.revision})
     if not revision:
-        raise NapError(f"{announced.key} was written anew meanwhile")
+        raise NapError(f"{announced.key} has changed in the meantime")
     return revision
 
 
 def releases(there: Inventory) -> Iterator[Finding]:
-    """What was begun came to an end."""
+    """Check that every deploy has ended."""
     number = 0
     for app in there.idle:
         number += len(there.history(app)) - len(there.unfinished(app))
         for key in there.records(app).unreadable():
-            about = f"{app}: {key} is no record of a release; somebody else wrote it"
-            yield problem(key, about, f"The app does without it. To see it: etcdctl get {key}")
+            about = f"{app}: {key} is not a record of a release; nap did not write it"
+            yield problem(key, about, f"nap ignores it. To see it: etcdctl get {key}")
         for release in there.unfinished(app):
             yield problem(
                 f"{app}.{release.name}",
                 f"{app}: {release.name} never finished: its deploy was killed",
-                "nap doctor --fix takes away what is left of it, and so does the next deploy.",
+                "nap doctor --fix removes its leftovers; the next deploy does, too.",
                 app=app,
                 repair=_take_away_unfinished,
             )
-    yield ok(f"{number} of {_count(len(there.idle), 'app')}, each came to an end{there.left_out}")
+    yield ok(f"{number} of {_count(len(there.idle), 'app')}, all finished{there.left_out}")
 
 
 def _take_away_unfinished(deploy: Deploy) -> str:
     take_away_leftovers(deploy)
-    return "It is taken away, and written down as failed."
+    return "Its leftovers were removed; it is recorded as failed."
 
 
 def instances(there: Inventory) -> Iterator[Finding]:
-    """What the current release of an app is to run does run, and is announced or up."""
+    """Check that all instances of current releases run and are healthy."""
     if there.scheduler.runs_on == "nothing":
-        yield ok("not looked at: this scheduler runs nothing")
+        yield ok("not checked: this scheduler runs nothing")
         return
     well = stopped = 0
     for app in there.idle:
@@ -119,15 +119,15 @@ def instances(there: Inventory) -> Iterator[Finding]:
         if not lacking and not silent:
             continue
         if there.units.started.isdisjoint(each.unit for each in current.instances):
-            about = f"{app}: {current.name} is the current release, and nothing of it runs"
+            about = f"{app}: {current.name} is the current release, but no instance of it runs"
         else:
-            told = [f"{_some(lacking)} not kept running and announced"] if lacking else []
-            told += [f"{_some(silent)} neither announced nor up"] if silent else []
+            told = [f"{_some(lacking)} not started"] if lacking else []
+            told += [f"{_some(silent)} not healthy"] if silent else []
             about = f"{app}: of {current.name}, {'; '.join(told)}"
-        advice = "nap doctor --fix starts what does not run." if lacking else _why(app)
+        advice = "nap doctor --fix starts the missing instances." if lacking else _why(app)
         yield problem(f"{app}.{current.name}", about, advice, app=app, repair=_starting(current, lacking))
     several = f", and {_count(stopped, 'app')} stopped by their users" if stopped else ""
-    yield ok(f"{well} of current releases, each answers or is up{several}{there.left_out}")
+    yield ok(f"{well} of current releases, all healthy{several}{there.left_out}")
 
 
 def _starting(current: Release, lacking: Sequence[Instance]) -> Callable[[Deploy], str]:
@@ -135,7 +135,7 @@ def _starting(current: Release, lacking: Sequence[Instance]) -> Callable[[Deploy
         if lacking:
             _start(lacking, deploy)
         _await_good(current, deploy.timeout if lacking else PATIENCE, deploy)
-        return f"Started: {_some(lacking)}." if lacking else "All of it is announced, or up, again."
+        return f"Started: {_some(lacking)}." if lacking else "All instances are healthy again."
 
     return start
 
@@ -162,15 +162,15 @@ def _await_good(release: Release, seconds: float, deploy: Deploy) -> None:
             missing.add(name)
         if not missing:
             return
-    raise NapError(f"{', '.join(sorted(missing))} neither announced nor up within {seconds:g} s", advice=_why(app))
+    raise NapError(f"{', '.join(sorted(missing))} not healthy within {seconds:g} s", advice=_why(app))
 
 
 def _why(app: str) -> str:
-    return f"See what it says: nap logs {app}; then fix and push it, or restart it: nap ps:restart {app}"
+    return f"See nap logs {app}. Then push a fix, or restart it: nap ps:restart {app}"
 
 
 def units(there: Inventory) -> Iterator[Finding]:
-    """What the scheduler has is of a release that is to run."""
+    """Check that each unit of the scheduler belongs to a current release."""
     well = 0
     for unit in there.units.instances:
         app, _, instance = unit.partition(".")
@@ -185,14 +185,14 @@ def units(there: Inventory) -> Iterator[Finding]:
             continue  # told with that release
         answers = instance in there.good(app)
         if app in there.apps:
-            serving = f"{current.name} is the current release" if current else "no release is current"
+            serving = f"{current.name} is the current release" if current else "the app has no current release"
             about = f"{app}: {instance} has a unit, but {serving}"
             spared = answers and (current is None or not set(wanted.values()) <= there.good(app))
-            advice = f"It is good, where the current release is not; see that one: nap ps {app}"
+            advice = f"It is healthy, but the current release is not. To see that: nap ps {app}"
         elif not there.scheduler.is_ours(unit):
             continue
         else:
-            about = f"{app}: {instance} has a unit, but etcd knows of no such app"
+            about = f"{app}: {instance} has a unit, but etcd has no such app"
             spared = not there.is_gone(app)
             advice = "If etcd has lost data, restore it, or push the app again; else stop the app: "
             advice += there.scheduler.how_to_remove(app, unit)
@@ -201,26 +201,26 @@ def units(there: Inventory) -> Iterator[Finding]:
         yield problem(
             unit,
             about,
-            advice if spared else "nap doctor --fix stops it, and takes its unit away.",
+            advice if spared else "nap doctor --fix stops it and removes its unit.",
             app=app,
             repair=None if spared else _retiring(unit),
         )
-    yield ok(f"of {_count(well, 'instance')}, each of its app's current release{there.left_out}")
+    yield ok(f"of {_count(well, 'instance')}, all of current releases{there.left_out}")
 
 
 def _retiring(unit: str) -> Callable[[Deploy], str]:
     def retire(deploy: Deploy) -> str:
         withdraw_and_stop(deploy.app.name, [unit], deploy)
-        return "It is stopped, and its unit taken away."
+        return "It was stopped and its unit removed."
 
     return retire
 
 
 def containers(there: Inventory) -> Iterator[Finding]:
-    """What runs is run by a unit, or is a one-off command of somebody's."""
+    """Check that each container belongs to a unit or to a one-off command."""
     on_cluster, well = there.scheduler.runs_on == "a cluster", 0
     if not there.sees_clients:
-        yield ok("not looked at: they, and whoever waits for them, are on other machines")
+        yield ok("not checked: they run on other machines")
         return
     for each in there.containers:
         if there.turn(each.app):
@@ -230,17 +230,15 @@ def containers(there: Inventory) -> Iterator[Finding]:
             continue
         yield problem(
             each.id,
-            f"{each.app}: the container {each.name} has no unit, and nobody waits for its end",
+            f"{each.app}: container {each.name} has no unit and belongs to no running one-off command",
             "nap doctor --fix stops and removes it.",
             app=each.app,
             repair=_removing(each),
         )
     if on_cluster:
-        told = (
-            f"{_count(well, 'one-off command')}, each with whoever began it; the others are on the cluster's machines"
-        )
+        told = f"{_count(well, 'one-off command')}, each with its client; instances are on the cluster's machines"
     else:
-        told = f"{well}, each with its unit or whoever began it"
+        told = f"{well}, each with a unit or the client of a one-off command"
     yield ok(f"{told}{there.left_out}")
 
 
@@ -252,10 +250,10 @@ def _removing(container: Container) -> Callable[[Deploy], str]:
                 engine.api.remove_container(container.id, force=True, v=True)
         except APIError as error:
             if error.status_code != HTTPStatus.CONFLICT:  # the engine does it, for it was begun with --rm
-                raise NapError(f"the engine does not remove it: {error}") from error
+                raise NapError(f"the engine cannot remove it: {error}") from error
         except (DockerException, OSError) as error:
-            raise NapError(f"the engine does not remove it: {error}") from error
-        return "It is stopped and removed."
+            raise NapError(f"the engine cannot remove it: {error}") from error
+        return "It was stopped and removed."
 
     return remove
 

@@ -1,7 +1,7 @@
 """`nap doctor`: find problems of a nap, and repair them. Read `examine` from top to bottom.
 
-What is done to an app is done under its deploy lock, after another look. What deploys, restarts and ends of themselves
-do changes while it is looked at; so only what is seen twice is told.
+Repairs of an app run under its deploy lock, after a second look. Apps change during the checks, because of deploys,
+restarts and exits; so a problem is reported only if it is seen twice.
 """
 
 import os
@@ -48,7 +48,7 @@ PATIENCE = 5.0
 
 
 def examine(state: State, who: str, *, fix: bool) -> Iterator[Finding]:
-    """Make each check; with `fix`, repair what it finds."""
+    """Run each check; with `fix`, repair the problems."""
     settings = load(state).settings
     first, second = Inventory(state, settings), Inventory(state, settings)
     for check in CHECKS:
@@ -67,9 +67,9 @@ def _made(check: str, there: Inventory) -> list[Finding]:
     try:
         found.extend(CHECKS[check](there))
     except NapError as error:
-        found.append(unseen(f"not looked at: {error}", " ".join(error.advice)))
+        found.append(unseen(f"not checked: {error}", " ".join(error.advice)))
     except Exception as error:  # noqa: BLE001 -- the others are made all the same
-        found.append(unseen(f"not looked at, for nap itself failed: {type(error).__name__}: {error}"))
+        found.append(unseen(f"not checked, because nap itself failed: {type(error).__name__}: {error}"))
     return [replace(finding, check=check) for finding in found]
 
 
@@ -119,7 +119,7 @@ def _not_repaired(finding: Finding, error: NapError) -> Finding:
 
 @contextmanager
 def _under_lock(app: str, who: str, there: Inventory) -> Iterator[Deploy]:
-    """Hold the app's lock for the block; what is done is logged as a deploy is, if there is such an app."""
+    """Hold the app's lock for the block; if the app exists, repairs are logged as a deploy is."""
     state, settings = there.state, there.settings
     repository = there.repository(app) or state.repositories / f"{app}.git"
     with Path(os.devnull).open("w") as nobody, Channel(nobody.fileno()) as channel:

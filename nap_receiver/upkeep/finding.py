@@ -9,7 +9,7 @@ FindingState = Literal["ok", "problem", "repaired", "failed"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check has found; `repair` puts it right, and returns what it did."""
+    """One result of a check; `repair` repairs a problem and returns what it did."""
 
     state: FindingState
     about: str
@@ -25,17 +25,17 @@ class Finding:
 
 
 def ok(about: str) -> Finding:
-    """What was looked at and is well."""
+    """Return the result of a check without problems."""
     return Finding("ok", about)
 
 
 def unseen(about: str, advice: str = "") -> Finding:
-    """What could not be looked at."""
+    """Return the result of a check that could not run."""
     return Finding("failed", about, advice)
 
 
 def problem(
     subject: str, about: str, advice: str, *, app: str = "", repair: Callable[..., str] | None = None
 ) -> Finding:
-    """What is wrong, in a sentence, and what repairs it."""
+    """Return a problem, in one sentence, and what repairs it."""
     return Finding("problem", about, advice, subject=subject, app=app, repair=repair)

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class once(Generic[T]):
-    """A property that is found out once; where that fails, it fails the same way again, without the wait."""
+    """A property that is computed once; an error is stored and raised again."""
 
     def __init__(self, function: Callable[[Any], T]) -> None:
         self._function = function
@@ -63,7 +63,7 @@ class once(Generic[T]):
 
 @dataclass(frozen=True)
 class Container:
-    """A container of this nap's."""
+    """A container of this nap."""
 
     id: str
     name: str
@@ -89,7 +89,7 @@ class EngineImage:
 
 @dataclass(frozen=True)
 class Process:
-    """A process of this machine's."""
+    """A process of this machine."""
 
     parent: int
     words: list[str]
@@ -99,7 +99,7 @@ class Process:
 
 @dataclass
 class Inventory:
-    """What there is of all apps or, for who holds its lock, of this one."""
+    """What exists of all apps or, for a holder of its lock, of this one."""
 
     state: State
     settings: Settings
@@ -108,7 +108,7 @@ class Inventory:
 
     @once
     def etcd(self) -> Kept:
-        """What etcd has of apps and announcements, as far as it tells whether all is well."""
+        """The keys of apps and announcements that the checks need."""
         places, app = self._reached, self.app
         wanted = [f"{places.access}/", places.announcements_of(app) if app else f"{places.announcements}/"]
         wanted += [f"{places.root_of(each)}/{what}" for each in self._kept_of for what in _LOOKED_AT]
@@ -116,7 +116,7 @@ class Inventory:
 
     @once
     def _kept_of(self) -> dict[str, set[str]]:
-        """What kinds of keys etcd has of each app, or of this one. Their values may be too much to read."""
+        """The kinds of keys of each app, or of this one. The values may be too much to read."""
         places, found = self._reached, defaultdict[str, set[str]](set)
         below = f"{places.prefix}/apps/"
         for key in keys_below(places, f"{places.root_of(self.app)}/" if self.app else below, _LIST_SECONDS):
@@ -126,22 +126,22 @@ class Inventory:
 
     @once
     def _reached(self) -> EtcdSettings:
-        """Where etcd is. Raises `NapError` where it does not answer."""
+        """The settings of etcd. Raises `NapError` if it does not answer."""
         places = self.settings.etcd
         if self.settings.is_single_machine:
             self._require_own_etcd()
         if not etcd_answers(places):  # etcdctl takes its time over one that is away
-            advice = "`nap status` tells what is down, and on a single machine `nap up` starts it."
+            advice = "`nap status` shows what is down; on a single machine `nap up` starts it."
             raise NapError(f"etcd at {places.address} does not answer", advice=advice)
         return places
 
     def _require_own_etcd(self) -> None:
-        """Raise `NapError` where nap's own etcd does not run: what answers at its address may be another nap's."""
+        """Raise `NapError` if nap's own etcd is not running: another nap's may answer at its address."""
         supervisor = Supervisor(self.state.run / "supervisor.sock", "nap's supervisor")
         if not supervisor.answers():
             raise NapError("nap is down")
         if not supervisor.call("getProcessInfo", "etcd")["pid"]:
-            raise NapError("etcd does not run")
+            raise NapError("etcd is not running")
 
     @once
     def accesses(self) -> dict[str, Access]:
@@ -151,18 +151,18 @@ class Inventory:
 
     @once
     def apps(self) -> list[str]:
-        """The apps that etcd knows of; what only their units have written there does not count."""
+        """The apps in etcd; keys that only units have written do not count."""
         found = {app for app, kept in self._kept_of.items() if kept - {"lock", "next", "up", "exits"}}
         return sorted(found | set(self.accesses))
 
     @once
     def idle(self) -> list[str]:
-        """Those of them that nobody changes now."""
+        """The apps that nobody changes now."""
         return [app for app in self.apps if not self.turn(app)]
 
     @once
     def containers(self) -> list[Container]:
-        """The containers of this nap on its engine, as names and labels tell; on a cluster, those of one-offs."""
+        """The containers of this nap on its engine, by names and labels; on a cluster, those of one-off commands."""
         mark = suffix_of(self.state, self.settings)
         suffix = f".{mark}" if mark else ""
         found = []
@@ -178,9 +178,9 @@ class Inventory:
         return found
 
     def _is_one_off(self, image: str, labels: Mapping[str, str]) -> bool:
-        """Whether a container is one of a one-off command of this nap's, where no name tells whose it is.
+        """Return whether a container is a one-off command of this nap, if its name does not tell.
 
-        Other naps may share the engine; none but this one has made this release of this image.
+        Other naps may share the engine; only this nap has made this release with this image.
         """
         if "nap.unit" in labels:  # one of the cluster's machines may have the same engine
             return False
@@ -189,13 +189,13 @@ class Inventory:
 
     @property
     def sees_clients(self) -> bool:
-        """Whether those who wait for containers of the engine's are processes of this machine's."""
+        """Whether the clients of the engine's containers are processes of this machine."""
         address = self.settings.engine.url or os.environ.get("DOCKER_HOST", "")
         return self.settings.is_single_machine or address.startswith("unix:") or not address
 
     @once
     def images_in_use(self) -> set[str]:
-        """The ids of images that there are containers of, anybody's."""
+        """The ids of images with containers, anybody's."""
         return {each["ImageID"] for each in self._listed("containers", all=True)}
 
     @once
@@ -215,9 +215,9 @@ class Inventory:
 
     @once
     def unused_volumes(self) -> list[str]:
-        """The engine's anonymous volumes that no container has: those of containers that went without them.
+        """The engine's anonymous volumes without a container: their containers were removed without them.
 
-        An anonymous volume's name is 64 hexadecimal digits (docker-volume-create(1)); nothing tells whose it was.
+        An anonymous volume's name is 64 hexadecimal digits (docker-volume-create(1)); it does not tell the owner.
         """
         listed = self._listed("volumes", filters={"dangling": True})
         names = [each["Name"] for each in listed["Volumes"] or []]
@@ -225,46 +225,46 @@ class Inventory:
 
     @once
     def units(self) -> Units:
-        """What the scheduler has."""
+        """The units of the scheduler."""
         return self.scheduler.status()
 
     @once
     def scheduler(self) -> Scheduler:
-        """What runs units."""
+        """The scheduler."""
         return scheduler_of(self.state, self.settings)
 
     @once
     def processes(self) -> dict[int, Process]:
-        """The processes of this machine by their ids."""
+        """The processes of this machine, by id."""
         return dict(_processes())
 
     def records(self, app: str) -> Records:
-        """What was released of the app."""
+        """Return the releases of the app."""
         return Records(self.etcd, self.settings.etcd, app)
 
     def current(self, app: str) -> Release | None:
-        """The app's release that serves."""
+        """Return the current release of the app."""
         return self._of(app, "current", lambda: self.records(app).current())
 
     def history(self, app: str) -> list[tuple[Release, Outcome | None]]:
-        """The app's releases, and how each ended."""
+        """Return the releases of the app, and how each ended."""
         return self._of(app, "history", lambda: self.records(app).history())
 
     def unfinished(self, app: str) -> list[Release]:
-        """The app's releases whose deploy was killed, if it is not under way."""
+        """Return the releases of the app whose deploy was killed, if none is running."""
         return [release for release, outcome in self.history(app) if outcome is None]
 
     def good(self, app: str) -> set[str]:
-        """The app's instances that are announced, or said to be up."""
+        """Return the healthy instances of the app."""
         return self._of(app, "good", lambda: good(self.etcd, self.settings.etcd, app))
 
     def turn(self, app: str) -> Turn | None:
-        """Who changes the app now, if not the one that this is for."""
+        """Return who changes the app now; None for the app that this inventory is for."""
         root = self.settings.etcd.root_of(app)
         return None if self.app else self._of(app, "turn", lambda: whose_turn(self.etcd, root))
 
     def runs(self, instance: str) -> bool:
-        """Whether this instance has a container that runs; on a cluster, whether it has a unit."""
+        """Return whether this instance has a running container; on a cluster, whether it has a unit."""
         return instance in (self._running if self.scheduler.runs_on == "this machine" else self.units.there)
 
     @once
@@ -272,7 +272,7 @@ class Inventory:
         return {each.unit for each in self.containers if each.runs}
 
     def is_attended(self, container: Container) -> bool:
-        """Whether a process of this machine runs this container, or takes it away."""
+        """Return whether a process of this machine runs this container, or will remove it."""
         if container.name in self._run_by:
             return True
         if container.label in _UNDER_LOCK or container.name not in self._clients:
@@ -285,34 +285,34 @@ class Inventory:
 
     @once
     def _clients(self) -> dict[str, int]:
-        """The parent of the `docker start --attach` of each one-off container that has one (`one_off`)."""
+        """The parent of the `docker start --attach` of each one-off container (`one_off`)."""
         clients = [each for each in self.processes.values() if each.words[1:3] == ["start", "--attach"]]
         return {each.words[-1]: each.parent for each in clients}
 
     def repository(self, app: str) -> Path | None:
-        """The app's repository, as far as it is known."""
+        """Return the app's repository, if it is known."""
         if access := self.accesses.get(app):
             return repository_called(access.repository, self.state)
         return repository_of(app, self.state)
 
     def is_gone(self, app: str) -> bool:
-        """Whether there is no such app any more: neither etcd nor any repository here knows of it.
+        """Return whether the app is destroyed: neither etcd nor any repository here has it.
 
-        An etcd that knows of no app, while there are units of some, has lost its data.
+        An etcd without any app, while there are units, has lost its data.
         """
         if app in self.apps or self.repository(app) or not (self.apps or self.app or not self.units.instances):
             return False
         return not any(self.runs(f"{app}.{instance}") for instance in self.good(app))
 
     def left_anything(self, app: str) -> bool:
-        """Whether an app that is gone has units or containers, which go before the rest of it."""
+        """Return whether a destroyed app has units or containers, which must be removed before the rest."""
         return any(unit.startswith(f"{app}.") for unit in (*self.units.instances, *(c.unit for c in self.containers)))
 
     @property
     def left_out(self) -> str:
-        """What to add to what was looked at."""
+        """The end of a result: the apps that were not checked."""
         busy = sorted(set(self.apps) - set(self.idle))
-        return f"; not looked at while somebody changes them: {', '.join(busy)}" if busy else ""
+        return f"; not checked during a change: {', '.join(busy)}" if busy else ""
 
     @property
     def _filters(self) -> dict[str, str]:
@@ -323,7 +323,7 @@ class Inventory:
             with engine_at(self.settings.engine.url) as engine:
                 return getattr(engine.api, what)(**options)
         except (DockerException, OSError) as error:
-            raise NapError(f"the engine does not list its {what}: {error}") from error
+            raise NapError(f"the engine cannot list its {what}: {error}") from error
 
     def _of(self, app: str, what: str, find: Callable[[], T]) -> T:
         key = f"{what} {app}"

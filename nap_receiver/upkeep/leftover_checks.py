@@ -27,7 +27,7 @@ _STORE = "registry/docker/registry/v2"
 
 
 def images(there: Inventory) -> Iterator[Finding]:
-    """The engine and the registry have images of the apps that there are, and of no more releases than stay."""
+    """Check that the engine and the registry have images of existing apps and kept releases only."""
     on_engine = defaultdict(list)
     for image in there.images:
         on_engine[image.repository].append(image)
@@ -37,21 +37,21 @@ def images(there: Inventory) -> Iterator[Finding]:
         unneeded = [each for each in on_engine[app] if _is_unneeded(each, stay, there)]
         well += len(on_engine[app]) - len(unneeded)
         if (unneeded or unforgotten) and not is_at_work(there.state, PRUNING, app):
-            kept = f"need be kept (deploy.keep_releases is {there.settings.deploy.keep_releases})"
+            kept = f"deploy.keep_releases is {there.settings.deploy.keep_releases}"
             yield problem(
                 app,
-                f"{app}: images of releases that no longer {kept}: {_where(len(unneeded), len(unforgotten))}",
+                f"{app}: images of old releases ({kept}): {_where(len(unneeded), len(unforgotten))}",
                 "nap doctor --fix removes them.",
                 app=app,
                 repair=_remove_old,
             )
     yield from _of_gone(on_engine, there)
-    elsewhere = "" if there.settings.is_single_machine else "; the registry and the machines were not looked at"
-    yield ok(f"{well} on the engine, of releases that are kept{elsewhere}{there.left_out}")
+    elsewhere = "" if there.settings.is_single_machine else "; the registry and the machines were not checked"
+    yield ok(f"{well} on the engine, all of kept releases{elsewhere}{there.left_out}")
 
 
 def _sorted(app: str, there: Inventory) -> tuple[frozenset[str], set[str]]:
-    """The images of an app that stay, and those that the registry was not yet told to forget."""
+    """Return the images of an app that stay, and those to delete in the registry."""
     history, keep = there.history(app), there.settings.deploy.keep_releases
     found = sort_out(history, keep, there.units.known_of(app))
     marked = there.etcd.get(f"{there.settings.etcd.root_of(app)}/removed")
@@ -68,11 +68,11 @@ def _is_unneeded(image: EngineImage, stay: frozenset[str], there: Inventory) -> 
 
 def _remove_old(deploy: Deploy) -> str:
     remove_all_old(deploy)
-    return "They are removed."
+    return "They were removed."
 
 
 def _of_gone(on_engine: dict[str, list[EngineImage]], there: Inventory) -> Iterator[Finding]:
-    """Images that nap built for apps that there are no more; others may have put theirs there."""
+    """Report images that nap built for destroyed apps; others may have pushed theirs there."""
     in_registry = _registry_of_own(there)
     for app in sorted({*on_engine, *in_registry} - set(there.apps)):
         built = [each for each in on_engine.get(app, []) if each.built_for == app]
@@ -93,13 +93,13 @@ def _forgetting(digests: Sequence[str]) -> Callable[[Deploy], str]:
     def forget(deploy: Deploy) -> str:
         name, registry = deploy.app.name, deploy.settings.registry.address
         forget_all(name, [f"{registry}/{name}@{each}" for each in digests], deploy.app.state, deploy.settings)
-        return f"They are removed; where that fails, {deploy.app.state.deploy_logs / 'removed.log'} tells."
+        return f"They were removed. Failures are in {deploy.app.state.deploy_logs / 'removed.log'}."
 
     return forget
 
 
 def _registry_of_own(there: Inventory) -> dict[str, Path]:
-    """The repositories of nap's own registry, as it keeps them; no other registry tells what is whose."""
+    """Return the folders of nap's own registry; other registries do not show whose an image is."""
     folder = there.state.root / _STORE / "repositories"
     if not there.settings.is_single_machine or not folder.is_dir():
         return {}
@@ -107,14 +107,14 @@ def _registry_of_own(there: Inventory) -> dict[str, Path]:
 
 
 def _built_for(app: str, repository: Path) -> list[str]:
-    """The digests of this repository's images that nap built for the app."""
+    """Return the digests in this repository that nap built for the app."""
     links = (repository / "_manifests" / "revisions").glob("*/*/link")
     digests = [link.read_text(encoding="utf-8").strip() for link in links]
     return [digest for digest in digests if _app_of(digest, repository.parent.parent / "blobs") == app]
 
 
 def _app_of(digest: str, blobs: Path) -> str:
-    """The app that nap built an image for, as its label tells; empty where there is none."""
+    """Return the app in the label of an image; empty if there is none."""
 
     def blob(digest: str) -> dict[str, Any]:
         kind, _, name = digest.partition(":")
@@ -133,19 +133,19 @@ def _where(on_engine: int, in_registry: int) -> str:
 
 
 def volumes(there: Inventory) -> Iterator[Finding]:
-    """An engine of nap's own has no anonymous volumes that no container uses; on another they may be anybody's."""
+    """Check that nap's own engine has no unused anonymous volumes; on another engine they may belong to others."""
     if not there.settings.is_single_machine:
-        yield ok("not looked at: they are on the cluster's machines, and go with their containers")
+        yield ok("not checked: they are on the cluster's machines, and are removed with their containers")
         return
     unused = there.unused_volumes
     if there.settings.engine.url != own_url(there.state):
-        told = f"{len(unused)} anonymous that no container uses" if unused else "no anonymous one without a container"
-        yield ok(f"{told}; the engine is not nap's own, so they stay (docker volume prune)" if unused else told)
+        told = f"{len(unused)} anonymous without a container" if unused else "no anonymous one without a container"
+        yield ok(f"{told}, kept because the engine is not nap's own: docker volume prune" if unused else told)
         return
     if unused:
-        about = f"anonymous volumes that no container uses: {len(unused)}"
+        about = f"anonymous volumes without a container: {len(unused)}"
         yield problem("volumes", about, "nap doctor --fix removes them.", repair=_removing_volumes(there, unused))
-    yield ok("no anonymous one without a container" if not unused else "the others have their containers")
+    yield ok("no anonymous one without a container" if not unused else "all others have a container")
 
 
 def _removing_volumes(there: Inventory, names: Sequence[str]) -> Callable[[], str]:
@@ -156,19 +156,19 @@ def _removing_volumes(there: Inventory, names: Sequence[str]) -> Callable[[], st
                     with suppress(NotFound):
                         engine.api.remove_volume(name)
         except (DockerException, OSError) as error:
-            raise NapError(f"the engine does not remove a volume: {error}") from error
-        return "They are removed."
+            raise NapError(f"the engine cannot remove a volume: {error}") from error
+        return "They were removed."
 
     return remove
 
 
 def logs(there: Inventory) -> Iterator[Finding]:
-    """There are logs of each app's last deploys and of what runs, and no others."""
+    """Check that there are only logs of recent deploys and of existing units."""
     well = 0
     for app in there.idle:
         well += 1
         if old_logs(there.state, app):
-            about, advice = f"{app}: logs of deploys long past", "nap doctor --fix removes them."
+            about, advice = f"{app}: logs of old deploys", "nap doctor --fix removes them."
             yield problem(f"{app} old", about, advice, app=app, repair=_remove_old_logs)
     for folder in there.state.deploy_logs.glob(f"{there.app or '*'}/"):
         app = folder.name
@@ -176,13 +176,13 @@ def logs(there: Inventory) -> Iterator[Finding]:
             about, advice = f"{app}: logs of an app that is gone ({folder})", "nap doctor --fix removes them."
             yield problem(f"{app} gone", about, advice, app=app, repair=_removing_all([folder]))
     for app, files in sorted(_unit_logs(there).items()):
-        about = f"{app}: what instances printed that are gone ({', '.join(sorted(path.name for path in files))})"
-        yield problem(f"{app} units", about, "nap doctor --fix removes it.", app=app, repair=_removing_all(files))
+        about = f"{app}: logs of instances that are gone ({', '.join(sorted(path.name for path in files))})"
+        yield problem(f"{app} units", about, "nap doctor --fix removes them.", app=app, repair=_removing_all(files))
     yield ok(f"of {well} apps{there.left_out}")
 
 
 def _unit_logs(there: Inventory) -> dict[str, list[Path]]:
-    """Logs of units that the scheduler does not know, by app; but not of one that is stopped: `logs` shows them."""
+    """Return logs of units that the scheduler does not have, by app; not those of stopped apps: `logs` shows them."""
     found = defaultdict(list)
     for path in (there.state.program_logs / "apps").glob(f"{there.app or '*'}.*"):
         unit = path.name.partition(".log")[0]
@@ -196,7 +196,7 @@ def _unit_logs(there: Inventory) -> dict[str, list[Path]]:
 
 def _remove_old_logs(deploy: Deploy) -> str:
     remove_old_logs(deploy.app.state, deploy.app.name)
-    return "They are removed."
+    return "They were removed."
 
 
 def _removing_all(paths: Sequence[Path]) -> Callable[[Deploy], str]:
@@ -206,6 +206,6 @@ def _removing_all(paths: Sequence[Path]) -> Callable[[Deploy], str]:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             except OSError as error:
                 raise NapError(f"{path}: {error.strerror}") from error
-        return "Removed."
+        return "They were removed."
 
     return remove

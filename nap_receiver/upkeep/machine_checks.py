@@ -56,12 +56,10 @@ _STOPPED = {"stopped", "exited", "fatal"}
 
 
 def programs(there: Inventory) -> Iterator[Finding]:
-    """Each of nap's programs, and all else that it relies on, answers."""
+    """Check that all of nap's programs, and those that it needs, answer."""
     standings = lifecycle.status(there.state)
     if not standings:
-        yield problem(
-            "nap", "nap is down", "nap doctor --fix starts it, as nap up does.", repair=_starting(there.state)
-        )
+        yield problem("nap", "nap is down", "nap doctor --fix starts it.", repair=_starting(there.state))
         return
     well = []
     for each in standings:
@@ -70,29 +68,29 @@ def programs(there: Inventory) -> Iterator[Finding]:
             continue
         about, repair = f"{each.program} does not answer at {each.address} ({each.state})", None
         if each.state == lifecycle.NOT_NAPS:
-            advice = "Start it, or say where it is: settings.toml, nap settings."
+            advice = "Start it, or correct its address in settings.toml: nap settings"
         elif each.state == lifecycle.NOT_STARTED:
-            advice = "It is wanted since settings, or nap itself, were changed: nap up"
+            advice = "A change of settings or an update of nap needs it. To start it: nap up"
         elif each.state in _STOPPED:
-            advice, repair = "nap doctor --fix starts it, as nap up does.", _starting(there.state)
+            advice, repair = "nap doctor --fix starts it.", _starting(there.state)
         else:
             log = there.state.program_logs / f"{each.program}.log"
             advice = f"Its log: {log}. To restart it: kill -9 {each.pid}" if each.pid else f"Its log: {log}"
         yield problem(each.program, about, advice, repair=repair)
-    yield ok(f"{', '.join(well) or 'none'}: answer")
+    yield ok(f"{', '.join(well) or 'none'} ready")
 
 
 def _starting(state: State) -> Callable[[], str]:
     def start() -> str:
         with nothing_removed(state):
             lifecycle.start_again(state)
-        return "It is started, and answers."
+        return "It was started and is ready."
 
     return start
 
 
 def versions(there: Inventory) -> Iterator[Finding]:
-    """No program is older than nap can do with, and nap's own copy of Caddy is that of its package."""
+    """Check that each program has a supported version, and that nap's own copy of Caddy is unchanged."""
     well = []
     theirs = there.scheduler.versions()
     oldest_of = OLDEST | {program: each.oldest for program, each in theirs.items()}
@@ -103,7 +101,7 @@ def versions(there: Inventory) -> Iterator[Finding]:
             command = theirs[program].command if program in theirs else ()
             version = _NUMBER.findall(_said_by(program, command, there.settings))[0]
         except (NapError, IndexError) as error:
-            reason = str(error) if isinstance(error, NapError) else "it does not tell its version"
+            reason = str(error) if isinstance(error, NapError) else "its version is unknown"
             yield unseen(f"{program}: {reason}")
             continue
         if _parts(version) < _parts(oldest):
@@ -123,7 +121,7 @@ def _parts(version: str) -> tuple[int, ...]:
 
 
 def _said_by(program: str, command: Sequence[str], settings: Settings) -> str:
-    """What a program says where its version is the first number with a dot in it; `command` asks a scheduler's."""
+    """Return the output of a program in which the first number with a dot is its version."""
     if program == "Python":
         return platform.python_version()
     if program == "Docker Engine":
@@ -131,12 +129,12 @@ def _said_by(program: str, command: Sequence[str], settings: Settings) -> str:
             with engine_at(settings.engine.url) as engine:
                 return str(engine.api.version()["Version"])
         except (DockerException, OSError) as error:
-            raise NapError(f"it does not tell its version: {error}") from error
+            raise NapError(f"its version is unknown: {error}") from error
     if program == "etcd":
         try:
             return str(msgspec.json.decode(_of_etcd("/version", settings.etcd))["etcdserver"])
         except (msgspec.DecodeError, KeyError, TypeError) as error:
-            raise NapError("it does not tell its version") from error
+            raise NapError("its version is unknown") from error
     command = (
         command
         or {
@@ -150,13 +148,13 @@ def _said_by(program: str, command: Sequence[str], settings: Settings) -> str:
     try:
         done = subprocess.run(command, capture_output=True, timeout=_ASK_SECONDS, check=False, env=_environment())
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NapError(f"it is not to be found or does not answer: {command[0]}") from error
+        raise NapError(f"not found, or no answer: {command[0]}") from error
     said = (done.stdout + done.stderr).decode("utf-8", "replace")
     return said[said.find("OpenSSH_") :] if program == "OpenSSH" else said
 
 
 def clocks(there: Inventory) -> Iterator[Finding]:
-    """No clock that can be seen from here is far from this machine's."""
+    """Check that all visible clocks agree with this machine's."""
     well, silent = [], []
     for place, (url, context) in _clocks(there).items():
         try:
@@ -166,19 +164,19 @@ def clocks(there: Inventory) -> Iterator[Finding]:
             continue
         if abs(ahead) > MOST_SKEW_SECONDS:
             how = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
-            advice = "Set the clocks, and keep them so: systemd-timesyncd(8), chronyd(8)."
+            advice = "Synchronise the clocks: systemd-timesyncd(8), chronyd(8)."
             yield problem(place, f"the clock of {place} ({url}) is {how}", advice)
         else:
             well.append(place)
-    left = f"; not found out: {some(silent)}" if silent else ""
+    left = f"; no answer: {some(silent)}" if silent else ""
     if well or not silent:
         yield ok(f"within {MOST_SKEW_SECONDS:.0f} s of this machine's: {some(well) or 'none'}{left}")
     else:
-        yield unseen(f"none could be asked: {some(silent)}")
+        yield unseen(f"no answer: {some(silent)}")
 
 
 def _clocks(there: Inventory) -> dict[str, tuple[str, ssl.SSLContext | None]]:
-    """Where a `Date:` tells the time of another program's machine."""
+    """Return URLs whose `Date:` header has the time of another machine."""
     settings = there.settings
     found: dict[str, tuple[str, ssl.SSLContext | None]] = {
         "registry": (f"http://{settings.registry.address}/v2/", None)
@@ -192,21 +190,21 @@ def _clocks(there: Inventory) -> dict[str, tuple[str, ssl.SSLContext | None]]:
 
 
 def _ahead(url: str, context: ssl.SSLContext | None) -> float:
-    """Seconds that the clock there is ahead of this one's, at the least; 0 where it may be the same."""
+    """Return the seconds by which that clock is ahead, at least; 0 if it may be equal."""
     before = time.time()
     date, _ = _asked(url, context)
     after = time.time()
     try:
         told = email.utils.parsedate_to_datetime(date).timestamp()
     except ValueError as error:
-        raise NapError(f"{url} tells no time") from error
+        raise NapError(f"{url} sends no valid date") from error
     if told > after:
         return told - after
     return min(0.0, told + 1 - before)  # it tells whole seconds
 
 
 def _asked(url: str, context: ssl.SSLContext | None) -> tuple[str, bytes]:
-    """The date and the text of an answer, whatever its status."""
+    """Return the `Date:` header and the body of a response, whatever its status."""
     handlers = [urllib.request.ProxyHandler({}), *([urllib.request.HTTPSHandler(context=context)] if context else [])]
     try:
         with urllib.request.build_opener(*handlers).open(url, timeout=_ASK_SECONDS) as reply:
@@ -218,58 +216,60 @@ def _asked(url: str, context: ssl.SSLContext | None) -> tuple[str, bytes]:
 
 
 def privacy(there: Inventory) -> Iterator[Finding]:
-    """No other account can use the state directory."""
+    """Check that no other account can use the state directory."""
     state = there.state
 
     def repair() -> str:
         close(state)
-        return "It is closed, with all in it."
+        return "Other accounts have no access now."
 
     if is_private(state.root):
         yield ok(f"{state.root}: no other account can use it")
     else:
         mode = stat.filemode(state.root.stat().st_mode)
-        advice = "nap doctor --fix closes it, as nap up does."
-        yield problem("privacy", f"{state.root} is open to other accounts ({mode})", advice, repair=repair)
+        advice = "nap doctor --fix removes their access."
+        yield problem("privacy", f"other accounts can use {state.root} ({mode})", advice, repair=repair)
 
 
 def firewall(there: Inventory) -> Iterator[Finding]:
-    """Containers reach neither this machine's own services nor what is link-local."""
+    """Check that containers cannot reach this machine's own services or link-local addresses."""
     if not is_root_there(there.settings.engine.url):
-        yield ok("not looked at: only root where the engine runs sees its rules; docs/operating.md has them")
+        yield ok("not checked: only root on the engine's machine sees the rules (docs/operating.md)")
         return
     if not lifecycle.status(there.state):
-        yield ok("nap is down, and containers with it")
+        yield ok("nap is down, so no containers run")
         return
     lacking = rules.missing(there.state, there.settings, rules.bridges(there.state, there.settings))
     if lacking:
 
         def repair() -> str:
             rules.guard(there.state, there.settings)
-            return "They are in force."
+            return "They were added."
 
         first = f"iptables -C {shlex.join(lacking[0])}"
         about = f"{len(lacking)} of the rules that keep containers from this machine's services are missing ({first})"
-        yield problem("firewall", about, "nap doctor --fix makes them, as nap up does.", repair=repair)
+        yield problem("firewall", about, "nap doctor --fix adds them.", repair=repair)
     else:
-        yield ok("containers reach neither this machine's own services nor what is link-local")
+        yield ok("containers cannot reach this machine's own services or link-local addresses")
 
 
 def disk(there: Inventory) -> Iterator[Finding]:
-    """A build finds as much disk as it should."""
+    """Check that a build has enough free disk space."""
     needed = there.settings.deploy.free_space
     with engine_at(there.settings.engine.url) as engine:
         lack = lack_of_space(there.state, there.settings, engine)
     if lack:
-        advice = "Make room: docker system df tells what the engine keeps, and a lower deploy.keep_releases has fewer "
-        yield problem("disk", lack, f"{advice}images stay. How much must be free is deploy.free_space.")
+        advice = (
+            "Free space: docker system df shows the use of the engine; a lower deploy.keep_releases keeps fewer images."
+        )
+        yield problem("disk", lack, f"{advice} The minimum is deploy.free_space.")
     else:
         free, root = shutil.disk_usage(there.state.root).free, there.state.root
         yield ok(f"{needed / 2**30:.1f} GB are needed for a build; {free / 2**30:.1f} GB are free at {root}")
 
 
 def _of_etcd(what: str, places: EtcdSettings) -> bytes:
-    """What a GET of etcd's is answered with, whatever the status."""
+    """Return the body of etcd's response to a GET, whatever its status."""
     if not places.address.socket:
         return _asked(f"{places.url}{what}", tls_of(places))[1]
     try:

@@ -70,7 +70,7 @@ def test_failed_redeploy_leaves_nothing_on_any_machine(either: Cluster, pusher: 
 def test_a_port_that_nobody_named_is_found_on_its_machine(either: Cluster, pusher: Pusher) -> None:
     pusher.commit(Dockerfile=HTTPD.replace("EXPOSE 8080\n", ""), index_html="one")
     done = pushed(pusher)
-    assert f"{pusher.app} v1 web listens on 8080; nap asked 5000. The image names no port" in done.trouble[0]
+    assert f"{pusher.app} v1 web listens on 8080; nap expected 5000. The image names no port" in done.trouble[0]
     assert f"=====> {pusher.app} v2 is live" in done.text
     assert answer(done.url) == "one"
     only(either, pusher, 2)
@@ -216,7 +216,7 @@ def test_process_types_and_checks(either: Cluster, pusher: Pusher) -> None:
     assert list(pusher.nap.keys(f"/nap/apps/{pusher.app}/up/")) == [up]
     assert list(pusher.announcements()) == [f"/services/{pusher.app}/v1.web.1"]
 
-    assert "web.1: its check (http 8080 /nowhere) failed once, which only warns" in first.text
+    assert "web.1: its check (http 8080 /nowhere) failed once; this check only warns" in first.text
 
     web, worker = (f"{pusher.app}.v1.{process}.1" for process in ("web", "worker"))
     having(either, web).docker("exec", web, "test", "-e", "/www/told")

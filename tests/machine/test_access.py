@@ -37,7 +37,7 @@ def test_first_push_makes_an_owner_who_lets_others_in(nap: Nap, pusher: Pusher, 
     misspelt = pusher.ssh_command("access:add", pusher.app, "someone-esle", "read")
     assert (misspelt.returncode, misspelt.stdout) == (0, f"someone-esle has the right to {pusher.app}: read\n")
     assert misspelt.stderr.splitlines() == [
-        " !     No user someone-esle has a key here, and the right counts for no other name",
+        " !     User someone-esle has no key, so nobody can use this right",
         f" !     If that is a mistake: access:remove {pusher.app} someone-esle. Else the operator adds a key:",
         " !     nap keys:add someone-esle < KEY.pub",
     ]
@@ -62,12 +62,18 @@ def test_an_app_belongs_to_one_repository(nap: Nap, pusher: Pusher) -> None:
     assert pusher.push("-o", "nap.deploy=no", "nap", "HEAD:refs/heads/master").status == 0
     team, _, name = pusher.app.partition("-")
     twin = f"ssh://{nap.settings.ssh.address}/{team}/{name}"
-    assert f"the app {pusher.app} is that of {pusher.app} already" in pusher.push(twin, "HEAD:refs/heads/master").text
+    assert (
+        f"app name {pusher.app} is already used by repository {pusher.app}"
+        in pusher.push(twin, "HEAD:refs/heads/master").text
+    )
     elsewhere = pusher.folder / f"{pusher.app}.git"
     pusher.git("init", "--quiet", "--bare", str(elsewhere))
     (elsewhere / "hooks" / "post-receive").symlink_to(ROOT / "hooks" / "post-receive")
     pusher.git(f"--git-dir={elsewhere}", "config", "nap.state", str(nap.folder))
-    assert f"the app {pusher.app} is that of {pusher.app} already" in pusher.push(str(elsewhere), "HEAD:master").text
+    assert (
+        f"app name {pusher.app} is already used by repository {pusher.app}"
+        in pusher.push(str(elsewhere), "HEAD:master").text
+    )
     assert not (nap.state.deploy_logs / pusher.app).exists()
 
 

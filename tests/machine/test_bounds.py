@@ -71,13 +71,13 @@ def test_an_app_has_so_many_users_and_a_user_so_many_apps(etcd: Etcd, places: Et
     assert set_right(etcd, key, "bob", "owner", limits).owners == ["ann", "bob"]
     with pytest.raises(NapError) as error:
         set_right(etcd, key, "eve", "read", limits)
-    assert str(error.value) == "bounds-users would have 3 users, and 2 is the most (limits.users)"
+    assert str(error.value) == "bounds-users would have 3 users; the limit is 2 (limits.users)"
     for app in ("bounds-one", "bounds-two"):
         etcd.put(places.access_of(app), asdict(Access(app, {"bob": "owner", "ann": "owner"})))
     require_few_apps(etcd, places.access, "bob", limits)
     with pytest.raises(NapError) as error:
         set_right(etcd, key, "ann", None, limits)
-    assert str(error.value) == "bob would have 3 apps, and 2 is the most (limits.apps)", "it would count for bob"
+    assert str(error.value) == "bob would have 3 apps; the limit is 2 (limits.apps)", "it would count for bob"
     with pytest.raises(NapError):
         require_few_apps(etcd, places.access, "bob", limits, another=1)
     etcd.delete_below(f"{places.access}/")
@@ -139,7 +139,7 @@ def test_who_has_as_many_apps_as_a_user_may_have_creates_no_other(nap: Nap, push
         fill(etcd, below, LIMITS.apps, access)
         pusher.commit(Dockerfile=HTTPD)
         refusal = pusher.push().trouble
-        assert refusal[0] == f"{pusher.user} would have 101 apps, and 100 is the most (limits.apps)"
+        assert refusal[0] == f"{pusher.user} would have 101 apps; the limit is 100 (limits.apps)"
         created = pusher.ssh_command("apps:create", pusher.app)
         assert (created.returncode, created.stderr.splitlines()[0]) == (1, f" !     {refusal[0]}")
         assert not pusher.bare.exists()
@@ -155,17 +155,17 @@ def test_a_push_or_a_command_that_asks_for_too_much_changes_nothing(nap: Nap, pu
     many = pusher.push()
     assert (many.status, many.trouble[0]) == (
         1,
-        f"{pusher.app} would have 51 process types, and 50 is the most (limits.process_types)",
+        f"{pusher.app} would have 51 process types; the limit is 50 (limits.process_types)",
     )
     pusher.commit(
         Procfile="".join(f"{each}: sleep 9\n" for each in processes[:3]),
         app_json=json.dumps({"formation": {each: {"quantity": 100} for each in processes[:3]}}),
     )
     told = pusher.push().trouble
-    assert told[0] == f"{pusher.app} would have 300 instances, and 200 is the most (limits.instances)"
+    assert told[0] == f"{pusher.app} would have 300 instances; the limit is 200 (limits.instances)"
     nap.run("config:set", pusher.app, f"A={'a' * 60_000}", f"B={'b' * 60_000}")
     refusal = pusher.ssh_command("config:set", pusher.app, f"C={'c' * 20_000}")
     assert refusal.returncode == 1
-    assert f"{pusher.app} would have variables of 140003 bytes in all, and 131072 is the most" in refusal.stdout
+    assert f"{pusher.app} would have variables of 140003 bytes in all; the limit is 131072" in refusal.stdout
     assert json.loads(nap.run("config", pusher.app, "--json").stdout)[-1]["name"] == "B"
     assert not nap.keys(f"/nap/apps/{pusher.app}/releases/")

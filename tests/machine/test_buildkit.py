@@ -89,7 +89,7 @@ def test_a_cache_mount_is_kept_for_the_app_and_nobody_else(nap: Nap, tmp_path: P
 def test_a_secret_that_nobody_gives_is_told_before_the_build(nap: Nap, tmp_path: Path, mount: str) -> None:
     said = built(nap, tmp_path, f"{BASE}RUN --mount={mount} true\n")
     assert said[0].startswith(f"kit: the build failed in the Dockerfile: line 2: RUN --mount={mount.partition(',')[0]}")
-    assert "a build has no secrets and no ssh agent here" in said[0]
+    assert "is not allowed: builds have no secrets and no ssh agent" in said[0]
 
 
 def test_what_this_engine_is_too_old_for_is_named_with_what_would_help(nap: Nap, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_what_this_engine_is_too_old_for_is_named_with_what_would_help(nap: Nap,
 
 def test_a_syntax_that_cannot_be_had_is_done_without(nap: Nap, tmp_path: Path) -> None:
     said = built(nap, tmp_path, f"# syntax=docker/dockerfile:1\n# check=skip=all\n{BASE}RUN echo built\n")
-    why = "the engine's own reading of the Dockerfile has to do: docker/dockerfile:1 cannot be pulled: "
+    why = "# syntax=docker/dockerfile:1 is ignored: docker/dockerfile:1 cannot be pulled: "
     assert said[0].startswith(why), said.text
     assert said[-1] == "built"
 
@@ -151,7 +151,7 @@ RUN echo "$TARGETARCH $TARGETPLATFORM $GIT_REV $NAP_APP $OTHER"
     ).stdout.strip()
     assert said[-1] == f"{machine} linux/{machine} 1a2b3c4 kit default", said.text
     foreign = built(nap, tmp_path, "FROM --platform=linux/riscv64 nap/busybox\n")
-    assert f"FROM --platform=linux/riscv64: builds here are for linux/{machine}" in foreign.text
+    assert f"FROM --platform=linux/riscv64: this nap builds only for linux/{machine}" in foreign.text
 
 
 def test_triggers_run_and_a_stage_that_nothing_needs_does_not(nap: Nap, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_the_classic_builder_names_what_needs_buildkit(nap: Nap, tmp_path: Path)
             ("ARG TARGETARCH", "ARG TARGETARCH"),
         ):
             said = built(nap, tmp_path, f"{BASE}{step}\n")
-            assert f"line 2: {what} needs BuildKit, which builds here do not have" in said[0], said.text
+            assert f"line 2: {what} needs BuildKit, and this nap builds without it" in said[0], said.text
             assert "(build.engine)" in said[1]
         assert "Step 1/3 : FROM nap/busybox" in built(nap, tmp_path, f"{BASE}RUN true\n")
 

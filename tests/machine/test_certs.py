@@ -142,8 +142,8 @@ def test_a_certificate_that_was_brought_is_served(safe: Nap, shop: Pusher) -> No
     status, said, trouble = bring(shop, one.pem, MIDDLE.pem, one.key_pem())
     assert (status, said) == (1, "")
     assert trouble == [
-        f" !     the certificate is for {www} and 1 more, which {app} does not have",
-        f" !     Add each name that it is for, a wildcard as such: domains:add {app} {www}",
+        f" !     the certificate is for {www} and 1 more, which is not a domain of {app}",
+        f" !     Add each name of the certificate first, also wildcards: domains:add {app} {www}",
     ]
     safe.run("domains:add", app, www, f"*.{app}.local", f"{app}.example.test")
     status, said, trouble = bring(shop, one.key_pem(), MIDDLE.pem, one.pem)
@@ -216,7 +216,7 @@ def test_who_may_bring_one(safe: Nap, shop: Pusher, nap: Nap, tmp_path: Path) ->
     assert not safe.keys(f"/nap/certificates/{shop.app}")
     (tmp_path / "bare").mkdir()
     bare = undeployed(nap, f"{shop.app}-bare", tmp_path / "bare")
-    assert bring(bare, one.pem)[2][0] == " !     the router serves no HTTPS here"
+    assert bring(bare, one.pem)[2][0] == " !     the router of this nap has no HTTPS"
 
 
 def test_a_name_for_which_nobody_gives_a_certificate_is_no_trouble_for_others(safe: Nap, shop: Pusher) -> None:

@@ -75,7 +75,7 @@ def test_a_long_value_from_standard_input(nap: Nap, pusher: Pusher, live: Pushed
     assert environment_of(nap, pusher.app) | {"LONG": value, "SHORT": "1"} == environment_of(nap, pusher.app)
     assert pusher.ssh_command("config:get", pusher.app, "LONG").stdout == value + "\n"
     longer = subprocess.run(words, input=value.encode() + b"x", capture_output=True, timeout=60)
-    assert b" !     LONG: the value has 65537 bytes, and 65536 is the most\n" in longer.stderr
+    assert b" !     LONG: the value has 65537 bytes; the limit is 65536\n" in longer.stderr
 
 
 def test_a_value_that_is_no_text_is_refused_with_a_hint(nap: Nap, pusher: Pusher, live: Pushed) -> None:
@@ -125,7 +125,7 @@ def test_values_come_from_files_and_go_to_files_as_they_are(nap: Nap, pusher: Pu
         done = subprocess.run(pusher.ssh_words(*words), input=stdin, text=True, capture_output=True, timeout=60)
         return done.returncode, done.stderr.splitlines()
 
-    left_out = " !     A: the newline at its end is left out; --raw keeps it"
+    left_out = " !     A: removed the newline at the end; --raw keeps it"
     for stdin, options, value, told in (
         ("one\n", [], "one", [left_out]),
         ("one\n\n", [], "one\n", [left_out]),
@@ -137,7 +137,7 @@ def test_values_come_from_files_and_go_to_files_as_they_are(nap: Nap, pusher: Pu
         assert said("config:set", pusher.app, "A", *options, stdin=stdin) == (0, told)
         assert pusher.ssh_command("config:get", pusher.app, "A").stdout == f"{value}\n"
     nothing = [
-        " !     there is no value for A on standard input",
+        " !     no value for A on standard input",
         f" !     To set it empty: config:set {pusher.app} A=",
     ]
     assert said("config:set", pusher.app, "A", stdin="\n") == (1, nothing)
@@ -146,8 +146,8 @@ def test_values_come_from_files_and_go_to_files_as_they_are(nap: Nap, pusher: Pu
     assert said("config:import", pusher.app, stdin=file) == (
         0,
         [
-            " !     line 4: PORT is nap's own to set: skipped",
-            " !     line 5: C is taken as it is written, with ${…} in it: nothing is filled in",
+            " !     line 4: PORT is set by nap: skipped",
+            " !     line 5: C keeps ${…} as written: nap does not expand it",
         ],
     )
     values = {"A": "\n", "B": "two\nlines", "C": "it's ${HOME}", "SECRET": SECRET}
@@ -161,7 +161,7 @@ def test_values_come_from_files_and_go_to_files_as_they_are(nap: Nap, pusher: Pu
         1,
         [" !     line 2: expected NAME=VALUE, or a quote that ends; nothing was changed"],
     )
-    assert said("config:import", pusher.app)[1][0] == " !     there are no variables on standard input"
+    assert said("config:import", pusher.app)[1][0] == " !     no variables on standard input"
     assert nap.run("config:import", pusher.app, stdin=exported["dotenv"]).stdout.endswith("nothing changed\n")
     logs = [path.read_text() for path in (nap.state.deploy_logs / pusher.app).iterdir()]
     assert not [log for log in logs if SECRET in log]
@@ -183,13 +183,13 @@ def test_a_failed_change_changes_nothing(nap: Nap, pusher: Pusher) -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("1A=x",), "'1A' cannot be the name of a variable"),
-        (("A-B=x",), "'A-B' cannot be the name of a variable"),
-        (("=x",), "'' cannot be the name of a variable"),
-        (("PORT=1",), "PORT is nap's own to set"),
-        (("NAP_APP=x",), "NAP_APP is nap's own to set"),
+        (("1A=x",), "'1A' is not a valid variable name"),
+        (("A-B=x",), "'A-B' is not a valid variable name"),
+        (("=x",), "'' is not a valid variable name"),
+        (("PORT=1",), "PORT is set by nap"),
+        (("NAP_APP=x",), "NAP_APP is set by nap"),
         (("A", "B"), "only one value can come from standard input"),
-        (("A=" + "x" * 65537,), "A: the value has 65537 bytes, and 65536 is the most"),
+        (("A=" + "x" * 65537,), "A: the value has 65537 bytes; the limit is 65536"),
     ],
 )
 def test_what_cannot_be_set_is_refused(nap: Nap, words: tuple[str, ...], why: str) -> None:

@@ -16,7 +16,7 @@ def test_what_is_set_before_the_first_push_holds_from_the_first_release(nap: Nap
     assert (created.returncode, created.stderr) == (0, "")
     opened = pusher.ssh_command("open", app)
     url = opened.stdout.strip()
-    assert opened.stderr.startswith(f" !     {app} was never deployed, and nothing answers there yet")
+    assert opened.stderr.startswith(f" !     {app} was never deployed, so this address does not answer yet")
     assert created.stdout.splitlines() == [
         f"=====> {app} is created",
         f"       Address after the first deploy: {url}",
@@ -99,9 +99,9 @@ def test_an_app_is_created_once_and_by_those_who_may_have_one_more(nap: Nap, pus
                 f"Choose another name, or ask its owner for: access:add {name} {other.user} push",
             ],
         ),
-        (other, name, [f"the app {name} is that of {path} already"]),
+        (other, name, [f"app name {name} is already used by repository {path}"]),
         (other, "My_App", ['"My_App" cannot be an app\'s name: only a to z, 0 to 9 and single dashes between them']),
-        (other, "../x", ["'../x' is no name of an app"]),
+        (other, "../x", ["'../x' is not a name of an app"]),
     ):
         refused = who.ssh_command("apps:create", words)
         assert refused.returncode == 1
@@ -146,9 +146,9 @@ def test_a_repository_of_sha256_objects_deploys_to_an_app_made_for_it(nap: Nap, 
     refused = pusher.push()
     assert refused.status != 0
     assert refused.trouble == [
-        f"git left before it sent anything: {pusher.app} takes sha1 objects; has your repository sha256 ones? "
+        f"git ended before it sent anything: {pusher.app} has sha1 objects; your repository may have sha256 objects "
         "(git rev-parse --show-object-format)",
-        "An app for them: apps:create NAME --object-format sha256",
+        "To create an app for them: apps:create NAME --object-format sha256",
     ]
     assert access_of(pusher.app, nap.state) is None
     assert pusher.ssh_command("apps:create", pusher.app, "--object-format", "sha256").returncode == 0

@@ -196,7 +196,7 @@ def test_on_a_cluster_units_that_somebody_destroyed(far: ClusterPatient) -> None
     app, cluster = far.pusher.app, far.cluster
     cluster.fleetctl("destroy", f"{app}.v1.web.1.service")
     eventually(lambda: not far.pusher.announcements() and far.has_only("worker.1"), 60, "it has ended")
-    repaired = far.is_told_and_repaired(("instances", f"{app}: of v1, web.1 not kept running and announced"))
+    repaired = far.is_told_and_repaired(("instances", f"{app}: of v1, web.1 not started"))
     assert "Started: web.1." in [row["advice"] for row in repaired.rows]
     assert answered(far.pusher) == ["one"]
     far.has_only_v1()
@@ -208,7 +208,7 @@ def test_on_a_cluster_units_that_somebody_stopped(far: ClusterPatient) -> None:
     cluster.fleetctl("stop", "--no-block", f"{app}.v1.web.1.service", f"{app}.v1.worker.1-discovery.service")
     eventually(lambda: not far.pusher.announcements() and far.has_only("worker.1"), 60, "it has ended")
     eventually(lambda: not far.nap.keys(f"/nap/apps/{app}/up/"), 60, "the other is not said to be up")
-    far.is_told_and_repaired(("instances", f"{app}: of v1, web.1, worker.1 not kept running and announced"))
+    far.is_told_and_repaired(("instances", f"{app}: of v1, web.1, worker.1 not started"))
     assert answered(far.pusher) == ["one"]
     far.has_only_v1()
 
@@ -222,11 +222,11 @@ def test_on_a_cluster_what_is_of_no_release(far: ClusterPatient, tmp_path: Path)
     far.put(f"{app}.v99.web.1", tmp_path)
     far.put(f"x{app}.v1.web.1", tmp_path)
     repaired = far.is_told_and_repaired(
-        ("announcements", f"{app}: v1.web.9 is announced (/services/{app}/v1.web.9) and has no unit"),
+        ("announcements", f"{app}: v1.web.9 is announced (/services/{app}/v1.web.9), but has no unit"),
         ("announcements", f"{app}: v99.web.1 is announced (/services/{app}/v99.web.1) without a lease"),
         ("units", f"{app}: v99.web.1 has a unit, but v1 is the current release"),
     )
-    assert "It is stopped, and its unit taken away." in [row["advice"] for row in repaired.rows]
+    assert "It was stopped and its unit removed." in [row["advice"] for row in repaired.rows]
     far.has_only_v1()
     assert answered(far.pusher) == ["one"]
     assert f"x{app}.v1.web.1.service" in wanted(far.cluster, f"x{app}"), "it is not nap's"
@@ -247,7 +247,7 @@ def test_on_a_cluster_a_deploy_that_was_killed(far: ClusterPatient) -> None:
     eventually(lambda: not nap.keys(f"/nap/apps/{app}/lock"), 15, "its lock is gone")
     eventually(lambda: nap.keys(f"/nap/apps/{app}/up/v2.worker.1"), 30, "its worker is up")
     repaired = far.is_told_and_repaired(("releases", f"{app}: v2 never finished: its deploy was killed"))
-    assert "It is taken away, and written down as failed." in [row["advice"] for row in repaired.rows]
+    assert "Its leftovers were removed; it is recorded as failed." in [row["advice"] for row in repaired.rows]
     far.has_only_v1()
     assert answered(pusher) == ["one"]
 
@@ -272,16 +272,16 @@ def test_on_a_cluster_one_off_commands_that_nobody_waits_for(far: ClusterPatient
     )
     name = f"{app}.v1.run.{attended.pid}"
     eventually(lambda: name in nap.docker("ps", "--format", "{{.Names}}").split(), 30, "somebody's command runs")
-    why = "has no unit, and nobody waits for its end"
+    why = "has no unit and belongs to no running one-off command"
     told = far.doctor()
-    assert sorted(told.of("problem")) == [("containers", f"{app}: the container {each} {why}") for each in lost]
-    assert told.well("containers").startswith("1 one-off command, each with whoever began it")
+    assert sorted(told.of("problem")) == [("containers", f"{app}: container {each} {why}") for each in lost]
+    assert told.well("containers").startswith("1 one-off command, each with its client")
     far.is_told_and_repaired(*told.of("problem"))
     assert set(nap.docker("ps", "--format", "{{.Names}}").split()) >= {name, *others}
     nap.docker("rm", "--force", *others)
     os.kill(attended.pid, signal.SIGKILL)  # its docker goes on
     eventually(lambda: far.doctor().of("problem"), 20, "nobody waits for it any more")
-    far.is_told_and_repaired(("containers", f"{app}: the container {name} {why}"))
+    far.is_told_and_repaired(("containers", f"{app}: container {name} {why}"))
 
 
 @pytest.mark.long
@@ -293,6 +293,6 @@ def test_on_a_cluster_whose_etcd_is_away(far: ClusterPatient) -> None:
     assert ("programs", f"etcd does not answer at {etcd} (not nap's)") in told.of("problem")
     unseen = dict(told.of("failed"))
     for check in ("announcements", "releases", "instances", "logs"):
-        assert unseen[check] == f"not looked at: etcd at {etcd} does not answer"
+        assert unseen[check] == f"not checked: etcd at {etcd} does not answer"
     far.cluster.start_etcd()
     eventually(lambda: answered(far.pusher) == ["one"], 60, "it is announced again")

@@ -66,7 +66,7 @@ def test_a_domain_is_one_apps(nap: Nap, pusher: Pusher, live: Pushed, tmp_path: 
     other, www = another(pusher, tmp_path / "other"), f"www.{pusher.app}.test"
     assert pusher.ssh_command("domains:add", pusher.app, f"'*.{pusher.app}.test'").returncode == 0
     served(nap, www, 200, "one")
-    mine, nothing = f"*.{pusher.app}.test", "Its owner can give it up"
+    mine, nothing = f"*.{pusher.app}.test", "The owner of that app can remove it"
     for name, where in ((www, "below"), (f"a.{www}", "below"), (f"'*.{www}'", "below"), (mine[2:], "above")):
         refused = other.ssh_command("domains:add", other.app, name)
         assert (refused.returncode, refused.stdout) == (1, "")
@@ -77,14 +77,14 @@ def test_a_domain_is_one_apps(nap: Nap, pusher: Pusher, live: Pushed, tmp_path: 
     assert other.ssh_command("access:add", other.app, pusher.user, "owner").returncode == 0
     assert other.ssh_command("domains:add", other.app, www).returncode == 1
     assert pusher.ssh_command("domains:add", other.app, www).returncode == 0, "the same owner's apps may share a line"
-    served(nap, www, 503, f"{other.app}: no instance")
+    served(nap, www, 503, f"{other.app} does not answer: no healthy instance")
     served(nap, f"other.{pusher.app}.test", 200, "one")
 
     refused = pusher.ssh_command("domains:add", pusher.app, f"new.{pusher.app}.test", www)
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.splitlines() == [
-        f" !     {www} is another app's",
-        " !     Its owner can give it up: domains:remove",
+        f" !     {www} belongs to another app",
+        " !     The owner of that app can remove it: domains:remove",
     ]
     assert listed(nap, pusher.app) == [f"*.{pusher.app}.test"], "all or none"
     foreign = pusher.ssh_command("domains:remove", pusher.app, www)
@@ -94,11 +94,11 @@ def test_a_domain_is_one_apps(nap: Nap, pusher: Pusher, live: Pushed, tmp_path: 
 
 def test_an_app_has_no_more_domains_than_the_operator_says(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     many = nap.run("domains:add", pusher.app, *(f"n{n}.{pusher.app}.test" for n in range(41)), ok=False)
-    assert many.stderr == " !     those are 41 domains, and one command takes 40\n"
+    assert many.stderr == " !     got 41 domains; one command takes at most 40\n"
     nap.run("domains:add", pusher.app, *(f"n{n}.{pusher.app}.test" for n in range(40)))
     refused = pusher.ssh_command("domains:add", pusher.app, *(f"m{n}.{pusher.app}.test" for n in range(11)))
     assert refused.stderr.splitlines()[0] == (
-        f" !     {pusher.app} has 40 domains and may have 50 (router.max_domains)"
+        f" !     {pusher.app} has 40 domains; the limit is 50 (router.max_domains)"
     )
     assert len(listed(nap, pusher.app)) == 40
     again = (f"n{n}.{pusher.app}.test" for n in range(11))
@@ -199,7 +199,7 @@ def test_two_who_want_the_same_domains_at_once(nap: Nap, pusher: Pusher, tmp_pat
                 add_domains(etcd, places, app, names, 50, "someone")
                 won.append(app)
             except NapError as error:
-                assert str(error).endswith("is another app's")
+                assert str(error).endswith("belongs to another app")
 
     with connect(places) as etcd:
         for app in apps:

@@ -111,7 +111,7 @@ def test_never_listens(pusher: Pusher) -> None:
     pusher.commit(Dockerfile=runs("echo I am up but deaf; exec sleep 1000"))
     pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "2")
     pushed = pusher.push()
-    failed(pushed, "did not answer on port 8080 within 2 s", "listens on 0.0.0.0 (not 127.0.0.1)")
+    failed(pushed, "did not answer on port 8080 within 2 s", "must listen on 0.0.0.0 (not 127.0.0.1)")
     assert "       I am up but deaf" in pushed.lines
 
 
@@ -123,7 +123,7 @@ def test_starved_app_is_told_apart_from_a_silent_one(pusher: Pusher) -> None:
     )
     pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "10")
     pushed = pusher.push()
-    failed(pushed, ", of which it got no processor for ", f"resource:limit {pusher.app} shows it")
+    failed(pushed, ", of which it got no processor for ", f"too low: resource:limit {pusher.app}")
     assert "       the machine is busy: the app got no processor for " in pushed.text
 
 
@@ -131,7 +131,7 @@ def test_listens_on_its_own_loopback_only(pusher: Pusher) -> None:
     pusher.commit(Dockerfile=runs("exec httpd -f -p 127.0.0.1:8080 -h /etc"))
     pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "10")
     where = "did not answer on port 8080 within 10 s: it listens on 127.0.0.1:8080 only"
-    failed(pusher.push(), where, "Have it listen on 0.0.0.0")
+    failed(pusher.push(), where, "It must listen on 0.0.0.0")
 
 
 def test_healthcheck_never_passes(pusher: Pusher) -> None:
@@ -233,7 +233,7 @@ def push_to_hook(nap: Nap, pusher: Pusher, bare: Path, variables: dict[str, str]
     ("variables", "what"),
     [
         ({"NAP_ENGINE_URL": "unix:///no/such/engine.sock"}, "the Docker Engine at unix:///no/such/engine.sock"),
-        ({"NAP_REGISTRY_ADDRESS": "127.0.0.1:1"}, "the registry at 127.0.0.1:1 did not take it"),
+        ({"NAP_REGISTRY_ADDRESS": "127.0.0.1:1"}, "could not be pushed to the registry at 127.0.0.1:1: "),
         ({"NAP_LOCAL_HOST": "192.0.2.1"}, "cannot assign requested address"),
         (
             {"NAP_LOCAL_HOST": "256.0.0.1"},
@@ -272,7 +272,7 @@ def test_registry_refuses(nap: Nap, pusher: Pusher, tmp_path: Path) -> None:
     finally:
         registry.terminate()
         registry.wait()
-    assert f"the registry at {address} did not take it" in pushed.trouble[0], pushed.text
+    assert f"could not be pushed to the registry at {address}: " in pushed.trouble[0], pushed.text
     assert "405" in pushed.trouble[0]
 
 
@@ -307,7 +307,7 @@ def test_a_second_repository_of_the_same_app(nap: Nap, pusher: Pusher) -> None:
     team, _, name = pusher.app.partition("-")
     pushed = pusher.push(f"ssh://{nap.settings.ssh.address}/{team}/{name}", "HEAD:refs/heads/master")
     assert pushed.status != 0
-    assert f"the app {pusher.app} is that of {pusher.app} already" in pushed.text
+    assert f"app name {pusher.app} is already used by repository {pusher.app}" in pushed.text
     assert not (nap.state.repositories / team).exists()
 
 

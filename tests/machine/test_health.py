@@ -89,7 +89,9 @@ def test_what_dokkus_checks_and_scripts_say_is_done(nap: Nap, pusher: Pusher) ->
     done = pushed(pusher)
     assert " !     app.json: nap ignores cron" in done.lines
     (warned,) = [line for line in done.lines if "/nowhere) failed" in line]
-    assert warned == f" !     {pusher.app} v1 web.1: its check (http 8080 /nowhere) failed 2 times, which only warns"
+    assert (
+        warned == f" !     {pusher.app} v1 web.1: its check (http 8080 /nowhere) failed 2 times; this check only warns"
+    )
     assert done.lines[done.lines.index(warned) + 1].startswith(f"       GET {url}/nowhere: 404 Not Found")
     assert done.lines.index("       before with v1") < done.lines.index(warned)
     assert done.lines.index("       after with v1") > done.lines.index(f"       {done.url}")

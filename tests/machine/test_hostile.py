@@ -51,8 +51,8 @@ FLUSH = b"0000"
 
 
 _NO_SHELL = "No such command"
-_ONE_REPOSITORY = "takes one repository here, and nothing else"
-_NO_PLACE = "is no name of an app"
+_ONE_REPOSITORY = "takes exactly one argument, a repository"
+_NO_PLACE = "is not a name of an app"
 _NO_NAME = "cannot be an app's name"
 _CHARACTERS = f"{_NO_NAME}: only a to z, 0 to 9 and single dashes"
 
@@ -187,18 +187,18 @@ COMMANDS: list[tuple[str | bytes, str]] = [
     ("git-receive-pack 'a\x7fb'", _NO_PLACE),
     (b"git-receive-pack 'a\xffb'", _NO_PLACE),
     (b"git-receive-pack '\xc0\xae\xc0\xae/x'", _NO_PLACE),
-    (f"git-receive-pack '{'x' * 41}'", f"{_NO_NAME}: it has 41 characters, and 40 is the most"),
-    (f"git-receive-pack '{'x' * 20}/{'y' * 20}'", f"{_NO_NAME}: it has 41 characters, and 40 is the most"),
+    (f"git-receive-pack '{'x' * 41}'", f"{_NO_NAME}: it has 41 characters; the limit is 40"),
+    (f"git-receive-pack '{'x' * 20}/{'y' * 20}'", f"{_NO_NAME}: it has 41 characters; the limit is 40"),
     (f"git-upload-pack '{'x' * 40}'", f"app {'x' * 40} does not exist"),
-    (f"git-receive-pack '{'x' * 300}'", f"{_NO_NAME}: it has 300 characters, and 40 is the most"),
-    (f"git-receive-pack '{'ä' * 150}'", f"{_NO_NAME}: it has 150 characters, and 40 is the most"),
-    (f"git-receive-pack '{'x/' * 2500}'", f"{_NO_NAME}: it has 4999 characters, and 40 is the most"),
+    (f"git-receive-pack '{'x' * 300}'", f"{_NO_NAME}: it has 300 characters; the limit is 40"),
+    (f"git-receive-pack '{'ä' * 150}'", f"{_NO_NAME}: it has 150 characters; the limit is 40"),
+    (f"git-receive-pack '{'x/' * 2500}'", f"{_NO_NAME}: it has 4999 characters; the limit is 40"),
     # Another user's app, through git.
     (f"git-receive-pack '{THEIRS}'", f"hostile-intruder may not push to {THEIRS}"),
     (f"git-receive-pack '/{THEIRS}.git'", f"hostile-intruder may not push to {THEIRS}"),
     (f"git-receive-pack '~/{THEIRS}'", f"hostile-intruder may not push to {THEIRS}"),
     (f"git-receive-pack './{THEIRS}/'", f"hostile-intruder may not push to {THEIRS}"),
-    ("git-receive-pack 'hostile/theirs'", f"the app {THEIRS} is that of {THEIRS} already"),
+    ("git-receive-pack 'hostile/theirs'", f"app name {THEIRS} is already used by repository {THEIRS}"),
     (f"git-upload-pack '{THEIRS}'", f"hostile-intruder may not read {THEIRS}"),
     (f"git-upload-archive '{THEIRS}'", f"hostile-intruder may not read {THEIRS}"),
     ("git-upload-pack 'hostile/theirs'", f"hostile-intruder may not read {THEIRS}"),
@@ -252,16 +252,16 @@ NAP_COMMANDS: list[tuple[str | bytes, str]] = [
     ("builds:output \x1b[31m", _CHARACTERS),
     ("builds:cancel '*'", _CHARACTERS),
     (b"access \xff\xfe", _CHARACTERS),
-    (f"access {'x' * 300}", f"{_NO_NAME}: it has 300 characters, and 40 is the most"),
+    (f"access {'x' * 300}", f"{_NO_NAME}: it has 300 characters; the limit is 40"),
     ("apps:create", "Missing argument 'APP'"),
     (f"apps:create {THEIRS}", f"app name {THEIRS} is already in use: hostile-owner owns it"),
     (f"apps:create {MINE}", f"app name {MINE} is already in use"),
-    ("apps:create ../../x", "'../../x' is no name of an app"),
-    ("apps:create .git", "'.git' is no name of an app"),
-    ("apps:create 'a\nb'", "'a\\nb' is no name of an app"),
+    ("apps:create ../../x", "'../../x' is not a name of an app"),
+    ("apps:create .git", "'.git' is not a name of an app"),
+    ("apps:create 'a\nb'", "'a\\nb' is not a name of an app"),
     ("apps:create 'a b'", _CHARACTERS),
-    ("apps:create \x1b[31m", "is no name of an app"),
-    (f"apps:create {'x' * 300}", f"{_NO_NAME}: it has 300 characters, and 40 is the most"),
+    ("apps:create \x1b[31m", "is not a name of an app"),
+    (f"apps:create {'x' * 300}", f"{_NO_NAME}: it has 300 characters; the limit is 40"),
     (f"apps:create {FRESH} --state /tmp", "No such option '--state'"),
     # Options and words that are not there.
     (f"builds {MINE} --state /tmp", "No such option '--state'"),
@@ -287,18 +287,18 @@ NAP_COMMANDS: list[tuple[str | bytes, str]] = [
     (f"access:add {MINE} hostile-owner root", "'root' is not one of"),
     (f"access:add {MINE} hostile-owner OWNER", "'OWNER' is not one of"),
     (f"access:add {MINE} hostile-owner 'own\x1b[31mer'", "is not one of"),
-    (f"access:add {MINE} ../../x", "'../../x' cannot be a user's name"),
-    (f"access:add {MINE} 'x y'", "'x y' cannot be a user's name"),
-    (f"access:add {MINE} 'a\nb'", "'a\\nb' cannot be a user's name"),
-    (f"access:add {MINE} 'alice\",command=\"sh'", "cannot be a user's name"),
-    (f"access:add {MINE} Root", "'Root' cannot be a user's name"),
-    (f"access:add {MINE} käse", "'k\\xe4se' cannot be a user's name"),
-    (f"access:add {MINE} ''", "'' cannot be a user's name"),
-    (f"access:add {MINE} {'x' * 33}", "cannot be a user's name"),
+    (f"access:add {MINE} ../../x", "'../../x' is not a valid user name"),
+    (f"access:add {MINE} 'x y'", "'x y' is not a valid user name"),
+    (f"access:add {MINE} 'a\nb'", "'a\\nb' is not a valid user name"),
+    (f"access:add {MINE} 'alice\",command=\"sh'", "is not a valid user name"),
+    (f"access:add {MINE} Root", "'Root' is not a valid user name"),
+    (f"access:add {MINE} käse", "'k\\xe4se' is not a valid user name"),
+    (f"access:add {MINE} ''", "'' is not a valid user name"),
+    (f"access:add {MINE} {'x' * 33}", "is not a valid user name"),
     (f"access:add {MINE} hostile-intruder read", "hostile-intruder is the only owner of hostile-mine"),
     (f"access:remove {MINE} hostile-intruder", "hostile-intruder is the only owner of hostile-mine"),
     (f"access:remove {MINE} nobody", "nobody has no right to hostile-mine"),
-    (f"access:remove {MINE} '../../x'", "'../../x' cannot be a user's name"),
+    (f"access:remove {MINE} '../../x'", "'../../x' is not a valid user name"),
     (f"ps:scale {MINE} web", "expected PROCESS=COUNT"),
     (f"ps:scale {MINE} web=101", "expected PROCESS=COUNT with a count from 0 to 100"),
     (f"ps:scale {MINE} web=-1", "expected PROCESS=COUNT with a count from 0 to 100"),
@@ -316,8 +316,8 @@ NAP_COMMANDS: list[tuple[str | bytes, str]] = [
     (f"ps:scale {MINE} -- --state=1", "expected PROCESS=COUNT"),
     # Of a container that one may have, and those that one may not.
     ("run", "Missing argument 'APP'"),
-    (f"run {MINE}", "What is to run is missing"),
-    (f"run {MINE} --", "What is to run is missing"),
+    (f"run {MINE}", "Give a command, such as: run"),
+    (f"run {MINE} --", "Give a command, such as: run"),
     (f"run {MINE} sh", f"{MINE} was never deployed"),
     (f"run {MINE} --privileged sh", f"{MINE} was never deployed"),
     (f"run --privileged {MINE} sh", "No such option '--privileged'"),
@@ -433,19 +433,23 @@ BAD_KEYS: list[tuple[str, str | bytes, str]] = [
     ("alice", f'{ED25519} alice\u2028command="sh" {ED25519}', "expected one public key, got 2 lines"),
     ("alice", "", "expected one public key, got 0 lines"),
     ("alice", "\n \n# only a comment\n", "expected one public key, got 0 lines"),
-    ("alice", "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----\n", "that is a private key"),
-    ("alice", "-----BEGIN RSA PRIVATE KEY-----\nx\n", "that is a private key"),
-    ("alice", "---- BEGIN SSH2 PUBLIC KEY ----\nx\n---- END SSH2 PUBLIC KEY ----\n", "not in OpenSSH's form"),
-    ("alice", "-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----\n", "not in OpenSSH's form"),
-    ("alice", "-----BEGIN RSA PUBLIC KEY-----\nx\n-----END RSA PUBLIC KEY-----\n", "not in OpenSSH's form"),
-    ("alice", key_line("ssh-dss", b"\1", b"\1", b"\1", b"\1"), "that is a DSA key, which OpenSSH accepts no longer"),
-    ("alice", key_line("ssh-ed25519-cert-v01@openssh.com", b"\1" * 32), "that is a certificate, not a key"),
-    ("alice", rsa_line(768), "that RSA key has 768 bits, and OpenSSH accepts none of less than 1024"),
-    ("alice", "ssh-ed25519", "that is no OpenSSH public key: it begins with 'ssh-ed25519'"),
-    ("alice", f"ssh-ed448 {_ED25519_BLOB}", "that is no OpenSSH public key: it begins with 'ssh-ed448'"),
-    ("alice", "hello", "that is no OpenSSH public key: it begins with 'hello'"),
-    ("alice", "\x1b]0;owned\x07 x", "that is no OpenSSH public key: it begins with '\\x1b]0;owned\\x07'"),
-    ("alice", b"\xff\xfe" * 1000, "that is no OpenSSH public key"),
+    (
+        "alice",
+        "-----BEGIN OPENSSH PRIVATE KEY-----\nx\n-----END OPENSSH PRIVATE KEY-----\n",
+        "expected a public key, got a private key",
+    ),
+    ("alice", "-----BEGIN RSA PRIVATE KEY-----\nx\n", "expected a public key, got a private key"),
+    ("alice", "---- BEGIN SSH2 PUBLIC KEY ----\nx\n---- END SSH2 PUBLIC KEY ----\n", "not in OpenSSH's format"),
+    ("alice", "-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----\n", "not in OpenSSH's format"),
+    ("alice", "-----BEGIN RSA PUBLIC KEY-----\nx\n-----END RSA PUBLIC KEY-----\n", "not in OpenSSH's format"),
+    ("alice", key_line("ssh-dss", b"\1", b"\1", b"\1", b"\1"), "that is a DSA key, which OpenSSH no longer accepts"),
+    ("alice", key_line("ssh-ed25519-cert-v01@openssh.com", b"\1" * 32), "expected a public key, got a certificate"),
+    ("alice", rsa_line(768), "that RSA key has 768 bits; OpenSSH accepts 1024 or more"),
+    ("alice", "ssh-ed25519", "that is not an OpenSSH public key: it begins with 'ssh-ed25519'"),
+    ("alice", f"ssh-ed448 {_ED25519_BLOB}", "that is not an OpenSSH public key: it begins with 'ssh-ed448'"),
+    ("alice", "hello", "that is not an OpenSSH public key: it begins with 'hello'"),
+    ("alice", "\x1b]0;owned\x07 x", "that is not an OpenSSH public key: it begins with '\\x1b]0;owned\\x07'"),
+    ("alice", b"\xff\xfe" * 1000, "that is not an OpenSSH public key"),
     ("alice", f"ssh-rsa {_ED25519_BLOB}", "ssh-keygen cannot read that key"),
     ("alice", f"ecdsa-sha2-nistp384 {_ED25519_BLOB}", "ssh-keygen cannot read that key"),
     ("alice", "ssh-ed25519 !!!notbase64!!!", "ssh-keygen cannot read that key"),
@@ -460,22 +464,22 @@ BAD_KEYS: list[tuple[str, str | bytes, str]] = [
     ("alice", "x" * MIB, "more than 65536 bytes"),
     ("alice", f"{ED25519}\n" * 10000, "more than 65536 bytes"),
     ("alice", f"{ED25519}{' ' * MIB}\n{ED25519}\n", ""),
-    ('alice",command="sh', ED25519, "cannot be a user's name"),
-    ("alice bob", ED25519, "'alice bob' cannot be a user's name"),
-    ("alice\nroot", ED25519, "'alice\\nroot' cannot be a user's name"),
-    ("alice\n", ED25519, "'alice\\n' cannot be a user's name"),
-    ("'alice'", ED25519, "cannot be a user's name"),
-    ("$(id)", ED25519, "'$(id)' cannot be a user's name"),
-    ("alice;id", ED25519, "'alice;id' cannot be a user's name"),
-    ("../alice", ED25519, "'../alice' cannot be a user's name"),
-    (".alice", ED25519, "'.alice' cannot be a user's name"),
-    ("Alice", ED25519, "'Alice' cannot be a user's name"),
-    ("älice", ED25519, "'\\xe4lice' cannot be a user's name"),
-    ("al\u202eice", ED25519, "'al\\u202eice' cannot be a user's name"),
-    ("\x1b[31m", ED25519, "'\\x1b[31m' cannot be a user's name"),
-    ("", ED25519, "'' cannot be a user's name"),
-    ("a" * 33, ED25519, "cannot be a user's name"),
-    ("a" * 100_000, ED25519, "cannot be a user's name"),
+    ('alice",command="sh', ED25519, "is not a valid user name"),
+    ("alice bob", ED25519, "'alice bob' is not a valid user name"),
+    ("alice\nroot", ED25519, "'alice\\nroot' is not a valid user name"),
+    ("alice\n", ED25519, "'alice\\n' is not a valid user name"),
+    ("'alice'", ED25519, "is not a valid user name"),
+    ("$(id)", ED25519, "'$(id)' is not a valid user name"),
+    ("alice;id", ED25519, "'alice;id' is not a valid user name"),
+    ("../alice", ED25519, "'../alice' is not a valid user name"),
+    (".alice", ED25519, "'.alice' is not a valid user name"),
+    ("Alice", ED25519, "'Alice' is not a valid user name"),
+    ("älice", ED25519, "'\\xe4lice' is not a valid user name"),
+    ("al\u202eice", ED25519, "'al\\u202eice' is not a valid user name"),
+    ("\x1b[31m", ED25519, "'\\x1b[31m' is not a valid user name"),
+    ("", ED25519, "'' is not a valid user name"),
+    ("a" * 33, ED25519, "is not a valid user name"),
+    ("a" * 100_000, ED25519, "is not a valid user name"),
 ]
 """Who is to be let in, with what key, and the reason why not."""
 
@@ -1016,7 +1020,7 @@ def test_link_is_not_followed(place: Place, row: tuple[str, str]) -> None:
         return done.returncode, done.stdout + done.stderr
 
     status, said = place.attempt(LINKS, row, asked)
-    clear(said, "is a link on this host, and the gate follows none")
+    clear(said, "is a symbolic link on this host; the gate does not follow links")
     assert status == 1
     assert not (place.owner.folder / "outside" / "new.git").exists()
 
@@ -1166,8 +1170,8 @@ def test_push_of_two_gigabytes_is_cut_off(limited: Place) -> None:
     harmless(text)
     assert status == 1
     assert offered < LIMIT + 64 * MIB, "it is not received to its end"
-    assert " !     this push is larger than nap takes (ssh.max_push in its settings); nothing was kept" in text
-    assert " !     See what is large" in text
+    assert " !     this push is larger than ssh.max_push allows; nothing was kept" in text
+    assert " !     Find what is large" in text
 
 
 def adler_of_zeros(size: int) -> int:
@@ -1184,8 +1188,8 @@ def test_git_is_told_that_its_push_is_too_large(limited: Place) -> None:
         done = limited.intruder.git("push", f"{limited.intruder.url}/{FRESH}", "HEAD:master", folder=work, ok=False)
     assert done.status == 1
     assert done.trouble == [
-        "this push is larger than nap takes (ssh.max_push in its settings); nothing was kept",
-        "See what is large (git count-objects -vH), take it out of the history, and push again.",
+        "this push is larger than ssh.max_push allows; nothing was kept",
+        "Find what is large (git count-objects -vH), remove it from the history, and push again.",
     ]
 
 
@@ -1240,7 +1244,7 @@ def test_push_option_is_only_that(place: Place, row: tuple[str, list[bytes], str
     assert row[2] in text
     assert "branch master kept, not deployed, as nap.deploy=no asks" in text
     assert "branch y" not in text
-    assert text.count("is not one of nap's") <= 12
+    assert text.count("is unknown and ignored") <= 12
     place.last = place.left()
 
 

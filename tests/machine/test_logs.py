@@ -117,7 +117,7 @@ def test_what_cannot_be_shown_is_told(nap: Nap, talking: Pusher) -> None:
     talking.commit(Dockerfile=runs("echo no database; exit 3"))
     assert talking.push().status == 1
     gone = nap.run("logs", app, "--release", "v2", ok=False)
-    assert gone.stderr.splitlines()[0] == f" !     nothing is left of what {app} v2 printed"
+    assert gone.stderr.splitlines()[0] == f" !     the output of {app} v2 is gone"
 
 
 def test_what_the_last_release_printed_that_ran_is_shown_while_nothing_does(
@@ -132,7 +132,7 @@ def test_what_the_last_release_printed_that_ran_is_shown_while_nothing_does(
             assert talking.ssh_command(*change).returncode == 0
         shown = talking.ssh_command("logs", app)
         assert (shown.returncode, shown.stdout.splitlines()[0][28:]) == (0, begins)
-        why = f" !     {app} is stopped; before, v1 printed this"
+        why = f" !     {app} is stopped; this is the output of v1"
         assert shown.stderr.splitlines() == [why, f" !     To start it again: ps:start {app}"]
     refused = talking.ssh_command("logs", app, "--release", "v2")
     assert refused.stderr.splitlines()[0] == f" !     {app} v2 ran no instance: it was stopped"
@@ -144,13 +144,13 @@ def test_what_the_last_release_printed_that_ran_is_shown_while_nothing_does(
     assert talking.ssh_command("ps:scale", app, "web=0").returncode == 0
     scaled = nap.run("logs", app, "-p", "web")
     assert scaled.stdout.splitlines()[0][28:] == "web.1: web.1 of v4 begins"
-    assert scaled.stderr.splitlines()[0] == f" !     {app} has no web: it is scaled to 0; before, v4 printed this"
+    assert scaled.stderr.splitlines()[0] == f" !     {app} has no web: it is scaled to 0; this is the output of v4"
     assert nap.run("logs", app).stderr.splitlines()[1] == f" !     To start one: ps:scale {app} web=1"
     talking.commit(Dockerfile=runs("true"))
     talking.push()  # which takes away what was left, as each does that starts something
     assert talking.ssh_command("ps:scale", app, "web=1").returncode == 1
     gone = nap.run("logs", app, ok=False)
-    told = f" !     {app} has no instance: it is scaled to 0, and nothing is left of what it printed before"
+    told = f" !     {app} has no instance: it is scaled to 0, and its earlier output is gone"
     assert (gone.returncode, gone.stdout, gone.stderr.splitlines()[0]) == (1, "", told)
 
 
@@ -248,7 +248,7 @@ def test_journals_of_a_cluster(either: Cluster, distant: Pusher, with_ssh: Nap, 
     pushed(distant)
     untold = distant.ssh_command("logs", app)
     assert (untold.returncode, len(untold.stderr.splitlines())) == (1, 2)
-    assert "nap is not told how to read them" in untold.stderr
+    assert "fleet.logs is not set" in untold.stderr
     assert "set fleet.logs" in untold.stderr
 
     assert said(with_ssh, app) == [("web.1", "web.1 of v1 begins")]
@@ -276,4 +276,4 @@ def test_journals_of_a_cluster(either: Cluster, distant: Pusher, with_ssh: Nap, 
     if len(either.machines) == 1:
         away = with_ssh.run("logs", app, ok=False)
         assert away.returncode == 1
-        assert "none of the cluster's machines let nap read its journal" in away.stderr
+        assert "nap cannot read the journal of any machine of the cluster" in away.stderr

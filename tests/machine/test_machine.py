@@ -240,7 +240,7 @@ def test_keys_let_in_and_out(nap: Nap, pusher: Pusher) -> None:
         "": "expected one public key",
         "ssh-ed25519 AAAA": "ssh-keygen cannot read that key",
         'command="sh" ssh-ed25519 AAAA': "options before the key are not accepted",
-        "-----BEGIN OPENSSH PRIVATE KEY-----\n": "that is a private key",
+        "-----BEGIN OPENSSH PRIVATE KEY-----\n": "expected a public key, got a private key",
     }.items():
         done = nap.run("keys:add", "mallory", stdin=bad, ok=False)
         assert done.returncode == 1

@@ -132,7 +132,7 @@ def test_shallow_push_that_lacks_history_is_refused_before_anything_is_built(nap
     refused = push_from(folder, pusher)
     assert refused.status == 1
     assert refused.trouble == [
-        "this push comes from a shallow clone, and its history is not here; nothing was built",
+        "this push is from a shallow clone, and its older commits are missing here; nothing was built",
         "Fetch the whole history, then push again: git fetch --unshallow",
     ]
     assert not pusher.bare.exists(), "and there is no app yet"
@@ -159,9 +159,7 @@ def test_push_options(nap: Nap, pusher: Pusher) -> None:
     kept = pusher.push("-o", "nap.deploy=no", "-o", "ci.skip", "nap", "HEAD:refs/heads/master")
     assert kept.status == 0
     assert not pusher.announcements()
-    assert kept.trouble == [
-        'push option "ci.skip" is not one of nap\'s, and changes nothing; there are nap.deploy, nap.wait, nap.branch'
-    ]
+    assert kept.trouble == ['push option "ci.skip" is unknown and ignored; known: nap.deploy, nap.wait, nap.branch']
     assert (
         "       branch master kept, not deployed, as nap.deploy=no asks. To deploy it: git push nap master"
         in kept.lines
@@ -174,7 +172,7 @@ def test_push_options(nap: Nap, pusher: Pusher) -> None:
     assert (feature.status, answer(feature.url)) == (0, "two")
     missing = pusher.push("-o", "nap.branch=elsewhere", "nap", "HEAD:refs/heads/another")
     assert missing.status == 0
-    assert "       branch elsewhere did not move, so there is nothing to deploy" in missing.lines
+    assert "       branch elsewhere did not change: nothing to deploy" in missing.lines
 
     pusher.commit(index_html="three")
     wrong = pusher.push("-o", "nap.wait=perhaps", "nap", "HEAD:refs/heads/master")

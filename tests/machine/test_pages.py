@@ -94,7 +94,7 @@ def test_a_value_that_is_too_large_is_refused_when_it_is_written(etcd: Etcd) -> 
     with pytest.raises(NapError) as refused:
         etcd.put("/value", fits + "x")
     assert str(refused.value) == (
-        f"/value cannot be written: those are {LARGEST_BYTES + 1} bytes, and etcd is given {LARGEST_BYTES}"
+        f"/value cannot be written: it has {LARGEST_BYTES + 1} bytes; the limit is {LARGEST_BYTES}"
     )
     with pytest.raises(NapError, match=r"^/b cannot be written"):
         etcd.write({"/a": "x", "/b": fits})

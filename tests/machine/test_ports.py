@@ -43,8 +43,8 @@ def test_the_only_port_that_an_app_listens_on_is_taken_and_kept(nap: Nap, pusher
     first = pushed(pusher)
     app = pusher.app
     notice = [
-        f"{app} v1 web listens on 8000; nap asked 5000. The image names no port, so nap takes 8000.",
-        "The image names no port: nap takes 8000, where v2 listens.",
+        f"{app} v1 web listens on 8000; nap expected 5000. The image names no port, so nap uses 8000.",
+        "The image names no port: nap uses 8000, the port of v2.",
     ]
     how = f"       To keep it: Add EXPOSE 8000 to the Dockerfile, or type: ports:set {app} 8000"
     assert first.trouble == notice[:1]
@@ -87,7 +87,7 @@ def test_healthcheck_that_passes_says_nothing_of_a_port_that_nobody_named(pusher
     check = "HEALTHCHECK --interval=5m CMD wget -q -O /dev/null http://127.0.0.1:8000/\nCMD"
     pusher.commit(Dockerfile=unnamed(f"exec {serves(8000)}").replace("CMD", check))
     done = pushed(pusher)
-    assert "so nap takes 8000." in done.text
+    assert "so nap uses 8000." in done.text
     assert answer(done.url) == "one\n"
 
 
@@ -105,14 +105,14 @@ def test_a_check_that_finds_its_port_closed_says_which_one_is_open(nap: Nap, pus
     assert done.status == 1
     assert done.trouble[:3] == [
         f"{pusher.app} v2 web.1: its check (http 8080 /) failed 3 times",
-        "It listens on 3000; nap asked 8080.",
+        "It listens on 3000; nap expected 8080.",
         f"Have the Dockerfile EXPOSE 3000 instead, or type: ports:set {pusher.app} 3000",
     ]
     assert any(line.startswith(f"       GET {url_of(pusher.app, nap.settings)}/: no answer") for line in done.lines)
     assert answer(live.url) == "one"
     pusher.commit(Dockerfile=exposed.replace("EXPOSE 8080\n", ""))
     done = pushed(pusher)
-    assert f"{pusher.app} v3 web listens on 3000; nap asked 5000. The image names no port" in done.text
+    assert f"{pusher.app} v3 web listens on 3000; nap expected 5000. The image names no port" in done.text
     assert answer(done.url) == "two\n"
 
 
@@ -121,22 +121,22 @@ def test_a_check_that_finds_its_port_closed_says_which_one_is_open(nap: Nap, pus
     [
         (
             unnamed(f"{serves(8000)} & exec {serves(9000)}"),
-            "did not answer on port 5000 within 6 s: it listens on 8000, 9000; nap asked 5000",
-            "Choose the one that answers the web: EXPOSE 8000 in the Dockerfile, or type: ports:set {app} 8000",
+            "did not answer on port 5000 within 6 s: it listens on 8000, 9000; nap expected 5000",
+            "Choose the web port: EXPOSE 8000 in the Dockerfile, or type: ports:set {app} 8000",
         ),
         (
             runs("exec httpd -f -p 8000 -h /etc"),
-            "did not answer on port 8080 within 6 s: it listens on 8000; nap asked 8080",
+            "did not answer on port 8080 within 6 s: it listens on 8000; nap expected 8080",
             "Have the Dockerfile EXPOSE 8000 instead, or type: ports:set {app} 8000",
         ),
         (
             unnamed(f"exec {serves(8000, '127.0.0.1:')}"),
             "did not answer on port 5000 within 6 s: it listens on 127.0.0.1:8000 only",
-            "Have it listen on 0.0.0.0, which others reach.",
+            "It must listen on 0.0.0.0 to be reachable.",
         ),
         (
             HTTPD.replace("EXPOSE", "EXPOSE 9090").replace('"8080", "-h"', '"9090", "-h"'),
-            "did not answer on port 8080 within 6 s: it listens on 9090; nap asked 8080",
+            "did not answer on port 8080 within 6 s: it listens on 9090; nap expected 8080",
             "Add ENV PORT=9090 to the Dockerfile, or type: ports:set {app} 9090",
         ),
     ],
@@ -165,19 +165,19 @@ def test_all_instances_must_listen_on_that_port(nap: Nap, pusher: Pusher) -> Non
     pusher.commit(Dockerfile=unnamed(odd))
     done = pusher.push()
     assert done.status == 1
-    assert "web.2 runs, but did not answer on port 8000 within 25 s: it listens on 9000; nap asked 8000" in done.text
+    assert "web.2 runs, but did not answer on port 8000 within 25 s: it listens on 9000; nap expected 8000" in done.text
 
 
 def test_ports_set_holds_from_the_first_release_until_it_is_unset(nap: Nap, pusher: Pusher) -> None:
     app = pusher.app
     assert pusher.ssh_command("apps:create", app).returncode == 0
     none = pusher.ssh_command("ports", app)
-    assert none.stdout == f"{app} was never deployed, and its image may name ports. To name one: ports:set {app} 8000\n"
+    assert none.stdout == f"{app} was never deployed: its image may name a port. To choose one: ports:set {app} 8000\n"
     assert ports(pusher) == []
     for words, said in {
-        ("ports:set", app, "8000"): f"=====> {app}: nap asks port 8000 of its first release\n",
-        ("ports:unset", app): f"=====> {app}: nap asks the port that its image names of its first release\n",
-        ("ports:set", app, "08000"): f"=====> {app}: nap asks port 8000 of its first release\n",
+        ("ports:set", app, "8000"): f"=====> {app}: web port 8000, for its first release\n",
+        ("ports:unset", app): f"=====> {app}: web port of the image, for its first release\n",
+        ("ports:set", app, "08000"): f"=====> {app}: web port 8000, for its first release\n",
     }.items():
         done = pusher.ssh_command(*words)
         assert (done.returncode, done.stdout) == (0, said), words
@@ -200,7 +200,7 @@ def test_ports_set_holds_from_the_first_release_until_it_is_unset(nap: Nap, push
     pusher.git(f"--git-dir={pusher.bare}", "config", "nap.timeout", "10")
     failed = pusher.ssh_command("ports:unset", app)
     assert failed.returncode == 1
-    assert "did not answer on port 8080 within 10 s: it listens on 8000; nap asked 8080" in failed.stdout
+    assert "did not answer on port 8080 within 10 s: it listens on 8000; nap expected 8080" in failed.stdout
     assert ports(pusher)[0] == ("8000/tcp", "yes", "ports:set"), "what did not come up changes nothing"
     pusher.commit(Dockerfile=HTTPD.replace('"8080", "-h"', '"8000", "-h"').replace("EXPOSE 8080", "EXPOSE 8000"))
     pushed(pusher)
@@ -230,6 +230,6 @@ def test_setting_the_variable_names_the_command(pusher: Pusher) -> None:
     pusher.ssh_command("apps:create", pusher.app)
     refused = pusher.ssh_command("config:set", pusher.app, "PORT=8000")
     assert refused.stderr.splitlines() == [
-        " !     PORT is nap's own to set",
+        " !     PORT is set by nap",
         " !     To choose the port: ports:set APP 8000, or EXPOSE 8000 in the Dockerfile.",
     ]

@@ -82,7 +82,7 @@ def test_an_app_of_workers_alone(nap: Nap, pusher: Pusher) -> None:
     commit(pusher, "Web: exec sleep 1000\n")
     done = pushed(pusher)
     assert f"=====> {pusher.app} v1 is live" in done.text
-    assert any("Web is another process type than web" in line for line in done.trouble)
+    assert any("Web is not the process type web" in line for line in done.trouble)
     assert "       It has no process type web, so it has no address." in done.lines
     assert "http://" not in done.text
     assert "already runs" in pusher.push().text
@@ -131,7 +131,7 @@ def test_stopped_and_started(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     assert not pusher.announcements()
     eventually(lambda: nap.containers(pusher.app) == [], 15, "nothing of it runs")
     assert f"{pusher.app} is stopped" in pusher.ssh_command("ps", pusher.app).stdout
-    assert f"{pusher.app} is stopped already" in pusher.ssh_command("ps:stop", pusher.app).stdout
+    assert f"{pusher.app} is already stopped" in pusher.ssh_command("ps:stop", pusher.app).stdout
     configured = pusher.ssh_command("config:set", pusher.app, "A=1")
     assert f"v3 is live, and stopped: ps:start {pusher.app} starts it" in configured.stdout
     assert nap.containers(pusher.app) == []
@@ -171,7 +171,7 @@ def test_limits_are_docker_s(nap: Nap, pusher: Pusher) -> None:
     assert f" !     --memory: expected {4 << 30}b or less, got {5 << 30}b; nothing was changed" in large.stdout
     many = pusher.ssh_command("resource:limit", pusher.app, "--cpu=1024")
     assert many.returncode == 1
-    assert f" !     --cpu: expected {os.cpu_count()} or less, which is what this machine has, got 1024" in many.stdout
+    assert f" !     --cpu: expected {os.cpu_count()} or less, the processors of this machine, got 1024" in many.stdout
     assert "no process type db" in pusher.ssh_command("resource:limit", pusher.app, "-p", "db", "--cpu=1").stdout
     assert pusher.ssh_command("releases", pusher.app, "--json").stdout == before
     for words in (("--memory=5k",), ("--memory=much",), ("--cpu=-1",), ("--cpu", "a"), ("-p", "a.b", "--cpu=1")):

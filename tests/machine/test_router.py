@@ -59,7 +59,7 @@ def test_the_push_prints_an_address_that_stays(nap: Nap, pusher: Pusher, live: P
 def test_without_an_instance_it_says_which_app_and_since_when(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     before = int(time.time())
     assert pusher.ssh_command("ps:stop", pusher.app).returncode == 0
-    served(nap, own(pusher), 503, f"{pusher.app}: no instance of it answers, since ")
+    served(nap, own(pusher), 503, f"{pusher.app} does not answer: no healthy instance since ")
     _, body, headers = ask(nap, own(pusher))
     since = time.mktime(time.strptime(body.partition(" since ")[2].strip().rstrip("."), "%Y-%m-%d %H:%M:%S UTC"))
     assert before <= since - time.timezone <= time.time()

@@ -175,7 +175,7 @@ def test_change_says_that_the_router_does_not_take_it_up(nap: Nap, pusher: Pushe
         said = pushed(pusher).lines
     finally:
         os.kill(router, signal.SIGCONT)
-    wanted = f" !     {pusher.app}: the router has not taken this up within 2 s; `nap status` tells what is down"
+    wanted = f" !     {pusher.app}: the router did not apply this within 2 s; `nap status` shows what is down"
     assert wanted in said
     served(nap, own(pusher), 200, "one")
 

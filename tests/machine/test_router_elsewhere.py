@@ -59,8 +59,8 @@ def test_a_router_on_a_machine_of_its_own(nap: Nap, pusher: Pusher, live: Pushed
         1,
         "",
         [
-            " !     no router has run here, and what it logs is on the machine where it runs",
-            f" !     There: {folder}/programs/requests.log, or where its state directory is (docs/router.md).",
+            " !     no router has run on this machine; its log is on the machine where it runs",
+            f" !     Read it there: {folder}/programs/requests.log, or below its state directory (docs/router.md).",
         ],
     )
 

@@ -157,7 +157,7 @@ def test_app_is_set_to_it_before_its_first_push_and_rolled_back(nap: Nap, tmp_pa
     for words in (("apps:create", pusher.app), ("protocol:set", pusher.app, "h2c")):
         done = pusher.ssh_command(*words)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout == "=====> says-twice: the router speaks h2c with its first release\n"
+    assert done.stdout == "=====> says-twice: protocol h2c, for its first release\n"
     first = pusher.push(seconds=180)  # its base is large
     assert first.status == 0, first.text
     with visitor(nap, f"{pusher.app}.localhost") as channel:

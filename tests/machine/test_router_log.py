@@ -115,7 +115,7 @@ def test_the_log_of_an_apps_requests(nap: Nap, echo: Pusher, tmp_path: Path) -> 
     assert "SECRET" not in nap.state.router_log.read_text()
     assert "router" not in echo.ssh_command("logs", app).stdout
     refused = nap.run("logs", app, "-p", "router", "--release", "1", ok=False)
-    assert refused.stderr.splitlines()[0] == " !     requests are of no release"
+    assert refused.stderr.splitlines()[0] == " !     requests cannot be filtered by release"
 
     with following(echo.ssh_words("logs", app, "-p", "router", "-t", "-n", "1"), tmp_path / "seen", nap) as client:
         eventually(lambda: "/two" in (tmp_path / "seen").read_text(), 10, "what was there")

@@ -241,7 +241,7 @@ def test_who_may_wait_for_a_prompt_is_told_how_to_get_a_terminal(hello: Pusher) 
     words = [*hello.ssh_words(), f"run {hello.app} cat"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as client:
         assert client.stdin and client.stdout and client.stderr
-        hint = f" !     There is no terminal; for a shell or a prompt: ssh -t HOST run {hello.app} …\n"
+        hint = f" !     No terminal. For a shell or a prompt: ssh -t HOST run {hello.app} …\n"
         assert client.stderr.readline().decode() == hint
         client.stdin.write(b"typed\n")
         client.stdin.close()
@@ -319,7 +319,7 @@ def test_what_is_wrong_is_told(hello: Pusher, tmp_path: Path) -> None:
     for words in (("run", app), ("run", app, "--")):
         refused = hello.ssh_command(*words)
         assert refused.returncode == 2
-        assert refused.stderr.splitlines()[0] == f" !     What is to run is missing, such as: run {app} ls -la"
+        assert refused.stderr.splitlines()[0] == f" !     Give a command, such as: run {app} ls -la"
         assert nap.run(*words, ok=False).returncode == 2
     assert hello.ssh_command("run", "nosuch", "ls").stderr.startswith(" !     app nosuch does not exist\n")
     other = Pusher(nap, "run-other", tmp_path)
@@ -345,7 +345,7 @@ def test_what_is_wrong_is_told(hello: Pusher, tmp_path: Path) -> None:
     )
     assert (without.returncode, without.stderr.splitlines()[0]) == (
         1,
-        " !     docker is not installed here, and runs one-off commands",
+        " !     docker is not installed here; one-off commands need it",
     )
 
 

@@ -170,7 +170,7 @@ def test_killed_deploy_holds_up_the_next_one_for_ten_seconds_at_most(nap: Nap, p
     said = rest(following)
     assert following.returncode == 0, said
     if stage == "start":
-        assert "-----> Taking away v1, whose deploy was killed" in lines
+        assert "-----> Removing v1, whose deploy was killed" in lines
         assert nap.leftovers(pusher.app, 1) == []
         outcomes = nap.keys(f"/nap/apps/{pusher.app}/outcomes/")
         assert outcomes[f"/nap/apps/{pusher.app}/outcomes/00000001"] == {

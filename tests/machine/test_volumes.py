@@ -52,7 +52,7 @@ def test_doctor_finds_and_removes_volumes_that_are_left(nap: Nap) -> None:
     named = nap.docker("volume", "create", "operators")
     try:
         problem = found()["problem"]
-        assert problem.about.startswith("anonymous volumes that no container uses: ")
+        assert problem.about.startswith("anonymous volumes without a container: ")
         assert left < volumes(nap)
         assert problem.repair
         problem.repair()

@@ -27,7 +27,7 @@ def add_access(caller: Caller, app: str, user: str, right: str) -> None:
     _set_right(caller, app, user, right)
     click.echo(f"{user} has the right to {app}: {right}")
     if user not in {key.user for key in keys(caller.state)}:
-        click.echo(f" !     No user {user} has a key here, and the right counts for no other name", err=True)
+        click.echo(f" !     User {user} has no key, so nobody can use this right", err=True)
         click.echo(f" !     If that is a mistake: access:remove {app} {user}. Else the operator adds a key:", err=True)
         click.echo(f" !     nap keys:add {user} < KEY.pub{caller.again}", err=True)
 

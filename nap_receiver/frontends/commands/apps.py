@@ -85,11 +85,11 @@ def create_app(caller: Caller, app: str, object_format: str) -> None:
 
 
 def _repository_of_others(path: str) -> Path:
-    """The repository at this path, as the hook in it names it. Raises `NapError` where there is none."""
+    """Return the repository at this path, as its hook names it. Raises `NapError` if it does not exist."""
     repository = Path(path).resolve()
     if not ((repository / "HEAD").is_file() and (repository / "objects").is_dir()):
         raise NapError(
-            f"there is no bare git repository at {path[:80]!a}", advice="For one of nap's own: apps:create APP"
+            f"{path[:80]!a} is not a bare git repository", advice="To create one in nap's gate: apps:create APP"
         )
     return repository
 

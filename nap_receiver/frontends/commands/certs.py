@@ -44,7 +44,7 @@ def add_certificate(caller: Caller, app: str) -> None:
     require_app(caller, app)
     settings = load(caller.state).settings
     if not settings.router.https:
-        raise NapError("the router serves no HTTPS here", advice="Ask the operator of this nap to set router.https.")
+        raise NapError("the router of this nap has no HTTPS", advice="Ask the operator to set router.https.")
     most = settings.router.max_certificate
     brought = checked(sys.stdin.buffer.read(most + 1), most)
     places = settings.etcd

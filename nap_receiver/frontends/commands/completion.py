@@ -8,10 +8,9 @@ from nap_receiver.frontends.commands.table import Caller, command, nap
 
 @add_completion_class
 class ColonsInWords(BashComplete):
-    """Completion in bash, which takes a colon for a word of its own unless COMP_WORDBREAKS says otherwise.
+    """Completion in bash, which treats a colon as a separate word unless COMP_WORDBREAKS excludes it.
 
-    As click's, but that it puts `ps`, `:` and `sc` together again, and answers with what comes after the colon:
-    that alone is what bash replaces.
+    Like click's, but it joins `ps`, `:` and `sc` again, and returns only the text after the colon, which bash replaces.
     """
 
     source_template = r"""

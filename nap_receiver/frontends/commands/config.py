@@ -35,7 +35,7 @@ def show_variable(caller: Caller, app: str, name: str) -> None:
     """Print the value of a variable of APP."""
     found = _configuration(caller, app)
     if name not in found:
-        raise NapError(f"{app} has no variable {name[:80]!a}", advice=f"`config {app}` lists those it has.")
+        raise NapError(f"{app} has no variable {name[:80]!a}", advice=f"To list its variables: config {app}")
     click.echo(found[name].encode("utf-8", "surrogateescape"))
 
 
@@ -65,7 +65,7 @@ def import_variables(caller: Caller, app: str) -> None:
     for notice in found.notices:
         click.echo(f" !     {notice}", err=True)
     if not found.values:
-        raise NapError("there are no variables on standard input", advice=f"Give a file: config:import {app} < .env")
+        raise NapError("no variables on standard input", advice=f"Give a file: config:import {app} < .env")
     _configure(caller, app, found.values, ())
 
 
@@ -105,11 +105,9 @@ def _read_value(app: str, name: str, raw: bool) -> str:
     given = sys.stdin.buffer.read(LONGEST_VALUE_BYTES + len(b"\r\n") + 1)
     value = given if raw else re.sub(rb"\r?\n\Z", b"", given)
     if not value:  # as with `</dev/null`: who forgot the value should not lose the one that is there
-        raise NapError(
-            f"there is no value for {name} on standard input", advice=f"To set it empty: config:set {app} {name}="
-        )
+        raise NapError(f"no value for {name} on standard input", advice=f"To set it empty: config:set {app} {name}=")
     text = value.decode("utf-8", "surrogateescape")
     check_value(name, text)
     if value != given:
-        click.echo(f" !     {name}: the newline at its end is left out; --raw keeps it", err=True)
+        click.echo(f" !     {name}: removed the newline at the end; --raw keeps it", err=True)
     return text

@@ -51,7 +51,7 @@ def add_domains(caller: Caller, app: str, names: tuple[str, ...]) -> None:
     require_app(caller, app)
     settings = load(caller.state).settings
     if not has_router(settings):
-        raise NapError("there is no router here", advice="Ask the operator of this nap to set router.domain.")
+        raise NapError("this nap has no router", advice="Ask the operator to set router.domain.")
     router, places, user = settings.router, settings.etcd, None if caller.is_operator else caller.user
     checked = [domains.checked_domain(name, router, is_operator=caller.is_operator) for name in names]
     with connect(places) as etcd:
@@ -96,14 +96,16 @@ def open_app(caller: Caller, app: str) -> None:
     if current and WEB not in current.formation:
         raise NapError(
             f"{app} has no process type {WEB}, so nothing answers at a web address",
-            advice=f"Add a line to its Procfile, {WEB}: COMMAND, commit, and push. What runs: ps {app}",
+            advice=f"Add a line to its Procfile, {WEB}: COMMAND, commit, and push. To see what runs: ps {app}",
         )
     url = url_of(app, load(caller.state).settings)
     if not url:
-        raise NapError("there is no router here, and so no web address", advice=f"Where it answers: ps {app}")
+        raise NapError(f"this nap has no router, so {app} has no domain", advice=f"To list its addresses: ps {app}")
     click.echo(url)
     if current is None:
-        click.echo(f" !     {app} was never deployed, and nothing answers there yet: git push nap master", err=True)
+        click.echo(
+            f" !     {app} was never deployed, so this address does not answer yet: git push nap master", err=True
+        )
     on_a_desktop = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     if caller.is_operator and on_a_desktop and sys.stdout.isatty():
         click.launch(url)

@@ -77,7 +77,9 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
     if release is None and not (tail or rest):
         if not records.history():
             raise never_deployed(app)
-        raise NapError(f"{app} has no release that serves", advice=f"The logs of its deploys: builds:output {app}")
+        raise NapError(
+            f"{app} has no current release", advice=f"To see the log of its last deploy: builds:output {app}"
+        )
     instances = [each for each in release.instances if wanted.includes(each.label)] if release else []
     if release and not instances:
         _refuse_unknown(release, process, tail)
@@ -87,18 +89,18 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
         lines = source.past(instances, most)
         shown = merged(lines, most)
         for why in source.missing:
-            click.echo(f" !     Not shown: what ran on {why}", err=True)
+            click.echo(f" !     Not shown: the output of {why}", err=True)
         if rest:
             why, how = rest
             if not lines and not tail:
-                raise NapError(f"{why}, and nothing is left of what it printed before", advice=how)
-            printed = f"; before, {release.name} printed this" if shown and release else ""
+                raise NapError(f"{why}, and its earlier output is gone", advice=how)
+            printed = f"; this is the output of {release.name}" if shown and release else ""
             click.echo(f" !     {why}{printed}", err=True)
             click.echo(f" !     {how}", err=True)
         elif not lines and release != current and release and not tail:
             raise NapError(
-                f"nothing is left of what {app} {release.name} printed",
-                advice=f"The log of its deploy: builds:output {app} (builds {app} lists them)",
+                f"the output of {app} {release.name} is gone",
+                advice=f"To see the log of its deploy: builds {app}, then builds:output {app} BUILD",
             )
         if shown:
             click.echo("\n".join(map(str, shown)))
@@ -107,7 +109,7 @@ def show_logs(caller: Caller, app: str, tail: bool, most: int, process: str, num
 
 
 def _show_requests(caller: Caller, records: "Records", tail: bool, most: int, number: int | None) -> None:
-    """Show the last requests to an app that the router has answered."""
+    """Show the last requests to an app in the router's log."""
     from nap_receiver.core.settings import load
     from nap_receiver.deploy.logs import Requests, follow, merged, requests_since
     from nap_receiver.routing.caddy_configuration import is_routing
@@ -116,11 +118,12 @@ def _show_requests(caller: Caller, records: "Records", tail: bool, most: int, nu
 
     settings, log = load(caller.state).settings, caller.state.router_log
     if number is not None:
-        raise NapError("requests are of no release", advice=f"All requests: logs {records.app} -p {ROUTER}")
+        advice = f"To see all requests: logs {records.app} -p {ROUTER}"
+        raise NapError("requests cannot be filtered by release", advice=advice)
     if not log.exists() and not is_routing(caller.state):  # Caddy makes it when it has answered somebody
         raise NapError(
-            "no router has run here, and what it logs is on the machine where it runs",
-            advice=f"There: {log}, or where its state directory is (docs/router.md).",
+            "no router has run on this machine; its log is on the machine where it runs",
+            advice=f"Read it there: {log}, or below its state directory (docs/router.md).",
         )
     names = names_of(records.reader, settings, records.app)
     requests = Requests(records.app, log, names, requests_since(records.history()))
@@ -132,7 +135,7 @@ def _show_requests(caller: Caller, records: "Records", tail: bool, most: int, nu
 
 
 def _last_that_ran(records: "Records", wanted: "Wanted") -> Release | None:
-    """The last release that was live and had such an instance; what that printed may be there yet."""
+    """Return the last live release with such an instance; its output may still exist."""
     for release, ended in reversed(records.history()):
         if ended and ended.state == "live" and any(wanted.includes(each.label) for each in release.instances):
             return release
@@ -140,7 +143,7 @@ def _last_that_ran(records: "Records", wanted: "Wanted") -> Release | None:
 
 
 def _refuse_unknown(release: Release, process: str, tail: bool) -> None:
-    """Raise `NapError` for a process that is not there; one that is followed may come yet, if its type is known."""
+    """Raise `NapError` for an unknown process; if it is followed, it may start later if its type is known."""
     if rest := release.at_rest(process.partition(".")[0]):
         raise NapError(
             f"{release.app} {release.name} ran no {process or 'instance'}: it was {rest[0]}",

@@ -66,4 +66,5 @@ def settings(caller: Caller, as_json: bool) -> None:
 
 def _show(standings: "list[Standing]", as_json: bool = False) -> None:
     rows = [(s.program, s.state, "yes" if s.answers else "no", s.pid or "", s.address) for s in standings]
-    show_listing(rows, "program", "state", "answers", "process", "address", as_json=as_json)
+    ready = "answers" if as_json else "ready"  # programs read the JSON of earlier versions
+    show_listing(rows, "program", "state", ready, "process", "address", as_json=as_json)

@@ -37,7 +37,7 @@ def list_ports(caller: Caller, app: str, as_json: bool) -> None:
     else:
         rows = [(f"{port}/tcp", "yes", "ports:set")] if (port := records.first_port()) else []
     if not rows and not as_json:
-        click.echo(f"{app} was never deployed, and its image may name ports. To name one: ports:set {app} 8000")
+        click.echo(f"{app} was never deployed: its image may name a port. To choose one: ports:set {app} 8000")
         return
     show_listing(rows, "port", "web", "from", as_json=as_json)
 

@@ -49,7 +49,7 @@ def show_release(caller: Caller, app: str, release: int | None, as_json: bool) -
     number = release or (current.number if current else 0)
     found = [(each, outcome) for each, outcome in history if each.number == number]
     if not found:
-        which = f"release v{release}" if release else "release that serves"
+        which = f"release v{release}" if release else "current release"
         raise NapError(f"{app} has no {which}", advice=f"To list the releases: releases {app}")
     each, outcome = found[0]
     facts = {

@@ -46,7 +46,7 @@ def _cpus(context: click.Context, parameter: click.Parameter, value: str | None)
 
 def _process(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
     if value is not None and not PROCESS_TYPE.fullmatch(value):
-        raise click.UsageError(f"{value[:40]!a} cannot be a process type")
+        raise click.UsageError(f"{value[:40]!a} is not a valid process type")
     return value or EVERY
 
 

@@ -24,7 +24,7 @@ def run_once(caller: Caller, app: str, words: tuple[str, ...]) -> None:
     if words[:1] == ("--",):
         words = words[1:]
     if not words:
-        raise click.UsageError(f"What is to run is missing, such as: run {app} ls -la")
+        raise click.UsageError(f"Give a command, such as: run {app} ls -la")
     records = records_of(caller, app)
     current = records.current()
     if current is None:
@@ -32,7 +32,7 @@ def run_once(caller: Caller, app: str, words: tuple[str, ...]) -> None:
     named = in_shell(current.commands.get(words[0], "")) if len(words) == 1 else []
     variables, settings = records.configuration(current.config), load(caller.state).settings
     one_off = OneOff(current, f"run.{os.getpid()}", named or words, variables, caller.state, settings)
-    hint = "" if caller.is_operator else f"There is no terminal; for a shell or a prompt: ssh -t HOST run {app} …"
+    hint = "" if caller.is_operator else f"No terminal. For a shell or a prompt: ssh -t HOST run {app} …"
     sys.exit(run_attended(one_off, hint))
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls a command, and of which nap: on its host anyone who can, over ssh a user with a key."""
+    """Who calls a command, and on which nap: on its machine the operator, over ssh a user with a key."""
 
     state: State
     user: str
@@ -43,7 +43,7 @@ class Caller:
 
     @property
     def again(self) -> str:
-        """What to add to another command, so that it means the same nap."""
+        """The option to add to another command so that it uses the same nap."""
         return f" --state {self.root}" if self.root else ""
 
 
@@ -52,14 +52,14 @@ ANYBODY = "anybody"
 
 
 def import_commands(module: str | None = None) -> None:
-    """Import the commands of a module of this name, if there is one; without a name, all commands."""
+    """Import the commands of this module, if it exists; without a name, all commands."""
     for each in sorted(path.stem for path in Path(__file__).parent.glob("*.py")):
         if module in {each, None}:
             importlib.import_module(f"{commands.__name__}.{each}")
 
 
 class _Group(click.Group):
-    """A group that imports a command when it is asked for."""
+    """A group of commands that are imported when they are called."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         import_commands()
@@ -84,7 +84,7 @@ def guests() -> None:
 
 
 def command(name: str, right: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command of this name; with a right, one that users who have it for the APP may call over ssh."""
+    """Register a command; with a right, users who have that right to APP may call it over ssh."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         def called(root: str | None = None, **words: Any) -> None:
@@ -114,7 +114,7 @@ def command(name: str, right: str | None = None) -> Callable[[Callable[..., None
 
 
 def _first_sentence(function: Callable[..., None]) -> str:
-    """What a command is listed with; click would cut it where the line ends."""
+    """Return the description in the list of commands; click would cut it at the line end."""
     first, end, _ = " ".join((function.__doc__ or "").split()).partition(". ")
     return first + end.rstrip()
 
@@ -127,7 +127,7 @@ app_argument = click.argument("app", callback=_app)
 
 
 def require_app(caller: Caller, app: str) -> Access:
-    """The access to an app. Raises `NapError` where there is none of that name."""
+    """Return the access to an app. Raises `NapError` if the app does not exist."""
     access = access_of(app, caller.state)
     if access is None:
         raise no_such(app)
@@ -135,9 +135,9 @@ def require_app(caller: Caller, app: str) -> Access:
 
 
 def change_app(caller: Caller, name: str, change: "Callable[[App], None]") -> None:
-    """Change an app, and tell that story on standard output; exit status 1 where it fails.
+    """Change an app, with output on standard output; exit status 1 if it fails.
 
-    Raises `NapError` where there is none of that name.
+    Raises `NapError` if the app does not exist.
     """
     from nap_receiver.core.settings import load
     from nap_receiver.deploy.rollout import App  # a quarter of a second of libraries
@@ -148,7 +148,7 @@ def change_app(caller: Caller, name: str, change: "Callable[[App], None]") -> No
 
 
 def records_of(caller: Caller, app: str) -> "Records":
-    """What was released of an app that there is, and what of it runs, as it is now."""
+    """Return the releases of an existing app, and its healthy instances, at one moment."""
     if caller.is_operator:  # of another one's right it is known that there is such an app
         require_app(caller, app)
     from nap_receiver.core.settings import load
@@ -163,7 +163,7 @@ def records_of(caller: Caller, app: str) -> "Records":
 
 
 def at_rest(release: "Release", process: str = "") -> tuple[str, str] | None:
-    """In sentences, why nothing of a release runs, or nothing of this process type of it, and what would start it."""
+    """Return why nothing of a release, or of this process type, runs, and how to start it, one sentence each."""
     rest = release.at_rest(process)
     if rest is None:
         return None
@@ -174,7 +174,7 @@ def at_rest(release: "Release", process: str = "") -> tuple[str, str] | None:
 
 
 def release_number(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """The number of a release that is given as `v3` or `3`."""
+    """Parse a release number: `v3` or `3`."""
     if value is None:
         return None
     if not re.fullmatch(r"v?[0-9]{1,8}", value):
@@ -186,7 +186,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON: 
 
 
 def show_listing(rows: Iterable[Sequence[object]], *headers: str, as_json: bool = False) -> None:
-    """Print rows below their headers, aligned; as JSON, a list of objects whose names are the headers."""
+    """Print rows below their headers, aligned; as JSON, a list of objects with the headers as names."""
     if as_json:
         import json
 

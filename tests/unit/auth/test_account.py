@@ -51,13 +51,13 @@ def test_root_becomes_the_owner_of_the_state_directory(tmp_path: Path) -> None:
     said = become(tmp_path).splitlines()
     assert said[-1] == f"({NOBODY}, {NOBODY}, {NOBODY}) ({NOBODY}, {NOBODY}, {NOBODY}) [{NOBODY}] nobody"
     for refusal in said[:-1]:  # where it cannot run this Python
-        assert refusal.startswith(f"nobody, to which {tmp_path} belongs, cannot read ")
+        assert refusal.startswith(f"account nobody, the owner of {tmp_path}, cannot read ")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_state_directory_of_nobodys_is_refused(tmp_path: Path) -> None:
     os.chown(tmp_path, 54321, 54321)
-    assert become(tmp_path).startswith(f"{tmp_path} belongs to 54321, which is no account of this machine\n")
+    assert become(tmp_path).startswith(f"{tmp_path} belongs to user id 54321, which has no account on this machine\n")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
@@ -72,8 +72,8 @@ def test_a_third_account_is_refused_in_a_sentence() -> None:
         Path(folder).chmod(0o700)
         with as_nobody(), pytest.raises(NapError, match=f"^{state}: Permission denied$"):
             become_owner(State(state))
-    assert str(refusal.value) == f"{state} belongs to 54321, and no other account uses it; this is nobody"
-    assert refusal.value.advice == ["Run it as that account, or as root, who becomes it: sudo nap …"]
+    assert str(refusal.value) == f"{state} belongs to 54321; nobody cannot use it"
+    assert refusal.value.advice == ["Run the command as that account, or as root: sudo nap …"]
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def test_a_hook_under_another_account_deploys_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
-        f" !     {state} belongs to 54321, and no other account uses it; this is root",
-        " !     Nothing was deployed. Have that account receive the push, or push to nap's own gate.",
+        f" !     {state} belongs to 54321; root cannot use it",
+        " !     Nothing was deployed. That account must receive the push; or push to nap's own gate.",
     ]
     assert list(state.iterdir()) == []

@@ -261,7 +261,7 @@ def test_a_step_of_buildkits_that_fails_is_shown_with_its_lines(reason: str) -> 
         "       RUN make \\",
         "         # all of it",
         "         all",
-        "       It printed last:",
+        "       Its last output:",
         "       make: no rule",
         " !     hello: the build failed at [one 2/2] RUN make   all: it exited with status 3",
         lines[11],
@@ -273,7 +273,7 @@ def test_a_step_of_buildkits_that_fails_is_shown_with_its_lines(reason: str) -> 
     ("printed", "reason", "words"),
     [
         ("sh: write error: No space left on device\n", "exit code: 1", "ran out of disk space at [one 2/2] RUN make"),
-        ("", "exit code: 137", "most likely because it took more memory than the 2147483648 bytes that build.memory"),
+        ("", "exit code: 137", "probably because it used more memory than build.memory allows (2147483648 bytes)"),
         ("", "failed to copy: write /x: no space left on device", "ran out of disk space"),
         ("", 'failed to compute cache key: "/a" not found: not found', '"/a" not found'),
     ],
@@ -331,13 +331,13 @@ def test_digest_is_found_where_images_are_kept_in_containerds_store() -> None:
     ("items", "reason"),
     [
         ([failure("dial tcp 10.0.0.1:5000: connect: connection refused")], "connection refused"),
-        ([{"status": "Preparing", "id": "a"}], "the registry named no digest"),
+        ([{"status": "Preparing", "id": "a"}], "the registry returned no digest"),
     ],
 )
 def test_a_refused_push_names_the_registry_and_the_reason(items: list[Item], reason: str) -> None:
     image, lines = pushed(*items)
     assert image is None
-    assert "the registry at 10.0.0.1:5000 did not take it" in lines[0]
+    assert "could not be pushed to the registry at 10.0.0.1:5000: " in lines[0]
     assert reason in lines[0]
     assert "push again" in lines[1]
 

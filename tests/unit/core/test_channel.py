@@ -296,7 +296,7 @@ def test_a_log_that_cannot_be_opened_is_said(tmp_path: Path) -> None:
     log = tmp_path / "1.log"
     log.mkdir()
     lines = said(lambda c: c.keep_log(log), lambda c: c.result("live"))
-    assert lines == [f" !     There is no deploy log of this: {log}: Is a directory", "=====> live"]
+    assert lines == [f" !     This deploy has no log: {log}: Is a directory", "=====> live"]
 
 
 def test_silence_is_broken_with_what_is_going_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_the_socket_of_etcd_is_found_below_any_state_directory(tmp_path: Path) -
 
 
 def test_a_state_directory_below_which_grpc_finds_no_socket_is_refused() -> None:
-    with pytest.raises(NapError, match=r"^/srv/a,b: a state directory's path can have no comma$"):
+    with pytest.raises(NapError, match=r"^/srv/a,b: the path of a state directory cannot have a comma$"):
         State(Path("/srv/a,b")).require_room_for_sockets()
 
 

@@ -176,7 +176,7 @@ def test_elsewhere_the_last_part_names_the_app(path: str, name: str, tmp_path: P
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("x" * 41 + ".git", "it has 41 characters, and 40 is the most"),
+        ("x" * 41 + ".git", "it has 41 characters; the limit is 40"),
         ("Shop.git", "only a to z, 0 to 9 and single dashes between them are possible"),
         ("my_shop.git", "only a to z"),
         ("my.shop.git", "only a to z"),

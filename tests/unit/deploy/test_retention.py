@@ -139,8 +139,8 @@ def test_refusal_says_how_much_is_missing(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(NapError) as refused:
         require_space(deploy(1 << 30), engine)
     assert str(refused.value) == (
-        "hello: 1.0 GB of free disk are needed where the engine keeps images (/engine), and 312 MB are there: "
-        "712 MB are missing"
+        "hello: not enough disk space where the engine keeps images (/engine): 1.0 GB needed, 312 MB free, "
+        "712 MB missing"
     )
     assert said == ["hello: the disk is nearly full; removing images of old releases first", "removed"]
     engine.api.base_url = "http://192.0.2.1:2375"  # elsewhere; its disk cannot be seen

@@ -155,7 +155,7 @@ def test_what_a_killed_deploy_left_is_taken_away_by_the_next(place: Place) -> No
     left = place.ledger.write(msgspec.structs.replace(DRAFT, commit="b" * 40), place.ledger.next_number([]))
     place.scheduler.started["shop.v2.web.1"] = Instance(left, "web", 1)
     place.deploy("c" * 40)
-    assert "Taking away v2, whose deploy was killed" in place.text
+    assert "Removing v2, whose deploy was killed" in place.text
     assert [ended and ended.state for _, ended in place.ledger.history()] == ["live", "failed", "live"]
     assert all(unit.startswith("shop.v3.") for unit in place.scheduler.running("shop"))
 

@@ -129,5 +129,5 @@ def test_what_came_for_an_earlier_app_of_the_name_is_not_shown() -> None:
 def test_a_process_type_cannot_be_called_as_the_router_is() -> None:
     with pytest.raises(NapError) as refused:
         manifest_of("shop", {"Procfile": b"web: a\nrouter: b\n"})
-    assert str(refused.value) == "shop: Procfile: line 2: router is what nap calls its own"
+    assert str(refused.value) == "shop: Procfile: line 2: nap uses the name router itself"
     assert refused.value.advice[0] == "Give the process type another name."

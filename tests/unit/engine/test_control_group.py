@@ -53,7 +53,7 @@ def test_each_app_of_each_nap_has_its_own(version_2: Path) -> None:
 def test_where_none_can_be_made_the_build_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_group, "_ROOT", tmp_path)
     with (
-        pytest.raises(NapError, match="hello: how many processes its build has cannot be limited"),
+        pytest.raises(NapError, match="hello: the number of processes of its build cannot be limited"),
         bounded_group("hello", "1a2b", "cgroupfs", 50),
     ):
         raise AssertionError("it is not built")
@@ -95,5 +95,5 @@ def test_buildkits_builds_are_bounded_together_with_version_1(tmp_path: Path, mo
 
 def test_what_cannot_be_bounded_is_not_built(version_2: Path) -> None:
     (version_2 / "nap1a2b").write_text("no folder")
-    with pytest.raises(NapError, match="hello: what its build uses cannot be limited: "):
+    with pytest.raises(NapError, match="hello: memory, CPU and processes of its build cannot be limited: "):
         bound_buildkit("hello", "1a2b", BuildSettings())

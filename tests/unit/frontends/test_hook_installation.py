@@ -84,7 +84,7 @@ def test_another_hook_is_left_as_it_is(shop: Path, state: State, tmp_path: Path,
     else:
         hook.symlink_to(tmp_path / "nowhere")
     before = files(shop)
-    with pytest.raises(NapError, match=f"{hook} is another hook, and is left as it is"):
+    with pytest.raises(NapError, match=f"another hook exists: {hook}"):
         install_hook(shop, state)
     assert files(shop) == before
 
@@ -92,18 +92,18 @@ def test_another_hook_is_left_as_it_is(shop: Path, state: State, tmp_path: Path,
 def test_folder_that_is_no_bare_repository_is_refused(state: State, tmp_path: Path) -> None:
     subprocess.run(["git", "init", "--quiet", str(tmp_path / "tree")], check=True)
     for place in (tmp_path / "missing.git", tmp_path, tmp_path / "tree", tmp_path / "tree/.git"):
-        with pytest.raises(NapError, match=f"{place} is no bare repository"):
+        with pytest.raises(NapError, match=f"{place} is not a bare git repository"):
             install_hook(place, state)
 
 
 def test_repository_of_the_gate_needs_no_hook(state: State) -> None:
-    with pytest.raises(NapError, match="receives pushes through nap's gate"):
+    with pytest.raises(NapError, match="belongs to nap's gate"):
         install_hook(bare(state.repositories / "shop.git"), state)
 
 
 def test_hooks_outside_the_repository_are_left_alone(shop: Path, state: State, tmp_path: Path) -> None:
     config(shop, "core.hooksPath", str(tmp_path / "all"))
-    with pytest.raises(NapError, match=f"git takes the hooks of {shop} from {tmp_path}/all"):
+    with pytest.raises(NapError, match=f"core.hooksPath of {shop} is {tmp_path}/all"):
         install_hook(shop, state)
     config(shop, "core.hooksPath", "own")
     assert install_hook(shop, state)[0] == f"{shop}/own/post-receive: written"
@@ -117,7 +117,7 @@ def test_name_that_no_app_can_have_is_refused(state: State, tmp_path: Path) -> N
 
 
 def test_nap_that_was_never_up_is_reported(shop: Path, tmp_path: Path) -> None:
-    assert troubles(shop, state_at(tmp_path / "none")) == [f"{tmp_path}/none: no nap is up there yet. Start it: nap up"]
+    assert troubles(shop, state_at(tmp_path / "none")) == [f"nap is not running at {tmp_path}/none. Start it: nap up"]
 
 
 def test_command_says_what_comes_next(shop: Path, state: State) -> None:
@@ -128,8 +128,8 @@ def test_command_says_what_comes_next(shop: Path, state: State) -> None:
     first, second, refused = called(shop), called(shop), called(Path("/"))
     assert "Its deploy branch deploys the app shop." in first.stdout
     assert second.stdout.startswith("The hook is already installed.\n")
-    advice = " !     Name one: nap hook:install /path/to/app.git\n"
-    assert (refused.returncode, refused.stderr) == (1, f" !     / is no bare repository\n{advice}")
+    advice = " !     Give one: nap hook:install /path/to/app.git\n"
+    assert (refused.returncode, refused.stderr) == (1, f" !     / is not a bare git repository\n{advice}")
 
 
 @pytest.mark.parametrize("missing", ["the console script", "the virtual environment of a checkout"])

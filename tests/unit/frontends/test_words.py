@@ -83,11 +83,11 @@ def test_what_is_not_understood_ends_with_2_and_points_to_its_help(
     why: str,
 ) -> None:
     assert cli.over_ssh(words, State(tmp_path), "alice") == 2
-    assert capsys.readouterr().err == f" !     {why}\n !     How it is called: ssh HOST help {words[0]}\n"
+    assert capsys.readouterr().err == f" !     {why}\n !     To see its usage: ssh HOST help {words[0]}\n"
     monkeypatch.setattr("sys.argv", ["nap", *words])
     with pytest.raises(SystemExit, match=r"^2$"):
         cli.main()
-    assert capsys.readouterr().err == f" !     {why}\n !     How it is called: nap help {words[0]}\n"
+    assert capsys.readouterr().err == f" !     {why}\n !     To see its usage: nap help {words[0]}\n"
 
 
 def test_a_command_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,12 +127,12 @@ def test_no_value_is_none_and_an_empty_one_is_asked_for(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (
         1,
-        " !     there is no value for KEY on standard input\n !     To set it empty: config:set hello KEY=\n",
+        " !     no value for KEY on standard input\n !     To set it empty: config:set hello KEY=\n",
     )
 
 
 def test_a_variable_begins_with_no_digit() -> None:
-    with pytest.raises(NapError, match=r"^'1X' cannot be the name of a variable$") as refused:
+    with pytest.raises(NapError, match=r"^'1X' is not a valid variable name$") as refused:
         checked_name("1X")
     assert refused.value.advice == ["Use A to Z, a to z, 0 to 9 and _, and no digit at its beginning."]
 

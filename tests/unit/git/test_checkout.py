@@ -272,7 +272,7 @@ def test_an_annotated_tag_is_its_commit(repository: Repository) -> None:
 def test_what_is_no_commit_is_refused(repository: Repository) -> None:
     commit = repository.commit(DOCKERFILE)
     tree = repository.git("rev-parse", f"{commit}^{{tree}}").decode()
-    with pytest.raises(NapError, match="is no commit"):
+    with pytest.raises(NapError, match="is not a commit"):
         checked_out(repository, tree)
     with pytest.raises(NapError, match="commit 1111111 is not in"):
         checked_out(repository, "1" * 40)
@@ -396,7 +396,7 @@ def test_a_file_that_nap_reads_is_refused_where_it_links_to_none(
     commit = repository.commit(DOCKERFILE | files, modes=modes)
     with pytest.raises(NapError) as refused:
         checked_out(repository, commit)
-    assert str(refused.value) == f"hello: {name}: it is a link to {target}, and that is no file of this commit"
+    assert str(refused.value) == f"hello: {name}: it is a link to {target}, which is not a file of this commit"
 
 
 @pytest.mark.parametrize("name", ["Procfile", "app.json", ".dockerignore"])

@@ -198,12 +198,12 @@ def test_name_that_is_twice_in_a_tree_is_refused(repository: Repository) -> None
     blob = written(repository, "blob", b"/etc")
     entries = (("100644", b"Dockerfile", blob), ("120000", b"a", blob), ("40000", b"a", tree_of(repository)))
     commit = commit_of_tree(repository, tree_of(repository, *entries))
-    assert refusal(repository, commit) == "hello: the top: the tree has one name twice"
+    assert refusal(repository, commit) == "hello: the top: the tree has the same name twice"
 
 
 def test_link_to_a_name_of_a_megabyte_is_refused(repository: Repository) -> None:
     commit = repository.commit(DOCKERFILE | {"link": "x" * (1 << 20)}, modes={"link": "120000"})
-    assert refusal(repository, commit) == "hello: link: it links to a name of 1048576 bytes, and 4095 is the most"
+    assert refusal(repository, commit) == "hello: link: it is a link with a target of 1048576 bytes; the limit is 4095"
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_commit_without_an_author_or_a_time_is_read(repository: Repository, peop
 
 def test_commit_without_a_tree_is_refused(repository: Repository) -> None:
     commit = written(repository, "commit", b"author A <a@b> 1 +0000\n\nx\n").decode()
-    assert refusal(repository, commit) == f"hello: {commit[:7]} is no commit"
+    assert refusal(repository, commit) == f"hello: {commit[:7]} is not a commit"
 
 
 def test_replaced_objects_are_read_as_they_were_pushed(repository: Repository) -> None:

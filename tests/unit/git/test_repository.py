@@ -60,7 +60,7 @@ def test_a_path_has_its_place_below_the_repositories(path: str, place: str) -> N
     ],
 )
 def test_a_path_without_a_place_is_refused(path: str) -> None:
-    with pytest.raises(NapError, match="is no name of an app") as error:
+    with pytest.raises(NapError, match="is not a name of an app") as error:
         repository_at(path, STATE)
     assert error.value.advice
     assert str(error.value).isprintable()
@@ -88,5 +88,5 @@ def test_a_link_among_the_repositories_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere" / "link.git").symlink_to(tmp_path / "elsewhere" / "hello.git")
     (tmp_path / "elsewhere" / "team").symlink_to(tmp_path)
     for path in ("link", "team/hello", "team/elsewhere/hello"):
-        with pytest.raises(NapError, match="is a link on this host"):
+        with pytest.raises(NapError, match="is a symbolic link on this host"):
             repository_at(path, state)

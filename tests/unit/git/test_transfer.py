@@ -109,10 +109,7 @@ def test_too_large_a_push_is_explained(tmp_path: Path, client: Repository) -> No
     server = Server(tmp_path, maxInputSize="10")
     refused = server.push(client, "master")
     assert refused.returncode == 1
-    assert (
-        "remote:  !     this push is larger than nap takes (ssh.max_push in its settings); nothing was kept"
-        in refused.stderr
-    )
+    assert "remote:  !     this push is larger than ssh.max_push allows; nothing was kept" in refused.stderr
     assert server.report.read_text() == "(None, False)"
     assert not list(server.repository.path.glob("objects/tmp_objdir*"))
 
@@ -172,7 +169,7 @@ def test_other_ref_is_refused_and_the_rest_is_taken(tmp_path: Path, client: Repo
     ref = ref.format(commit=client.git("rev-parse", "master").decode())
     pushed = server.push(client, "master", f"master:{ref}")
     assert pushed.returncode == 1
-    assert "remote:  !     nap takes branches, tags, notes, and what git hosts mirror" in pushed.stderr
+    assert "remote:  !     nap accepts branches, tags, notes, and what git hosts mirror" in pushed.stderr
     assert "git config nap.mirror true" in pushed.stderr
     assert server.repository.git("for-each-ref", "--format=%(refname)") == b"refs/heads/master"
 
@@ -195,7 +192,7 @@ def test_push_of_too_many_refs_is_refused_before_git_begins(tmp_path: Path, clie
         client.git("update-ref", f"refs/tags/v{number}", "master")
     refused = server.push(client, "--mirror")
     assert refused.returncode != 0
-    assert " !     with this push there would be more than 3 refs (ssh.max_refs); nothing was kept" in refused.stderr
+    assert " !     this push would make more than 3 refs (ssh.max_refs); nothing was kept" in refused.stderr
     assert not server.repository.git("for-each-ref")
     assert not list(server.repository.path.glob("objects/??/*")), "nor were its objects received"
     client.git("update-ref", "-d", "refs/tags/v2")
@@ -220,7 +217,7 @@ def test_memory_to_receive_a_push_is_limited(tmp_path: Path, client: Repository)
     client.git("update-ref", "refs/tags/large", blob)
     refused = server.push(client, "refs/tags/large")
     assert refused.returncode == 1
-    assert "remote:  !     git needed more memory to receive this push than nap gives it" in refused.stderr
+    assert "remote:  !     git needed more memory to receive this push than commit.memory allows" in refused.stderr
     server.repository.git("config", "--unset", "core.bigFileThreshold")
     assert server.push(client, "refs/tags/large").returncode == 0, "as the gate has it, git passes large files on"
 

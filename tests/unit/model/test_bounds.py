@@ -28,12 +28,12 @@ def test_an_app_has_so_many_variables_and_bytes_of_them() -> None:
     with pytest.raises(NapError) as error:
         require_variables("shop", many, many | {"ONE": "more"}, LIMITS)
     assert refused(error) == (
-        "shop would have 501 variables, and 500 is the most (limits.variables)",
+        "shop would have 501 variables; the limit is 500 (limits.variables)",
         "The operator of this nap can raise limits.variables.",
     )
     large = {"NAME": "é" * ((LIMITS.variable_bytes - 4) // 2)}
     require_variables("shop", {}, large, LIMITS)
-    with pytest.raises(NapError, match="shop would have variables of 131073 bytes in all, and 131072 is the most"):
+    with pytest.raises(NapError, match="shop would have variables of 131073 bytes in all; the limit is 131072"):
         require_variables("shop", large, large | {"A": ""}, LIMITS)
 
 
@@ -42,7 +42,7 @@ def test_what_is_there_stays_when_a_limit_is_lowered() -> None:
     before = {"A": "1", "B": "2", "C": "3"}
     require_variables("shop", before, before | {"A": "4"}, few)
     require_variables("shop", before, {"A": "1", "B": "2"}, few)
-    with pytest.raises(NapError, match="shop would have 4 variables, and 1 is the most"):
+    with pytest.raises(NapError, match="shop would have 4 variables; the limit is 1"):
         require_variables("shop", before, before | {"D": "4"}, few)
     require_process_types("shop", 3, 3, few)
     require_instances("shop", {"web": 3}, {"web": 2, "worker": 1}, few)
@@ -50,19 +50,19 @@ def test_what_is_there_stays_when_a_limit_is_lowered() -> None:
 
 def test_an_app_has_so_many_process_types_and_instances() -> None:
     require_process_types("shop", 50, 0, LIMITS)
-    with pytest.raises(NapError, match=r"shop would have 51 process types, and 50 is the most \(limits.process_types"):
+    with pytest.raises(NapError, match=r"shop would have 51 process types; the limit is 50 \(limits.process_types"):
         require_process_types("shop", 51, 50, LIMITS)
     require_instances("shop", {}, {"web": 100, "worker": 100}, LIMITS)
     with pytest.raises(NapError) as error:
         require_instances("shop", {"web": 100}, {"web": 100, "worker": 101}, LIMITS)
-    assert refused(error)[0] == "shop would have 201 instances, and 200 is the most (limits.instances)"
+    assert refused(error)[0] == "shop would have 201 instances; the limit is 200 (limits.instances)"
 
 
 def test_a_user_has_so_many_keys(tmp_path: Path) -> None:
     state, limits = State(tmp_path), msgspec.structs.replace(LIMITS, keys=1)
     made = [f"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI{letter * 43}" for letter in "AB"]
     add_key(state, "ann", made[0], limits)
-    with pytest.raises(NapError, match=r"ann would have 2 keys, and 1 is the most \(limits.keys\)"):
+    with pytest.raises(NapError, match=r"ann would have 2 keys; the limit is 1 \(limits.keys\)"):
         add_key(state, "ann", made[1], limits)
     add_key(state, "bob", made[1], limits)
     assert [key.user for key in keys(state)] == ["ann", "bob"]

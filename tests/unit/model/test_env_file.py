@@ -76,15 +76,15 @@ def test_nothing_is_filled_in_from_the_environment_of_nap() -> None:
         "URL": "http://${HOST}/${A_SECRET_OF_NAP}",
         "P": "$A_SECRET_OF_NAP",
     }
-    assert found.notices == ["line 3: URL is taken as it is written, with ${…} in it: nothing is filled in"]
+    assert found.notices == ["line 3: URL keeps ${…} as written: nap does not expand it"]
 
 
 def test_what_nap_sets_itself_is_skipped() -> None:
     found = read_env_file(b"PORT=3000\nA=1\n\nNAP_APP=x\n")
     assert found.values == {"A": "1"}
     assert found.notices == [
-        "line 1: PORT is nap's own to set: skipped",
-        "line 4: NAP_APP is nap's own to set: skipped",
+        "line 1: PORT is set by nap: skipped",
+        "line 4: NAP_APP is set by nap: skipped",
     ]
 
 
@@ -93,14 +93,14 @@ def test_what_nap_sets_itself_is_skipped() -> None:
     [
         (b"A=1\n\n\nsecret words\n", "line 4: expected NAME=VALUE, or a quote that ends"),
         (b"A='secret\nB=2\n", "line 1: expected NAME=VALUE, or a quote that ends"),
-        (b"A=1\r\n\r\n1B=secret\r\n", "line 3: '1B' cannot be the name of a variable"),
-        (b"A-B=secret", "line 1: 'A-B' cannot be the name of a variable"),
+        (b"A=1\r\n\r\n1B=secret\r\n", "line 3: '1B' is not a valid variable name"),
+        (b"A-B=secret", "line 1: 'A-B' is not a valid variable name"),
         (b"\nA\n", "line 2: A has no value"),
         (b"A=secret\xff\n", "line 1: A: expected UTF-8, got other bytes"),
         (b"A=secret\0\n", "line 1: A: a variable cannot hold a NUL character"),
-        (b"A=" + b"x" * 65537, "line 1: A: the value has 65537 bytes, and 65536 is the most"),
+        (b"A=" + b"x" * 65537, "line 1: A: the value has 65537 bytes; the limit is 65536"),
         (b"#" * (LONGEST_BYTES + 1), f"a file of variables has at most {LONGEST_BYTES} bytes"),
-        (b"\x1b[31m=x", "line 1: '\\x1b[31m' cannot be the name of a variable"),
+        (b"\x1b[31m=x", "line 1: '\\x1b[31m' is not a valid variable name"),
     ],
 )
 def test_what_is_no_variable_is_refused_with_its_line_and_without_its_value(content: bytes, why: str) -> None:

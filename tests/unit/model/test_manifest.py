@@ -43,7 +43,7 @@ def test_a_procfile_names_process_types() -> None:
     [
         ("web ./serve", "Procfile: line 1: expected NAME: COMMAND, got 'web ./serve'"),
         ("\nweb:   \n", "Procfile: line 2: expected NAME: COMMAND, got 'web:'"),
-        ("web: a\nweb: b", "Procfile: line 2: web is there twice"),
+        ("web: a\nweb: b", "Procfile: line 2: web is defined twice"),
         ("w.b: a", "Procfile: line 1: expected NAME: COMMAND, got 'w.b: a'"),
         ("-web: a", "Procfile: line 1: expected NAME: COMMAND, got '-web: a'"),
         ("web: a\x1b[2J", r"Procfile: line 1: expected NAME: COMMAND, got 'web: a\x1b[2J'"),
@@ -114,8 +114,8 @@ def test_required_variables_that_are_not_set() -> None:
     ("document", "mistake"),
     [
         (b"{\n  'a': 1}", "line 2, column 3: not JSON: expecting property name enclosed in double quotes"),
-        (b"[" * 100_000, "not JSON that anybody would write: it is nested too deeply"),
-        (b'{"a": ' + b"1" * 5000 + b"}", "not JSON that anybody would write: a number has too many digits"),
+        (b"[" * 100_000, "not valid JSON for nap: it is nested too deeply"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "not valid JSON for nap: a number has too many digits"),
         (b"\xff{}", "not UTF-8: byte 1"),
         ([], "expected an object, got []"),
         ({"formation": []}, "formation: expected an object, got []"),
@@ -154,7 +154,7 @@ def test_required_variables_that_are_not_set() -> None:
         ),
         (
             {"healthchecks": {"web": [{"path": "/", "content": "\0"}]}},
-            "healthchecks.web[0].content: it cannot hold a NUL character",
+            "healthchecks.web[0].content: a NUL character is not possible",
         ),
         (
             {"healthchecks": {"web": [{"path": "/", "httpHeaders": [{"name": "A"}, {"value": "b"}]}]}},
@@ -166,11 +166,11 @@ def test_required_variables_that_are_not_set() -> None:
         ),
         (
             {"healthchecks": {"web": [{"path": "/", "httpHeaders": [{"name": "A", "value": "c\r\nB: d"}]}]}},
-            'healthchecks.web[0].httpHeaders[0].value: a header cannot hold control characters, got "c\\r\\nB: d"',
+            'healthchecks.web[0].httpHeaders[0].value: a header cannot contain control characters, got "c\\r\\nB: d"',
         ),
         (
             {"healthchecks": {"web": [{"path": "/", "listening": True}]}},
-            "healthchecks.web[0]: expected one of path, listening, command, uptime to say what is asked",
+            "healthchecks.web[0]: expected one of path, listening, command, uptime to choose the kind of check",
         ),
         (
             {"healthchecks": {"web": [{"path": "/", "onFailure": {"url": "file:///etc/passwd"}}]}},
@@ -190,16 +190,16 @@ def test_required_variables_that_are_not_set() -> None:
         ),
         (
             {"healthchecks": {"web": [{"command": ["a\0"]}]}},
-            "healthchecks.web[0].command: it cannot hold a NUL character",
+            "healthchecks.web[0].command: a NUL character is not possible",
         ),
         ({"env": {"A": [1]}}, "env.A.value: expected text, got [1]"),
         ({"env": {"A": {"value": {}}}}, "env.A.value: expected text, got {}"),
         ({"env": {"A": {"required": "yes"}}}, 'env.A.required: expected true or false, got "yes"'),
-        ({"env": {"1A": ""}}, "env: '1A' cannot be the name of a variable"),
+        ({"env": {"1A": ""}}, "env: '1A' is not a valid variable name"),
         ({"env": {"A": "\0"}}, "env: A: a variable cannot hold a NUL character"),
         ({"scripts": []}, "scripts: expected an object, got []"),
         ({"scripts": {"postdeploy": ["a"]}}, 'scripts.postdeploy: expected text, got ["a"]'),
-        ({"scripts": {"postdeploy": "a\0"}}, "scripts.postdeploy: a command cannot hold a NUL character"),
+        ({"scripts": {"postdeploy": "a\0"}}, "scripts.postdeploy: a command cannot contain a NUL character"),
     ],
 )
 def test_a_mistake_in_app_json(document: Any, mistake: str) -> None:
@@ -228,8 +228,8 @@ def test_all_mistakes_are_told_at_once() -> None:
     procfile = refusal("web ./serve\nworker: ./work\nworker: ./work\nrouter: ./route\n", None)
     assert procfile[:-1] == [
         "shop: Procfile: line 1: expected NAME: COMMAND, got 'web ./serve'",
-        "shop: Procfile: line 3: worker is there twice",
-        "shop: Procfile: line 4: router is what nap calls its own",
+        "shop: Procfile: line 3: worker is defined twice",
+        "shop: Procfile: line 4: nap uses the name router itself",
         "Give the process type another name.",
     ]
     assert procfile[-1].startswith("Fix them, commit, and push again")
@@ -242,7 +242,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         "healthchecks.web[1].path: expected text, got 1",
         "healthchecks.web[1].port: expected a whole number, 65535 or less, got 65536",
         "healthchecks.worker: expected a list, got {}",
-        "env: '1A' cannot be the name of a variable",
+        "env: '1A' is not a valid variable name",
         "Use A to Z, a to z, 0 to 9 and _, and no digit at its beginning.",
         "env.A.value: expected text, got []",
         "env.A.required: expected true or false, got 2",
@@ -359,8 +359,8 @@ def test_process_types_that_look_like_web_or_release_are_named() -> None:
     manifest = read("Web: ./serve\nRELEASE: ./migrate\nworker: ./work\n")
     assert set(manifest.commands) == {"Web", "RELEASE", "worker"}
     assert manifest.warnings == [
-        "Procfile: Web is another process type than web, so nothing answers requests; write web: …",
-        "Procfile: RELEASE is another process type than release, so it runs all the time; write release: …",
+        "Procfile: Web is not the process type web, so nothing answers requests; write web: …",
+        "Procfile: RELEASE is not the process type release, so it runs all the time; write release: …",
     ]
     assert read("web: ./serve\nWEB: ./serve\n").warnings == []
 
@@ -368,18 +368,18 @@ def test_process_types_that_look_like_web_or_release_are_named() -> None:
 def test_what_app_json_has_twice_is_refused() -> None:
     text = '{"formation": {"web": {"quantity": 2, "quantity": 3}}, "env": {}, "x": [{"y": 1, "y": 1}], "env": {}}'
     assert refusal(PROCFILE, text.encode())[:-1] == [
-        "shop: app.json: env: it is there twice",
-        "shop: app.json: formation.web.quantity: it is there twice",
-        "shop: app.json: x[0].y: it is there twice",
+        "shop: app.json: env is defined twice",
+        "shop: app.json: formation.web.quantity is defined twice",
+        "shop: app.json: x[0].y is defined twice",
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [
-        (r'{"name": "\ud800"}', r"\ud800 is half a character, and its other half is missing"),
-        (r'{"env": {"A": "x\udc00"}}', r"\udc00 is half a character, and its other half is missing"),
-        (r'{"\udfff": 1}', r"\udfff is half a character, and its other half is missing"),
+        (r'{"name": "\ud800"}', r"\ud800 is half a character; the other half is missing"),
+        (r'{"env": {"A": "x\udc00"}}', r"\udc00 is half a character; the other half is missing"),
+        (r'{"\udfff": 1}', r"\udfff is half a character; the other half is missing"),
     ],
 )
 def test_odd_text_in_app_json_is_refused(text: str, mistake: str) -> None:

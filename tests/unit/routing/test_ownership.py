@@ -81,8 +81,8 @@ def test_a_record_beside_the_domain_proves_it_and_one_beside_the_registered_name
 def test_without_that_record_the_refusal_says_which_is_missing(wrong: list[str]) -> None:
     with name_server({"_nap.www.one.com": wrong, "_nap.com": [PROOF], "www.one.com": [PROOF]}) as (resolver, asked):
         assert refused(resolver, "*.www.one.com", "www.one.com") == (
-            "no DNS record proves that *.www.one.com and 1 more may be served by shop",
-            [f"Add this one, then try again: _nap.www.one.com. TXT {PROOF}"],
+            "no DNS record proves that shop may use *.www.one.com and 1 more",
+            [f"Add this record, then try again: _nap.www.one.com. TXT {PROOF}"],
         )
         assert asked == ["_nap.www.one.com", "_nap.one.com"], "and of no public suffix"
 
@@ -90,7 +90,7 @@ def test_without_that_record_the_refusal_says_which_is_missing(wrong: list[str])
 def test_a_record_of_another_owner_proves_nothing_beside_it() -> None:
     with name_server({"_nap.me.github.io": [PROOF], "_nap.github.io": [PROOF]}) as (resolver, _):
         require_proof("shop", ["www.me.github.io"], TOKEN, 5, resolver)
-        assert refused(resolver, "you.github.io")[0].startswith("no DNS record proves that you.github.io may ")
+        assert refused(resolver, "you.github.io")[0].startswith("no DNS record proves that shop may use you.github.io")
 
 
 @pytest.mark.parametrize("how", ["broken", "silent"])

@@ -42,7 +42,7 @@ def test_its_words_are_passed_on(tmp_path: Path) -> None:
     assert str(failed.value) == "fleetctl list-machines failed: Error retrieving list of active machines (refused)"
     assert failed.value.words == ["Possible issues:"]
     assert failed.value.advice == [
-        "See that the cluster answers: fleetctl --endpoint=unix:///var/run/fleet.sock list-machines"
+        "Check that the cluster answers: fleetctl --endpoint=unix:///var/run/fleet.sock list-machines"
     ]
 
 
@@ -60,19 +60,19 @@ def test_a_program_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_answer_that_makes_no_sense(tmp_path: Path) -> None:
-    with pytest.raises(NapError, match="answered what nap does not understand: what is this"):
+    with pytest.raises(NapError, match="printed something unexpected: what is this"):
         fleet(tmp_path, "echo what is this").machines()
 
 
 def test_units_that_the_cluster_does_not_have(tmp_path: Path) -> None:
     only_one = fleet(tmp_path, "printf 'shop.v1.web.1.service\\t-\\n'")
-    with pytest.raises(NapError, match=r"fleet has no shop.v1.web.1-discovery.service, although it took them"):
+    with pytest.raises(NapError, match=r"fleet accepted shop.v1.web.1-discovery.service, but no longer has it"):
         only_one.require_placed(work())
 
 
 def test_other_units_of_the_same_names(tmp_path: Path) -> None:
     warning = "WARNING: Unit a.service in registry differs from local unit file a.service. Add --replace to override."
-    with pytest.raises(NapError, match="the cluster has other units of these names already") as failed:
+    with pytest.raises(NapError, match="the cluster already has different units of these names") as failed:
         fleet(tmp_path, f"echo '{warning}' >&2").start(work())
     assert failed.value.words == [warning]
 

@@ -342,7 +342,7 @@ def test_hostile_values_stay_inside_their_words(
 @pytest.mark.parametrize("settings", [LOCAL, FLEET], ids=["local", "fleet"])
 def test_a_name_that_is_no_units_is_refused(app: str, process: str, settings: Settings) -> None:
     instance = Instance(msgspec.structs.replace(RELEASE, app=app), process, 1)
-    with pytest.raises(NapError, match="cannot be the name of a unit"):
+    with pytest.raises(NapError, match="is not a valid unit name"):
         units.render(instance, BODY, settings, "", "")
 
 

@@ -16,17 +16,17 @@ ONE_OFF = "shop.v1.run.5"
 
 
 def test_what_is_well_is_counted(patient: Patient) -> None:
-    assert patient.well("announcements") == "2, each with its container"
-    assert patient.well("releases") == "1 of 1 app, each came to an end"
-    assert patient.well("instances") == "2 of current releases, each answers or is up"
-    assert patient.well("units") == "of 2 instances, each of its app's current release"
-    assert patient.well("containers") == "2, each with its unit or whoever began it"
+    assert patient.well("announcements") == "2, each with a running container"
+    assert patient.well("releases") == "1 of 1 app, all finished"
+    assert patient.well("instances") == "2 of current releases, all healthy"
+    assert patient.well("units") == "of 2 instances, all of current releases"
+    assert patient.well("containers") == "2, each with a unit or the client of a one-off command"
 
 
 def test_what_is_well_on_a_cluster_is_counted(cluster: Patient) -> None:
-    assert cluster.well("announcements") == "2, each with its unit"
+    assert cluster.well("announcements") == "2, each with a unit"
     assert cluster.well("containers") == (
-        "0 one-off commands, each with whoever began it; the others are on the cluster's machines"
+        "0 one-off commands, each with its client; instances are on the cluster's machines"
     )
 
 
@@ -37,16 +37,16 @@ def test_an_announcement_of_an_instance_that_does_not_run_is_taken_away(patient:
     key = f"{patient.places.announcements_of('shop')}v9.web.1"
     patient.etcd.put(key, {"host": "10.0.0.1", "port": 1, "ports": {}}, lease=LEASE)
     done = patient.is_told_and_repaired(
-        "announcements", f"shop: v9.web.1 is announced ({key}) and has no container that runs"
+        "announcements", f"shop: v9.web.1 is announced ({key}), but has no running container"
     )
-    assert done == "The announcement is taken away."
+    assert done == "The announcement was withdrawn."
     assert patient.etcd.get(key) is None
 
 
 def test_a_worker_that_is_said_to_be_up_and_does_not_run_is_taken_away(cluster: Patient) -> None:
     key = f"{cluster.places.up_of('shop')}v9.worker.1"
     cluster.etcd.put(key, {}, lease=LEASE)
-    cluster.is_told_and_repaired("announcements", f"shop: v9.worker.1 is announced ({key}) and has no unit")
+    cluster.is_told_and_repaired("announcements", f"shop: v9.worker.1 is announced ({key}), but has no unit")
 
 
 def without_lease(patient: Patient) -> tuple[str, object]:
@@ -68,24 +68,24 @@ def test_an_announcement_that_would_never_end_is_written_again(patient: Patient)
                 patient.etcd.put(key, value, lease=LEASE)
                 return
 
-    about = f"shop: v1.web.1 is announced ({key}) without a lease, and would be when it has ended"
+    about = f"shop: v1.web.1 is announced ({key}) without a lease, so it would stay announced after its end"
     (told,) = patient.wrong()
     assert (told.check, told.about, told.state) == ("announcements", about, "problem")
     thread = threading.Thread(target=discovery)
     thread.start()
     (repaired,) = patient.wrong(fix=True)
     thread.join()
-    assert (repaired.state, repaired.advice) == ("repaired", "It is announced anew.")
+    assert (repaired.state, repaired.advice) == ("repaired", "It is announced again.")
     assert patient.wrong() == []
 
 
 def test_an_announcement_that_nobody_writes_again_is_told(patient: Patient) -> None:
     without_lease(patient)
     renewed, silent = patient.wrong(fix=True)
-    assert renewed.advice == "The announcement is taken away; nothing has announced it anew within 0.3 s."
+    assert renewed.advice == "The announcement was withdrawn. It was not announced again within 0.3 s."
     assert (silent.check, silent.state) == ("instances", "failed")
-    assert silent.about == "shop: of v1, web.1 neither announced nor up"
-    assert silent.advice.startswith("Not repaired: v1.web.1 neither announced nor up within 0.3 s. See what it says: ")
+    assert silent.about == "shop: of v1, web.1 not healthy"
+    assert silent.advice.startswith("Not repaired: v1.web.1 not healthy within 0.3 s. See ")
 
 
 def test_an_announcement_that_somebody_writes_meanwhile_is_kept(
@@ -102,7 +102,7 @@ def test_an_announcement_that_somebody_writes_meanwhile_is_kept(
 
     monkeypatch.setattr(patient.etcd, "write", beaten)
     (finding,) = patient.wrong(fix=True)
-    assert (finding.state, finding.advice) == ("failed", f"Not repaired: {key} was written anew meanwhile.")
+    assert (finding.state, finding.advice) == ("failed", f"Not repaired: {key} has changed in the meantime.")
     assert patient.etcd.get(key)
 
 
@@ -119,7 +119,7 @@ def test_a_release_whose_deploy_was_killed_is_taken_away_and_marked_failed(patie
     instance = Instance(left, "web", 1)
     patient.scheduler.started[instance.unit] = instance
     done = patient.is_told_and_repaired("releases", "shop: v2 never finished: its deploy was killed")
-    assert done == "It is taken away, and written down as failed."
+    assert done == "Its leftovers were removed; it is recorded as failed."
     assert instance.unit not in patient.scheduler.started
     assert patient.ledger.history()[1][1] == Outcome("failed", "its deploy was killed")
     assert patient.scheduler.running("shop") == ["shop.v1.web.1", "shop.v1.worker.1"]
@@ -128,7 +128,7 @@ def test_a_release_whose_deploy_was_killed_is_taken_away_and_marked_failed(patie
 def test_a_record_that_is_no_release_is_told(patient: Patient) -> None:
     key = f"{patient.ledger.root}/releases/00000007"
     patient.etcd.put(key, "hello")
-    advice = patient.is_told_and_left("releases", f"shop: {key} is no record of a release; somebody else wrote it")
+    advice = patient.is_told_and_left("releases", f"shop: {key} is not a record of a release; nap did not write it")
     assert f"etcdctl get {key}" in advice
 
 
@@ -139,7 +139,7 @@ def test_an_instance_that_does_not_run_is_started_alone(patient: Patient) -> Non
     patient.scheduler.withdraw(["shop.v1.web.1"])
     patient.scheduler.started.pop("shop.v1.web.1")
     patient.scheduler.calls.clear()
-    done = patient.is_told_and_repaired("instances", "shop: of v1, web.1 not kept running and announced")
+    done = patient.is_told_and_repaired("instances", "shop: of v1, web.1 not started")
     assert done == "Started: web.1."
     assert patient.scheduler.calls == [("start", ["shop.v1.web.1"])]
 
@@ -148,7 +148,7 @@ def test_a_release_of_which_nothing_runs_is_started(patient: Patient) -> None:
     units = ["shop.v1.web.1", "shop.v1.worker.1"]
     patient.scheduler.withdraw(units)
     patient.scheduler.stop(units)
-    patient.is_told_and_repaired("instances", "shop: v1 is the current release, and nothing of it runs")
+    patient.is_told_and_repaired("instances", "shop: v1 is the current release, but no instance of it runs")
     assert patient.scheduler.running("shop") == units
 
 
@@ -175,9 +175,7 @@ def test_an_app_that_its_users_stopped_is_well(patient: Patient) -> None:
     assert current
     patient.etcd.put(f"{patient.ledger.root}/releases/00000001", msgspec.structs.replace(current, stopped=True))
     assert patient.wrong() == []
-    assert patient.well("instances") == (
-        "0 of current releases, each answers or is up, and 1 app stopped by their users"
-    )
+    assert patient.well("instances") == ("0 of current releases, all healthy, and 1 app stopped by their users")
 
 
 # Units
@@ -197,7 +195,7 @@ def run(patient: Patient, unit: str, *, announced: bool) -> None:
 def test_a_unit_of_another_release_is_stopped(patient: Patient, announced: bool) -> None:
     run(patient, "shop.v9.web.1", announced=announced)
     done = patient.is_told_and_repaired("units", "shop: v9.web.1 has a unit, but v1 is the current release")
-    assert done == "It is stopped, and its unit taken away."
+    assert done == "It was stopped and its unit removed."
     assert patient.scheduler.calls == [("withdraw", ["shop.v9.web.1"]), ("stop", ["shop.v9.web.1"])]
 
 
@@ -207,13 +205,13 @@ def test_a_unit_that_answers_stays_while_the_current_release_does_not(patient: P
     patient.scheduler.calls.clear()
     told = {each.check: each for each in patient.wrong(fix=True)}
     assert told["units"].about == "shop: v9.web.1 has a unit, but v1 is the current release"
-    assert told["units"].advice == "It is good, where the current release is not; see that one: nap ps shop"
+    assert told["units"].advice == "It is healthy, but the current release is not. To see that: nap ps shop"
     assert patient.scheduler.calls == []
 
 
 def test_units_of_an_app_that_is_gone_are_stopped(patient: Patient) -> None:
     run(patient, "old.v3.worker.1", announced=False)
-    patient.is_told_and_repaired("units", "old: v3.worker.1 has a unit, but etcd knows of no such app")
+    patient.is_told_and_repaired("units", "old: v3.worker.1 has a unit, but etcd has no such app")
     assert patient.scheduler.running("old") == []
 
 
@@ -222,7 +220,7 @@ def test_units_stay_where_etcd_may_have_lost_its_data(patient: Patient) -> None:
         patient.etcd.delete_below(prefix)
     units = [each for each in patient.wrong(fix=True) if each.check == "units"]
     assert [each.about for each in units] == [
-        f"shop: v1.{process}.1 has a unit, but etcd knows of no such app" for process in ("web", "worker")
+        f"shop: v1.{process}.1 has a unit, but etcd has no such app" for process in ("web", "worker")
     ]
     assert all(each.advice.startswith("If etcd has lost data, restore it") for each in units)
     assert patient.scheduler.running("shop") == ["shop.v1.web.1", "shop.v1.worker.1"]
@@ -245,9 +243,9 @@ def test_a_container_without_a_unit_is_removed(patient: Patient) -> None:
     patient.engine.others.append(patient.engine.container(ONE_OFF))
     name = f"{ONE_OFF}.{patient.state.name}"
     done = patient.is_told_and_repaired(
-        "containers", f"shop: the container {name} has no unit, and nobody waits for its end"
+        "containers", f"shop: container {name} has no unit and belongs to no running one-off command"
     )
-    assert done == "It is stopped and removed."
+    assert done == "It was stopped and removed."
     assert patient.engine.others == []
 
 
@@ -270,4 +268,4 @@ def test_a_container_that_the_engine_removes_itself_is_well(patient: Patient, st
 def test_containers_of_an_engine_elsewhere_are_not_looked_at(cluster: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAP_ENGINE_URL", "tcp://10.0.0.5:2375")
     cluster.engine.others.append(cluster.engine.container(ONE_OFF))
-    assert cluster.well("containers") == "not looked at: they, and whoever waits for them, are on other machines"
+    assert cluster.well("containers") == "not checked: they run on other machines"

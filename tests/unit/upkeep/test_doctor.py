@@ -58,8 +58,8 @@ def test_a_check_that_fails_does_not_keep_others_from_being_made(
     only(monkeypatch, away, broken, well)
     assert [(each.check, each.state, each.about, each.advice) for each in patient.examine()] == [
         ("away", "ok", "seen before it failed", ""),
-        ("away", "failed", "not looked at: etcd does not answer", "Start it."),
-        ("broken", "failed", "not looked at, for nap itself failed: KeyError: 'x'", ""),
+        ("away", "failed", "not checked: etcd does not answer", "Start it."),
+        ("broken", "failed", "not checked, because nap itself failed: KeyError: 'x'", ""),
         ("well", "ok", "all of it", ""),
     ]
 
@@ -79,14 +79,14 @@ def test_an_etcd_that_does_not_answer_fails_the_checks_that_need_it_alone(patien
     patient.etcd_answers = False
     failed = {each.check: each.about for each in patient.wrong()}
     assert list(failed) == ["announcements", "releases", "instances", "units", "containers", "images", "logs"]
-    assert set(failed.values()) == {"not looked at: etcd at 127.0.0.1:12379 does not answer"}
+    assert set(failed.values()) == {"not checked: etcd at 127.0.0.1:12379 does not answer"}
 
 
 def test_an_engine_that_does_not_answer_fails_the_checks_that_need_it(patient: Patient) -> None:
     patient.engine.is_away = True
     failed = {each.check: each.about for each in patient.wrong()}
     assert {"announcements", "containers", "images", "volumes"} <= set(failed)
-    assert failed["containers"] == "not looked at: the engine does not list its containers: no answer"
+    assert failed["containers"] == "not checked: the engine cannot list its containers: no answer"
 
 
 def test_an_app_that_somebody_changes_is_left_alone(patient: Patient) -> None:
@@ -94,7 +94,7 @@ def test_an_app_that_somebody_changes_is_left_alone(patient: Patient) -> None:
     patient.begin_deploy()
     found = {each.check: each for each in patient.examine(fix=True)}
     assert {each.state for each in found.values()} == {"ok"}
-    assert found["instances"].about.endswith("; not looked at while somebody changes them: shop")
+    assert found["instances"].about.endswith("; not checked during a change: shop")
     assert patient.scheduler.calls == []
 
 

@@ -13,7 +13,7 @@ REGISTRY = "127.0.0.1:15000"
 
 
 def test_what_is_well_is_counted(patient: Patient) -> None:
-    assert patient.well("images") == "1 on the engine, of releases that are kept"
+    assert patient.well("images") == "1 on the engine, all of kept releases"
     assert patient.well("volumes") == "no anonymous one without a container"
     assert patient.well("logs") == "of 1 apps"
 
@@ -27,7 +27,7 @@ def test_images_of_old_releases_are_removed(patient: Patient, monkeypatch: pytes
     patient.scheduler.calls.clear()
     assert patient.wrong() == []
     monkeypatch.setenv("NAP_DEPLOY_KEEP_RELEASES", "1")
-    about = "shop: images of releases that no longer need be kept (deploy.keep_releases is 1): "
+    about = "shop: images of old releases (deploy.keep_releases is 1): "
     patient.is_told_and_repaired("images", f"{about}2 on the engine and 2 in the registry")
     assert list(patient.engine.kept) == ["c" * 64]
     assert patient.registry.deleted == [f"{REGISTRY}/shop@sha256:{letter * 64}" for letter in "ab"]
@@ -107,15 +107,15 @@ def test_volumes_that_no_container_uses_are_removed_from_naps_own_engine(
 ) -> None:
     monkeypatch.setenv("NAP_ENGINE_URL", own_url(patient.state))
     patient.engine.unused_volumes += ["1" * 64, "named", "2" * 64]
-    done = patient.is_told_and_repaired("volumes", "anonymous volumes that no container uses: 2")
-    assert done == "They are removed."
+    done = patient.is_told_and_repaired("volumes", "anonymous volumes without a container: 2")
+    assert done == "They were removed."
     assert patient.engine.unused_volumes == ["named"]
 
 
 def test_volumes_of_another_engine_stay(patient: Patient) -> None:
     patient.engine.unused_volumes.append("1" * 64)
     assert patient.well("volumes") == (
-        "1 anonymous that no container uses; the engine is not nap's own, so they stay (docker volume prune)"
+        "1 anonymous without a container, kept because the engine is not nap's own: docker volume prune"
     )
     assert patient.wrong(fix=True) == []
     assert len(patient.engine.unused_volumes) == 1
@@ -129,8 +129,8 @@ def test_logs_of_deploys_long_past_are_removed(patient: Patient) -> None:
     for number in range(100):
         (folder / f"20200101T0000{number:02}-1a2b3c4.log").touch()
     assert len(logs(patient.state, "shop")) == 101
-    done = patient.is_told_and_repaired("logs", "shop: logs of deploys long past")
-    assert done == "They are removed."
+    done = patient.is_told_and_repaired("logs", "shop: logs of old deploys")
+    assert done == "They were removed."
     assert len(logs(patient.state, "shop")) <= 100
 
 
@@ -138,7 +138,7 @@ def test_logs_of_an_app_that_is_gone_are_removed(patient: Patient) -> None:
     folder = patient.state.deploy_logs / "old"
     folder.mkdir()
     (folder / "20200101T000000-1a2b3c4.log").touch()
-    assert patient.is_told_and_repaired("logs", f"old: logs of an app that is gone ({folder})") == "Removed."
+    assert patient.is_told_and_repaired("logs", f"old: logs of an app that is gone ({folder})") == "They were removed."
     assert not folder.exists()
 
 
@@ -158,7 +158,7 @@ def printed(patient: Patient, unit: str) -> Path:
 
 def test_what_instances_printed_that_are_gone_is_removed(patient: Patient) -> None:
     kept, log = printed(patient, "shop.v1.web.1"), printed(patient, "shop.v0.web.1")
-    done = patient.is_told_and_repaired("logs", "shop: what instances printed that are gone (shop.v0.web.1.log)")
-    assert done == "Removed."
+    done = patient.is_told_and_repaired("logs", "shop: logs of instances that are gone (shop.v0.web.1.log)")
+    assert done == "They were removed."
     assert kept.exists()
     assert not log.exists()

@@ -8,14 +8,14 @@ from tests.unit.upkeep.patient import Patient
 
 
 def test_what_is_well_is_told(patient: Patient) -> None:
-    assert patient.well("programs") == "etcd: answer"
+    assert patient.well("programs") == "etcd ready"
     assert patient.well("versions") == (
         "Python 3.11.2, Docker Engine 20.10.24, docker 20.10.24, etcd 3.4.23, etcdctl 3.4.23, git 2.39.5, OpenSSH 9.2, "
         "Caddy 2.9.1"
     )
     assert patient.well("clocks") == "within 5 s of this machine's: registry, etcd"
     assert patient.well("privacy") == f"{patient.state.root}: no other account can use it"
-    assert patient.well("firewall") == "containers reach neither this machine's own services nor what is link-local"
+    assert patient.well("firewall") == "containers cannot reach this machine's own services or link-local addresses"
     assert patient.well("disk") == (f"1.0 GB are needed for a build; 100.0 GB are free at {patient.state.root}")
 
 
@@ -24,7 +24,7 @@ def test_what_is_well_is_told(patient: Patient) -> None:
 
 def test_a_nap_that_is_down_is_started(patient: Patient) -> None:
     patient.standings = []
-    assert patient.is_told_and_repaired("programs", "nap is down") == "It is started, and answers."
+    assert patient.is_told_and_repaired("programs", "nap is down") == "It was started and is ready."
 
 
 @pytest.mark.parametrize("state", ["stopped", "exited", "fatal"])
@@ -36,8 +36,8 @@ def test_a_program_that_has_ended_is_started(patient: Patient, state: str) -> No
 @pytest.mark.parametrize(
     ("state", "pid", "advice"),
     [
-        (NOT_NAPS, 0, "Start it, or say where it is: settings.toml, nap settings."),
-        (NOT_STARTED, 0, "It is wanted since settings, or nap itself, were changed: nap up"),
+        (NOT_NAPS, 0, "Start it, or correct its address in settings.toml: nap settings"),
+        (NOT_STARTED, 0, "A change of settings or an update of nap needs it. To start it: nap up"),
         ("running", 31, "Its log: {log}. To restart it: kill -9 31"),
         ("backoff", 0, "Its log: {log}"),
     ],
@@ -67,7 +67,7 @@ def test_versions_are_compared_as_numbers(patient: Patient) -> None:
 def test_a_program_that_does_not_tell_its_version_could_not_be_looked_at(patient: Patient) -> None:
     patient.versions["docker"] = "command not found"
     (finding,) = patient.wrong()
-    assert (finding.state, finding.about) == ("failed", "docker: it does not tell its version")
+    assert (finding.state, finding.about) == ("failed", "docker: its version is unknown")
 
 
 def test_a_caddy_that_is_not_that_of_its_package_is_told(patient: Patient) -> None:
@@ -85,7 +85,7 @@ def test_a_clock_that_is_far_from_this_machines_is_told(patient: Patient, ahead:
     assert (finding.check, finding.state) == ("clocks", "problem")
     assert finding.about.startswith("the clock of registry (http://127.0.0.1:15000/v2/) is ")
     assert finding.about.endswith(f" s {how} this machine's")
-    assert finding.advice == "Set the clocks, and keep them so: systemd-timesyncd(8), chronyd(8)."
+    assert finding.advice == "Synchronise the clocks: systemd-timesyncd(8), chronyd(8)."
 
 
 @pytest.mark.parametrize("ahead", [3.0, -3.0])
@@ -101,8 +101,8 @@ def test_a_clock_that_is_a_little_off_is_well(patient: Patient, ahead: float) ->
 def test_a_state_directory_that_others_can_use_is_closed(patient: Patient, mode: int) -> None:
     patient.state.root.chmod(mode)
     shown = {0o755: "drwxr-xr-x", 0o770: "drwxrwx---"}[mode]
-    done = patient.is_told_and_repaired("privacy", f"{patient.state.root} is open to other accounts ({shown})")
-    assert done == "It is closed, with all in it."
+    done = patient.is_told_and_repaired("privacy", f"other accounts can use {patient.state.root} ({shown})")
+    assert done == "Other accounts have no access now."
     assert is_private(patient.state.root)
 
 
@@ -113,7 +113,7 @@ def test_rules_that_are_missing_are_made(patient: Patient) -> None:
     patient.rules_missing += [("INPUT", "-i", "docker0", "-j", "NAP-1-IN"), ("NAP-1-IN", "-j", "REJECT")]
     about = "2 of the rules that keep containers from this machine's services are missing"
     done = patient.is_told_and_repaired("firewall", f"{about} (iptables -C INPUT -i docker0 -j NAP-1-IN)")
-    assert done == "They are in force."
+    assert done == "They were added."
 
 
 def test_the_firewall_of_a_nap_that_is_down_is_well(patient: Patient) -> None:
@@ -125,7 +125,7 @@ def test_the_firewall_of_a_nap_that_is_down_is_well(patient: Patient) -> None:
 def test_only_root_looks_at_the_firewall(patient: Patient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nap_receiver.upkeep.machine_checks.is_root_there", lambda url: False)
     patient.rules_missing.append(("NAP-1-IN", "-j", "REJECT"))
-    assert patient.well("firewall").startswith("not looked at: only root")
+    assert patient.well("firewall").startswith("not checked: only root")
 
 
 # Disk
@@ -135,7 +135,6 @@ def test_a_disk_that_is_nearly_full_is_told(patient: Patient) -> None:
     patient.free = 100 << 20
     advice = patient.is_told_and_left(
         "disk",
-        "1.0 GB of free disk are needed where the engine keeps images (/engine), and 100 MB are there: "
-        "924 MB are missing",
+        "not enough disk space where the engine keeps images (/engine): 1.0 GB needed, 100 MB free, 924 MB missing",
     )
     assert "deploy.free_space" in advice
