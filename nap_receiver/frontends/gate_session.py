@@ -88,7 +88,8 @@ def tell_killed(number: int) -> int:
 
 
 def _unshare_terminal() -> None:
-    """Have standard error open a terminal of its own, so that a channel does not take the blocking from the others."""
+    """Open the terminal again for standard error, so that the channel does not make the other descriptors
+    non-blocking."""
     if os.isatty(2):
         opened = os.open(os.ttyname(2), os.O_RDWR | os.O_NOCTTY)
         os.dup2(opened, 2)
@@ -135,7 +136,7 @@ def _send(program: str, app: str, repository: Path, state: State, user: str) -> 
 
 
 def _receive(app: str, repository: Path, state: State, user: str, channel: Channel) -> int:
-    """Let `user` push, and answer the push; how it went."""
+    """Let `user` push, and answer the push; return the exit status."""
     access = access_of(app, state)
     name = name_of(repository, state)
     if access is None:
@@ -171,9 +172,9 @@ def _push(app: str, repository: Path, state: State, user: str, channel: Channel)
 
 
 def _other_objects(app: str, repository: Path) -> NapError:
-    """What to raise where git heard what is there and left: it says so itself, but not in a person's words.
+    """Return the error for a push that git ended before it sent anything: git's own message is not clear.
 
-    A push begins with what the repository has, so nobody knows before which objects the pusher's has.
+    A push begins with the refs of the repository, so the pusher's object format is not known before.
     """
     ours = object_format_of(repository)
     (other,) = {*OBJECT_FORMATS} - {ours}
@@ -185,6 +186,6 @@ def _other_objects(app: str, repository: Path) -> NapError:
 
 
 def _environment(state: State) -> dict[str, str]:
-    """What git and its hook need of ours."""
+    """Return the environment for git and its hook."""
     ours = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG", "TZ", "GIT_PROTOCOL"}}
     return ours | {"GIT_CONFIG_SYSTEM": str(state.git_configuration)}

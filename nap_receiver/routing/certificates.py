@@ -40,7 +40,7 @@ class Brought:
 
 @dataclass(frozen=True)
 class CertificateFacts:
-    """What a certificate says."""
+    """The facts about a certificate."""
 
     names: list[str]
     issuer: str

@@ -52,7 +52,8 @@ News = queue.Queue[Entry | Mapping[str, Any] | Exception | None]
 
 
 class _AppKey(msgspec.Struct):
-    """What is asked of a value and of the rest of its key, `name`; what is no name would have Caddy take no routes."""
+    """The checked form of a value and of the rest of its key, `name`; an invalid name would make Caddy reject all
+    routes."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+\Z")]
 

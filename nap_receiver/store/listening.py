@@ -37,7 +37,7 @@ class Listening:
 
 
 class _Sockets(msgspec.Struct):
-    """What the machine tells; `sockets` are addresses as proc(5) has them, with blanks between: `00000000:1F90`."""
+    """The entry in etcd; `sockets` are addresses as in proc(5), separated by blanks: `00000000:1F90`."""
 
     sockets: str
     settled: bool

@@ -87,7 +87,7 @@ def test_a_build_reads_no_loopback_service_and_no_other_apps_image(nap: Nap, pus
         nap.docker(
             "build", "--tag", "trigger:2", "--file", str(trigger(tmp_path, f"ADD http://{address}/x /x")), str(tmp_path)
         )
-        assert "cannot be known before the build" in refusal(nap, pusher.app, "FROM trigger:2\n")
+        assert "is not known before the build" in refusal(nap, pusher.app, "FROM trigger:2\n")
 
 
 @contextmanager

@@ -162,8 +162,8 @@ def test_an_instance_that_does_not_come_up_is_told_with_its_logs(
     (finding,) = patient.wrong(fix=True)
     assert (finding.check, finding.state) == ("instances", "failed")
     assert finding.advice == (
-        "Not repaired: v1.web.1 neither announced nor up within 1 s. "
-        "See what it says: nap logs shop; then fix and push it, or restart it: nap ps:restart shop"
+        "Not repaired: v1.web.1 not healthy within 1 s. "
+        "See nap logs shop. Then push a fix, or restart it: nap ps:restart shop"
     )
 
 
