@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nap_receiver.engine.daemon import make_bridge
+from nap_receiver.machine.lifecycle import NOT_STARTED
 from tests import gitolite_server
 from tests.conftest import free_address
 from tests.gitolite_server import Gitolite
@@ -114,10 +115,16 @@ def _start(nap: Nap) -> None:
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     _run(sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(nap.state.run / "supervisord.conf"))
     try:
-        eventually(lambda: nap.run("status", ok=False).returncode == 0, 30, "the programs of before answer")
+        eventually(lambda: _answers(nap), 30, "the programs of before answer")
     except BaseException:
         end(nap)
         raise
+
+
+def _answers(nap: Nap) -> bool:
+    """Whether all programs answer but those that this version has added, which `nap up` starts."""
+    rows = json.loads(nap.run("status", "--json", ok=False).stdout)
+    return bool(rows) and all(row["answers"] or row["state"] == NOT_STARTED for row in rows)
 
 
 def _etcd(version: str, nap: Nap, values: dict[str, str]) -> dict[str, str]:
