@@ -76,8 +76,8 @@ class Registry:
 
         Raises `Unwilling` if the registry does not allow deletes, and `NapError` if the delete fails.
         """
-        there, _, named = image.partition("/")
-        if there != self.address:  # of a time when the setting was another
+        address, _, named = image.partition("/")
+        if address != self.address:  # of a time when the setting was another
             return
         repository, _, digest = named.partition("@")
         reply = self.ask("DELETE", f"{repository}/manifests/{digest}")
@@ -90,9 +90,9 @@ class Registry:
 
         Only manifests are sent: layers are mounted. For a missing image, only the name is returned.
         """
-        there, _, named = image.partition("/")
+        address, _, named = image.partition("/")
         repository, _, digest = named.partition("@")
-        if there == self.address:
+        if address == self.address:
             self._copy_manifest(repository, app, digest)
         return f"{self.address}/{app}@{digest}"
 

@@ -75,8 +75,10 @@ def remove_old_logs(state: State, app: str) -> None:
 
 def log_of(state: State, app: str, build: str | None) -> Path:
     """Return the log of a build, named whole or in part; without a name, the latest."""
-    there = logs(state, app)
-    found = [log for log in there if log.stem == build] or [log for log in there if build is None or build in log.stem]
+    found_logs = logs(state, app)
+    found = [log for log in found_logs if log.stem == build] or [
+        log for log in found_logs if build is None or build in log.stem
+    ]
     if not found:
         which = f"no build {build[:80]!a} of {app}" if build else f"no build of {app}"
         raise NapError(f"there is {which} on this host", advice=f"To list the builds: builds {app}")

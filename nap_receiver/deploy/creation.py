@@ -12,8 +12,8 @@ from nap_receiver.git.repository import OBJECT_FORMATS, create, discard_empty, h
 
 def create_app(app: str, access: Access, repository: Path, object_format: str, state: State, user: str) -> None:
     """Create an app with its repository before the first push. Raises `NapError` if it exists."""
-    if there := access_of(app, state):
-        raise _taken(app, there, access.repository, user)
+    if existing := access_of(app, state):
+        raise _taken(app, existing, access.repository, user)
     with created(app, access, repository, state, user, object_format, stays=True) as found:
         if found is not access:
             raise _taken(app, found, access.repository, user)

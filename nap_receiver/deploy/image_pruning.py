@@ -213,8 +213,8 @@ def remove_images(ledger: Ledger, scheduler: Scheduler, state: State, settings: 
             _remove_from(engine, f"{settings.registry.address}/{ledger.app}", found.images)
         if settings.is_single_machine:
             if not history:  # and nobody builds one now; once what has ended is forgotten, the next one is v1
-                there = scheduler.status().there
-                scheduler.discard([unit for unit in running if unit not in there])
+                scheduled = scheduler.status().names
+                scheduler.discard([unit for unit in running if unit not in scheduled])
             _mend(state)
             _collect(state, settings, at_once=at_once)
 

@@ -129,8 +129,8 @@ def set_port(app: App, port: int) -> None:
 def require_processes(release: Release, processes: Iterable[str]) -> None:
     """Raise `NapError` if the release lacks one of these process types."""
     if unknown := set(processes) - release.formation.keys():
-        there = ", ".join(release.formation)
-        raise NapError(f"{release.app} has no process type {', '.join(sorted(unknown))}; there are: {there}")
+        process_types = ", ".join(release.formation)
+        raise NapError(f"{release.app} has no process type {', '.join(sorted(unknown))}; there are: {process_types}")
 
 
 def require_allowed(limits: Limits, settings: ContainerSettings) -> None:
@@ -156,11 +156,11 @@ def require_processors(number: float, state: State, settings: Settings) -> None:
     from nap_receiver.engine.client import engine_at  # only this change needs its libraries
 
     with engine_at(settings.engine.url) as engine:
-        there = engine.processors()
-    if number > there:
+        processors = engine.processors()
+    if number > processors:
         raise NapError(
-            f"--cpu: expected {there} or less, the processors of this machine, got {number:g}",
-            advice=f"Nothing was changed. Use 0.01 to {there}, or 0 for the default.",
+            f"--cpu: expected {processors} or less, the processors of this machine, got {number:g}",
+            advice=f"Nothing was changed. Use 0.01 to {processors}, or 0 for the default.",
         )
 
 

@@ -157,9 +157,9 @@ def read_manifest(checkout: Checkout, deploy: Deploy) -> Manifest:
 
 def variables_for(manifest: Manifest, deploy: Deploy) -> dict[str, str]:
     """Return the set variables and app.json's values. Raises `NapError` if a required one is missing."""
-    there = deploy.ledger.configuration(deploy.ledger.config_in_force())
-    variables = there | manifest.unset(deploy.app.name, there)
-    require_variables(deploy.app.name, there, variables, deploy.settings.limits)
+    configured = deploy.ledger.configuration(deploy.ledger.config_in_force())
+    variables = configured | manifest.unset(deploy.app.name, configured)
+    require_variables(deploy.app.name, configured, variables, deploy.settings.limits)
     return variables
 
 

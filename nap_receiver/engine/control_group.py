@@ -129,19 +129,19 @@ def _of_buildkit(name: str, limits: BuildSettings) -> Iterator[tuple[Path, str, 
     """Return the files to write after the folders exist, in order, with their contents."""
     quota = int(limits.cpus * CPU_PERIOD)
     if (_ROOT / "cgroup.controllers").exists():
-        there = (_ROOT / "cgroup.controllers").read_text().split()
-        given = " ".join(f"+{each}" for each in ("cpu", "memory", "pids") if each in there)
+        controllers = (_ROOT / "cgroup.controllers").read_text().split()
+        given = " ".join(f"+{each}" for each in ("cpu", "memory", "pids") if each in controllers)
         folder = _ROOT / name / "buildkit"
         folder.mkdir(parents=True, exist_ok=True)
         for parent in (_ROOT, _ROOT / name):
             yield parent, "cgroup.subtree_control", given
-        if "pids" in there:
+        if "pids" in controllers:
             yield folder, "pids.max", str(limits.pids or "max")
-        if "memory" in there:
+        if "memory" in controllers:
             yield folder, "memory.max", str(limits.memory or "max")
         if (folder / "memory.swap.max").exists():
             yield folder, "memory.swap.max", "0" if limits.memory else "max"
-        if "cpu" in there:
+        if "cpu" in controllers:
             yield folder, "cpu.max", f"{quota or 'max'} {CPU_PERIOD}"
         return
     for controller in ("cpu", "memory", "pids"):

@@ -153,10 +153,10 @@ def deploy_branch(repository: Path, updates: Iterable[RefUpdate] = ()) -> str:
     pushed = [update for update in updates if update.branch is not None]
     head = _git(repository, "symbolic-ref", "--quiet", "HEAD").strip()
     usual = [_BRANCH + "master", _BRANCH + "main", head]
-    there = set(_git(repository, "for-each-ref", "--format=%(refname)", *filter(None, usual)).splitlines())
-    there |= {update.ref for update in pushed if update.ref in usual}
+    refs = set(_git(repository, "for-each-ref", "--format=%(refname)", *filter(None, usual)).splitlines())
+    refs |= {update.ref for update in pushed if update.ref in usual}
     for ref in usual:
-        if ref in there and ref.startswith(_BRANCH):
+        if ref in refs and ref.startswith(_BRANCH):
             return ref.removeprefix(_BRANCH)
     for update in pushed:
         if not update.deletes and update.branch is not None:

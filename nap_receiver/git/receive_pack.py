@@ -191,9 +191,9 @@ class Transfer:
     def _pass_on(self) -> None:
         """Pass on everything except the final flush-pkt, one packet at a time."""
         with piped(self._process.stdout) as said:
-            there = list(_packets(said))
-            self._advertised = sum(b" refs/" in each for each in there)
-            _write(b"".join(there))
+            packets = list(_packets(said))
+            self._advertised = sum(b" refs/" in each for each in packets)
+            _write(b"".join(packets))
             for packet in _packets(said):
                 if packet == _FLUSH:
                     self._whole = True

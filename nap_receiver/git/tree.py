@@ -183,7 +183,7 @@ class Tree:
             called[DOCKERIGNORE] = dockerfile + DOCKERIGNORE
         named = {name: called.get(name, name) for name in (*MANIFESTS, DOCKERIGNORE)}
         self.misnamed = _misnamed(top)
-        files = {name: data for name, there in named.items() if (data := self._file(top, there)) is not None}
+        files = {name: data for name, entry in named.items() if (data := self._file(top, entry)) is not None}
         try:
             patterns = patterns_of(files.pop(DOCKERIGNORE, b""))
         except NapError as error:
@@ -355,9 +355,9 @@ _REWRITE = "git fsck finds such objects; make the commit with git itself, and pu
 
 
 def _misnamed(top: Sequence[Leaf]) -> list[str]:
-    there = {leaf.path for leaf in top if leaf.has_content}
+    paths = {leaf.path for leaf in top if leaf.has_content}
     wanted = {name.lower().encode(): name.encode() for name in MANIFESTS if name != DOCKERFILE}
-    return sorted(path.decode() for path in there if wanted.get(path.lower(), path) not in there)
+    return sorted(path.decode() for path in paths if wanted.get(path.lower(), path) not in paths)
 
 
 def _called(leaves: Sequence[Leaf], path: bytes) -> Leaf | None:

@@ -119,8 +119,8 @@ def add_domains(
         if access is None:
             raise no_such(app)
         unchanged = {access.key: access.revision, places.domains: last.revision if last else 0}
-        there = {entry.key: entry for entry in etcd.below(f"{places.domains}/").entries}
-        holders = {key.removeprefix(f"{places.domains}/"): _holder(entry) for key, entry in there.items()}
+        entries = {entry.key: entry for entry in etcd.below(f"{places.domains}/").entries}
+        holders = {key.removeprefix(f"{places.domains}/"): _holder(entry) for key, entry in entries.items()}
         has = {domain for domain, holder in holders.items() if holder == app}
         if len(has.union(domains)) > max(most, len(has)):
             raise NapError(
@@ -128,7 +128,7 @@ def add_domains(
                 advice=f"Remove some: domains:remove {app} …, or ask the operator to raise the limit.",
             )
         for key, domain in zip(keys, domains, strict=True):
-            unchanged[key] = there[key].revision if key in there else 0
+            unchanged[key] = entries[key].revision if key in entries else 0
             holder = holders.get(domain, "")
             if holder and holder != app:
                 access_to = places.access_of(holder)
@@ -186,12 +186,12 @@ def remove_domains(etcd: "Etcd", places: EtcdSettings, app: str, domains: Sequen
     """Remove these domains from the app. Raises `NapError`, and removes none, if the app lacks one."""
     _require_few(domains)
     while True:
-        there = {entry.key: entry for entry in etcd.below(f"{places.domains}/").entries if _holder(entry) == app}
+        entries = {entry.key: entry for entry in etcd.below(f"{places.domains}/").entries if _holder(entry) == app}
         keys = [f"{places.domains}/{domain}" for domain in domains]
         for key, domain in zip(keys, domains, strict=True):
-            if key not in there:
+            if key not in entries:
                 raise NapError(f"{app} has no domain {domain}", advice=f"To list its domains: domains {app}")
-        if etcd.write(dict.fromkeys(keys), unchanged={key: there[key].revision for key in keys}):
+        if etcd.write(dict.fromkeys(keys), unchanged={key: entries[key].revision for key in keys}):
             return
 
 

@@ -163,8 +163,8 @@ class Known:
         """Store a value; report and skip an invalid one."""
         of_all = zip(self.prefixes, (_Instance, _AppKey, _Domain, _Brought), strict=True)
         prefix, kind = next((prefix, kind) for prefix, kind in of_all if key.startswith(prefix))
-        name, there = key.removeprefix(prefix), self.values.setdefault(prefix, {})
-        there.pop(name, None)
+        name, stored = key.removeprefix(prefix), self.values.setdefault(prefix, {})
+        stored.pop(name, None)
         if value is None:
             return
         try:
@@ -172,7 +172,7 @@ class Known:
         except msgspec.ValidationError as error:
             _say(f"{key} is ignored: {error}")
         else:
-            there[name] = value
+            stored[name] = value
 
     def _below(self, prefix: str) -> list[tuple[str, Any]]:
         return sorted(self.values.get(prefix, {}).items())

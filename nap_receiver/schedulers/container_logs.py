@@ -46,15 +46,15 @@ class Containers:
         log = self._state.program_logs / "apps" / f"{instance.unit}.log"
         # First, so that the engine has told all that is in it of its container.
         written, ended = _last_lines(log, 2 * most)
-        there = self._inspected(f"{instance.unit}.{self._state.name}")
-        said = self._kept_by_engine(there["Id"], instance.label, most) if there else None
+        container = self._inspected(f"{instance.unit}.{self._state.name}")
+        said = self._kept_by_engine(container["Id"], instance.label, most) if container else None
         if said is None:
             return [Line(ended, instance.label, text) for text in written]
         if said:
-            self._seen[there["Id"]] = said[-1].at
+            self._seen[container["Id"]] = said[-1].at
         if len(said) >= most:
             return said
-        created = _stamp(there["Created"])
+        created = _stamp(container["Created"])
         before = not_said(written, [line.text for line in said])
         return [*(Line(created, instance.label, text) for text in before), *said]
 
@@ -100,10 +100,10 @@ class Containers:
         while True:
             with suppress(*_away()):  # an engine that went away may come back
                 events = self._api.events(since=since, filters=filters, decode=True)
-                for there in self._api.containers(all=True, filters={"label": f"nap.app={self._app}"}):
+                for listed in self._api.containers(all=True, filters={"label": f"nap.app={self._app}"}):
                     if first:  # what those printed before that were not asked for is not wanted now
-                        self._seen.setdefault(there["Id"], time_of(self._began))
-                    self._follow(there["Id"], there["Names"][0].lstrip("/"), wanted, tell)
+                        self._seen.setdefault(listed["Id"], time_of(self._began))
+                    self._follow(listed["Id"], listed["Names"][0].lstrip("/"), wanted, tell)
                 first = False
                 for event in events:
                     container, since = event["Actor"]["ID"], event["time"]

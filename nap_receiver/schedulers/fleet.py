@@ -93,10 +93,10 @@ class Fleet:
             )
         for unit in (pair.app for pair in units if targets[_file(pair.app.name)] == "-"):
             asked = re.findall(r"^(Machine\w+=.*|Conflicts=.*)$", unit.text.partition("[X-Fleet]")[2], re.MULTILINE)
-            there = "; ".join(map(str, self.machines())) or "none"
+            machines = "; ".join(map(str, self.machines())) or "none"
             raise NapError(
                 f"fleet finds no machine for {unit.name}: it asks for {', '.join(asked) or 'any'}; the machines are: "
-                f"{there}",
+                f"{machines}",
                 advice="Fix its nap.metadata, nap.machine or nap.spread. To see the units: fleetctl list-unit-files",
             )
 

@@ -61,10 +61,10 @@ class Local:
             self._end(unit, wait=True)
 
     def stop(self, instances: Sequence[str]) -> None:
-        there = self.status().there  # what was stopped before keeps its log until something starts: `logs` shows it
+        units = self.status().names  # what was stopped before keeps its log until something starts: `logs` shows it
         self._remove_files(instances)
         for instance in instances:
-            if instance in there:
+            if instance in units:
                 self._end(instance, wait=False)
 
     def discard(self, instances: Sequence[str]) -> None:

@@ -55,14 +55,14 @@ def placement_of(
         return Placement()
     machines = list_machines()
     placement = Placement(tuple(filter(None, metadata.split(","))), machine)
-    there = "; ".join(map(str, machines)) or "none"
+    listing = "; ".join(map(str, machines)) or "none"
     fitting = sum(map(placement.suits, machines))
     if not fitting:
         asked = [f"MachineMetadata={each}" for each in placement.metadata]
         asked += [f"MachineID={machine}"] if machine else []
         wanted = " and ".join(asked) or "one at all"
         raise NapError(
-            f"{app} fits on no machine: it asks for {wanted}; the machines are: {there}",
+            f"{app} fits on no machine: it asks for {wanted}; the machines are: {listing}",
             advice="Fix nap.metadata or nap.machine in its repository's git config, or fleet.… in the settings."
             if asked
             else "Check that fleetd runs on the cluster's machines: fleetctl list-machines",
@@ -71,7 +71,7 @@ def placement_of(
     if spread == "yes" and too_many:
         raise NapError(
             f"{app} does not fit: {', '.join(too_many)}, and nap.spread (Conflicts=) asks for a machine for each, of "
-            f"which {fitting} will do; the machines are: {there}",
+            f"which {fitting} will do; the machines are: {listing}",
             advice="Ask for fewer instances, add machines, or let them share: git config nap.spread no",
         )
     alone = frozenset(process for process, n in formation.items() if spread == "yes" or 1 < n <= fitting)

@@ -21,7 +21,7 @@ RunsOn = Literal["this machine", "a cluster", "nothing"]
 class Units:
     """The units that a scheduler has, also those that are not nap's."""
 
-    there: frozenset[str]
+    names: frozenset[str]
     """All that it was given and not told to stop."""
     started: frozenset[str]
     """Those of them that it keeps running."""
@@ -31,7 +31,7 @@ class Units:
     @cached_property
     def instances(self) -> list[str]:
         """The instances of these units, without units that are not nap's."""
-        names = {unit.removesuffix(DISCOVERY) for unit in self.there}
+        names = {unit.removesuffix(DISCOVERY) for unit in self.names}
         return sorted(name for name in names if UNIT.fullmatch(name))
 
     def known_of(self, app: str) -> list[str]:

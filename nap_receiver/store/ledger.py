@@ -174,11 +174,11 @@ class Ledger(Records):
         """Remove the configurations that no release uses, except that for the first release; return the highest number
         of any."""
         named = {self.first_config(), *(release.config for release, _ in self.history())}
-        there = self._numbers_below("configs")
-        for number in there:
+        numbers = self._numbers_below("configs")
+        for number in numbers:
             if number not in named:
                 self.etcd.delete(self.places.config_of(self.app, number))
-        return max([*there, *named])
+        return max([*numbers, *named])
 
     def write_configuration(self, values: dict[str, str]) -> int:
         """Write a configuration; return its number, 0 for an empty one. Unused configurations are removed first.

@@ -16,13 +16,13 @@ from nap_receiver.upkeep.finding import Finding, ok, problem
 from nap_receiver.upkeep.inventory import Container, Inventory
 
 
-def announcements(there: Inventory) -> Iterator[Finding]:
+def announcements(inventory: Inventory) -> Iterator[Finding]:
     """Check that each announced or healthy instance exists."""
-    well, what = 0, "running container" if there.scheduler.runs_on == "this machine" else "unit"
-    for entry, app, instance in _announced(there):
-        if there.turn(app):
+    well, what = 0, "running container" if inventory.scheduler.runs_on == "this machine" else "unit"
+    for entry, app, instance in _announced(inventory):
+        if inventory.turn(app):
             continue
-        runs, told = there.runs(f"{app}.{instance}"), f"{app}: {instance} is announced ({entry.key})"
+        runs, told = inventory.runs(f"{app}.{instance}"), f"{app}: {instance} is announced ({entry.key})"
         if runs and entry.lease:
             well += 1
         elif runs:
@@ -31,12 +31,12 @@ def announcements(there: Inventory) -> Iterator[Finding]:
         else:
             about, advice = f"{told}, but has no {what}", "withdraws the announcement"
             yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, repair=_forgetting(entry))
-    yield ok(f"{well}, each with a {what}{there.left_out}")
+    yield ok(f"{well}, each with a {what}{inventory.left_out}")
 
 
-def _announced(there: Inventory) -> Iterator[tuple[Entry, str, str]]:
-    places = there.settings.etcd
-    for key in there.etcd.keys:
+def _announced(inventory: Inventory) -> Iterator[tuple[Entry, str, str]]:
+    places = inventory.settings.etcd
+    for key in inventory.etcd.keys:
         app, instance = "", ""
         if key.startswith(f"{places.announcements}/"):
             app, _, instance = key.removeprefix(f"{places.announcements}/").partition("/")
@@ -44,8 +44,8 @@ def _announced(there: Inventory) -> Iterator[tuple[Entry, str, str]]:
             app, _, rest = key.removeprefix(f"{places.prefix}/apps/").partition("/")
             instance = rest.removeprefix("up/") if rest.startswith("up/") else ""
         # Others may announce there too, in their own ways.
-        is_ours = instance and (app in there.apps or UNIT.fullmatch(f"{app}.{instance}"))
-        if is_ours and (entry := there.etcd.get(key)):
+        is_ours = instance and (app in inventory.apps or UNIT.fullmatch(f"{app}.{instance}"))
+        if is_ours and (entry := inventory.etcd.get(key)):
             yield entry, app, instance
 
 
@@ -78,15 +78,15 @@ def _forget(announced: Entry, deploy: Deploy) -> int:
     return revision
 
 
-def releases(there: Inventory) -> Iterator[Finding]:
+def releases(inventory: Inventory) -> Iterator[Finding]:
     """Check that every deploy has ended."""
     number = 0
-    for app in there.idle:
-        number += len(there.history(app)) - len(there.unfinished(app))
-        for key in there.records(app).unreadable():
+    for app in inventory.idle:
+        number += len(inventory.history(app)) - len(inventory.unfinished(app))
+        for key in inventory.records(app).unreadable():
             about = f"{app}: {key} is not a record of a release; nap did not write it"
             yield problem(key, about, f"nap ignores it. To see it: etcdctl get {key}")
-        for release in there.unfinished(app):
+        for release in inventory.unfinished(app):
             yield problem(
                 f"{app}.{release.name}",
                 f"{app}: {release.name} never finished: its deploy was killed",
@@ -94,7 +94,7 @@ def releases(there: Inventory) -> Iterator[Finding]:
                 app=app,
                 repair=_take_away_unfinished,
             )
-    yield ok(f"{number} of {_count(len(there.idle), 'app')}, all finished{there.left_out}")
+    yield ok(f"{number} of {_count(len(inventory.idle), 'app')}, all finished{inventory.left_out}")
 
 
 def _take_away_unfinished(deploy: Deploy) -> str:
@@ -102,23 +102,23 @@ def _take_away_unfinished(deploy: Deploy) -> str:
     return "Its leftovers were removed; it is recorded as failed."
 
 
-def instances(there: Inventory) -> Iterator[Finding]:
+def instances(inventory: Inventory) -> Iterator[Finding]:
     """Check that all instances of current releases run and are healthy."""
-    if there.scheduler.runs_on == "nothing":
+    if inventory.scheduler.runs_on == "nothing":
         yield ok("not checked: this scheduler runs nothing")
         return
     well = stopped = 0
-    for app in there.idle:
-        current = there.current(app)
+    for app in inventory.idle:
+        current = inventory.current(app)
         if current is None or current.stopped:
             stopped += bool(current)
             continue
-        lacking = [each for each in current.instances if there.units.lacks(each.unit)]
-        silent = [each for each in current.instances if each not in lacking and each.key not in there.good(app)]
+        lacking = [each for each in current.instances if inventory.units.lacks(each.unit)]
+        silent = [each for each in current.instances if each not in lacking and each.key not in inventory.good(app)]
         well += len(current.instances) - len(lacking) - len(silent)
         if not lacking and not silent:
             continue
-        if there.units.started.isdisjoint(each.unit for each in current.instances):
+        if inventory.units.started.isdisjoint(each.unit for each in current.instances):
             about = f"{app}: {current.name} is the current release, but no instance of it runs"
         else:
             told = [f"{_some(lacking)} not started"] if lacking else []
@@ -127,7 +127,7 @@ def instances(there: Inventory) -> Iterator[Finding]:
         advice = "nap doctor --fix starts the missing instances." if lacking else _why(app)
         yield problem(f"{app}.{current.name}", about, advice, app=app, repair=_starting(current, lacking))
     several = f", and {_count(stopped, 'app')} stopped by their users" if stopped else ""
-    yield ok(f"{well} of current releases, all healthy{several}{there.left_out}")
+    yield ok(f"{well} of current releases, all healthy{several}{inventory.left_out}")
 
 
 def _starting(current: Release, lacking: Sequence[Instance]) -> Callable[[Deploy], str]:
@@ -169,34 +169,34 @@ def _why(app: str) -> str:
     return f"See nap logs {app}. Then push a fix, or restart it: nap ps:restart {app}"
 
 
-def units(there: Inventory) -> Iterator[Finding]:
+def units(inventory: Inventory) -> Iterator[Finding]:
     """Check that each unit of the scheduler belongs to a current release."""
     well = 0
-    for unit in there.units.instances:
+    for unit in inventory.units.instances:
         app, _, instance = unit.partition(".")
-        if there.turn(app):
+        if inventory.turn(app):
             continue
-        current = there.current(app)
+        current = inventory.current(app)
         wanted = {each.unit: each.key for each in current.instances} if current else {}
         if unit in wanted:
             well += 1
             continue
-        if any(instance.startswith(f"{each.name}.") for each in there.unfinished(app)):
+        if any(instance.startswith(f"{each.name}.") for each in inventory.unfinished(app)):
             continue  # told with that release
-        answers = instance in there.good(app)
-        if app in there.apps:
+        answers = instance in inventory.good(app)
+        if app in inventory.apps:
             serving = f"{current.name} is the current release" if current else "the app has no current release"
             about = f"{app}: {instance} has a unit, but {serving}"
-            spared = answers and (current is None or not set(wanted.values()) <= there.good(app))
+            spared = answers and (current is None or not set(wanted.values()) <= inventory.good(app))
             advice = f"It is healthy, but the current release is not. To see that: nap ps {app}"
-        elif not there.scheduler.is_ours(unit):
+        elif not inventory.scheduler.is_ours(unit):
             continue
         else:
             about = f"{app}: {instance} has a unit, but etcd has no such app"
-            spared = not there.is_gone(app)
+            spared = not inventory.is_gone(app)
             advice = "If etcd has lost data, restore it, or push the app again; else stop the app: "
-            advice += there.scheduler.how_to_remove(app, unit)
-        if there.scheduler.is_stopping(unit):
+            advice += inventory.scheduler.how_to_remove(app, unit)
+        if inventory.scheduler.is_stopping(unit):
             continue
         yield problem(
             unit,
@@ -205,7 +205,7 @@ def units(there: Inventory) -> Iterator[Finding]:
             app=app,
             repair=None if spared else _retiring(unit),
         )
-    yield ok(f"of {_count(well, 'instance')}, all of current releases{there.left_out}")
+    yield ok(f"of {_count(well, 'instance')}, all of current releases{inventory.left_out}")
 
 
 def _retiring(unit: str) -> Callable[[Deploy], str]:
@@ -216,16 +216,16 @@ def _retiring(unit: str) -> Callable[[Deploy], str]:
     return retire
 
 
-def containers(there: Inventory) -> Iterator[Finding]:
+def containers(inventory: Inventory) -> Iterator[Finding]:
     """Check that each container belongs to a unit or to a one-off command."""
-    on_cluster, well = there.scheduler.runs_on == "a cluster", 0
-    if not there.sees_clients:
+    on_cluster, well = inventory.scheduler.runs_on == "a cluster", 0
+    if not inventory.sees_clients:
         yield ok("not checked: they run on other machines")
         return
-    for each in there.containers:
-        if there.turn(each.app):
+    for each in inventory.containers:
+        if inventory.turn(each.app):
             continue
-        if there.is_attended(each) or (not on_cluster and each.unit in there.units.there):
+        if inventory.is_attended(each) or (not on_cluster and each.unit in inventory.units.names):
             well += 1
             continue
         yield problem(
@@ -239,7 +239,7 @@ def containers(there: Inventory) -> Iterator[Finding]:
         told = f"{_count(well, 'one-off command')}, each with its client; instances are on the cluster's machines"
     else:
         told = f"{well}, each with a unit or the client of a one-off command"
-    yield ok(f"{told}{there.left_out}")
+    yield ok(f"{told}{inventory.left_out}")
 
 
 def _removing(container: Container) -> Callable[[Deploy], str]:

