@@ -64,14 +64,14 @@ def add_key(state: State, user: str, text: str, limits: "LimitSettings") -> Key:
     Raises `NapError` if the text is not a usable public key, or if the user has too many keys.
     """
     key = Key(checked_user(user), _read(text, user))
-    known = keys(state)
-    for other in known:
+    stored = keys(state)
+    for other in stored:
         if other.key == key.key:
             raise NapError(f"that key already belongs to {other.user}", advice="To list all keys: nap keys")
-    number = 1 + sum(other.user == user for other in known)
+    number = 1 + sum(other.user == user for other in stored)
     advice = f"Remove one first: nap keys:remove {user} FINGERPRINT"
     require_at_most("keys", limits, f"{user} would have {number} keys", number, advice=advice)
-    _write(state, [*known, key])
+    _write(state, [*stored, key])
     return key
 
 
@@ -80,13 +80,13 @@ def remove_keys(state: State, user: str, fingerprint: str | None = None) -> int:
 
     Raises `NapError` if there was none.
     """
-    known = keys(state)
-    kept = [key for key in known if key.user != user or fingerprint not in {None, *key.fingerprint.split()}]
-    if len(kept) == len(known):
+    stored = keys(state)
+    remaining = [key for key in stored if key.user != user or fingerprint not in {None, *key.fingerprint.split()}]
+    if len(remaining) == len(stored):
         which = f" {fingerprint}" if fingerprint else ""
         raise NapError(f"{user} has no key{which}", advice="To list all keys: nap keys")
-    _write(state, kept)
-    return len(known) - len(kept)
+    _write(state, remaining)
+    return len(stored) - len(remaining)
 
 
 def renew(state: State) -> None:
@@ -165,12 +165,12 @@ def _line(state: State, key: Key) -> str:
 
 
 def _told_by_ssh_keygen(key: str) -> str:
-    told = subprocess.run(
+    done = subprocess.run(
         ["ssh-keygen", "-l", "-f", "-"], input=f"{key}\n", text=True, capture_output=True, check=False
     )
-    if told.returncode:
+    if done.returncode:
         raise _unreadable()
-    return told.stdout.strip()
+    return done.stdout.strip()
 
 
 def _unreadable() -> NapError:

@@ -37,8 +37,8 @@ class BuildKit:
     def __init__(self, engine: Engine, about: EngineFacts, machine: str = "") -> None:
         """`machine` is the name of nap on the engine's machine, where the engine is nap's own."""
         self._engine, self._machine = engine, machine
-        known = NEWEST if about.version >= _ENGINE_23 else DOCKERFILE_1_2
-        self.frontend: Frontend = replace(known, platform=platform_variables(about.system, about.architecture))
+        frontend = NEWEST if about.version >= _ENGINE_23 else DOCKERFILE_1_2
+        self.frontend: Frontend = replace(frontend, platform=platform_variables(about.system, about.architecture))
 
     def build(self, asked: Build, channel: Channel) -> None:
         """Build the image; output goes to the channel. Raises `NapError`; then there is no image."""

@@ -58,8 +58,8 @@ class Classic:
                     container_limits=_limits(asked.limits, group),
                     network_mode=NETWORK,
                 ):
-                    said = lines.of(text_of(item)) if "error" not in item else lines.rest()
-                    for line in said:
+                    lines_now = lines.of(text_of(item)) if "error" not in item else lines.rest()
+                    for line in lines_now:
                         if line.startswith("Step "):
                             step, disk_full = line, False
                         elif is_disk_full(line):

@@ -112,9 +112,9 @@ def is_platform(name: str, platform: Mapping[str, str]) -> bool:
     words = name.lower().split("/")
     if len(words) == 1 and words[0] != platform["TARGETOS"]:
         words = [platform["TARGETOS"], *words]
-    known = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}
+    aliases = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}
     system, architecture, variant = (*words, "", "")[:3]
-    return (system, known.get(architecture, architecture) or platform["TARGETARCH"], variant) in {
+    return (system, aliases.get(architecture, architecture) or platform["TARGETARCH"], variant) in {
         (platform["TARGETOS"], platform["TARGETARCH"], each) for each in ("", "v1", "v8")
     } and len(words) < 4
 

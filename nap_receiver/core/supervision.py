@@ -49,8 +49,8 @@ class Supervisor:
                 with proxy:
                     return getattr(proxy.supervisor, method)(*arguments)
             except xmlrpc.client.Fault as fault:
-                told = f"{self._what} refuses {method} {' '.join(map(str, arguments))}: {fault.faultString}"
-                raise Refused(told, fault.faultCode) from fault
+                message = f"{self._what} refuses {method} {' '.join(map(str, arguments))}: {fault.faultString}"
+                raise Refused(message, fault.faultCode) from fault
 
     def unless(self, faults: Sequence[Fault], method: str, *arguments: object) -> bool:
         """Call, and ignore these faults; return whether the call succeeded."""

@@ -71,8 +71,8 @@ def created(
             yield found
             succeeded = True
         finally:
-            kept = stays and succeeded
-            if found is access and not kept and discard_empty(repository, state):
+            stays_after = stays and succeeded
+            if found is access and not stays_after and discard_empty(repository, state):
                 give_up(etcd, key, access)
 
 

@@ -273,8 +273,8 @@ def _collect(state: State, settings: Settings, *, at_once: bool) -> None:
     while not registry_answers(state, settings) and time.monotonic() < give_up:
         time.sleep(_LOOK_AGAIN_SECONDS)
     if done.returncode:
-        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()[-1:]
-        raise NapError(f"the registry's garbage-collect exited with status {done.returncode}: {''.join(said)}")
+        last_line = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise NapError(f"the registry's garbage-collect exited with status {done.returncode}: {''.join(last_line)}")
     due.unlink(missing_ok=True)
     collected.touch()
 

@@ -119,9 +119,9 @@ class Requests:
             if any(mark in said for mark in self._marks) and (line := self._line(said))
         ]
 
-    def _line(self, said: bytes) -> Line | None:
+    def _line(self, content: bytes) -> Line | None:
         try:
-            entry = json.loads(said)
+            entry = json.loads(content)
             request = entry["request"]
             logger, host = entry["logger"], request["host"].lower().partition(":")[0]
             if entry["ts"] < self._since or (

@@ -25,8 +25,8 @@ from nap_receiver.store.ledger import Ledger
 def scale(app: App, counts: dict[str, int]) -> None:
     """Set the number of instances of each of these process types. Before the first release, the numbers are stored for
     it."""
-    told = " ".join(f"{process}={n}" for process, n in counts.items())
-    with under_way(app, told, f"scaling to {told}") as deploy:
+    counts_shown = " ".join(f"{process}={n}" for process, n in counts.items())
+    with under_way(app, counts_shown, f"scaling to {counts_shown}") as deploy:
         current = deploy.ledger.current()
         if current is None:
             before = deploy.ledger.first_formation()
@@ -34,10 +34,12 @@ def scale(app: App, counts: dict[str, int]) -> None:
             require_process_types(app.name, len(after), len(before), limits)
             require_instances(app.name, before, after, limits)
             deploy.ledger.set_first_formation(after)
-            app.channel.result(f"{app.name}: {told}, for its first release")
+            app.channel.result(f"{app.name}: {counts_shown}, for its first release")
             return
         require_processes(current, counts)
-        release_again(replace(current, formation=current.formation | counts), f"Scale {told}", deploy, is_new=False)
+        release_again(
+            replace(current, formation=current.formation | counts), f"Scale {counts_shown}", deploy, is_new=False
+        )
 
 
 def restart(app: App) -> None:
@@ -96,14 +98,14 @@ def limit(app: App, process: str, change: Callable[[Limits], Limits]) -> None:
         if limits[process].cpus != had.cpus:
             require_processors(limits[process].cpus, app.state, app.settings)
         require_allowed(limits[process], app.settings.container)
-        kept = {name: each for name, each in limits.items() if each != Limits() or name != EVERY}
-        told = process if process != EVERY else "every process type"
+        limits_left = {name: each for name, each in limits.items() if each != Limits() or name != EVERY}
+        subject = process if process != EVERY else "every process type"
         if current is None:
-            require_process_types(app.name, len(kept), len(before), app.settings.limits)
-            deploy.ledger.set_first_limits(kept)
-            app.channel.result(f"{app.name} has limits for {told}, for its first release")
+            require_process_types(app.name, len(limits_left), len(before), app.settings.limits)
+            deploy.ledger.set_first_limits(limits_left)
+            app.channel.result(f"{app.name} has limits for {subject}, for its first release")
             return
-        release_again(replace(current, limits=kept), f"Limit {told}", deploy, is_new=False)
+        release_again(replace(current, limits=limits_left), f"Limit {subject}", deploy, is_new=False)
 
 
 def set_port(app: App, port: int) -> None:
@@ -208,14 +210,14 @@ def destroy(app: App) -> None:
     """Stop the app and remove everything of it. After a failure it can be called again."""
     state, channel = app.state, app.channel
     with under_way(app, "destroy", "destroying it") as deploy:
-        kept = end(deploy)
+        not_removed = end(deploy)
         if app.repository.is_relative_to(state.repositories):
             remove(app.repository, state)
         else:
-            kept.append(f"{app.repository}, which is not a repository of nap's gate")
+            not_removed.append(f"{app.repository}, which is not a repository of nap's gate")
         shutil.rmtree(state.deploy_logs / app.name, ignore_errors=True)
         channel.result(f"{app.name} is destroyed")
-        for what in kept:
+        for what in not_removed:
             channel.detail(f"Kept: {what}")
 
 

@@ -106,13 +106,13 @@ def deploy_later(asked: Deployment, state: State, channel: Channel) -> None:
         text=True,
         errors="replace",
     )
-    with piped(later.stdout) as said:
-        first = said.readline()
+    with piped(later.stdout) as output:
+        first = output.readline()
         if first.startswith(STEP):
             channel.result(f"{asked.app}: the deploy of {asked.commit[:7]} has started and continues in the background")
             channel.detail(f"To follow it: ssh HOST builds:output {asked.app} -t (HOST as in your remote's URL)")
             return
-        for line in (first, *said):
+        for line in (first, *output):
             channel.pass_on(line)
     if later.wait():
         raise NapError(f"{asked.commit[:7]} is not deployed")

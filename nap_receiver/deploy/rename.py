@@ -37,10 +37,10 @@ def rename(app: App, name: str, access: Access) -> None:
         logs = app.state.deploy_logs
         if (logs / app.name).is_dir() and not (logs / name).exists():
             (logs / app.name).rename(logs / name)
-        kept = end(deploy, name)  # the registry has the images under the new name too
+        not_removed = end(deploy, name)  # the registry has the images under the new name too
         app.channel.result(f"{app.name} is now named {name}")
         app.channel.detail(f"In your repository: git remote set-url nap …/{name_of(target, app.state)}")
-        for what in kept:
+        for what in not_removed:
             app.channel.detail(f"Not removed: {what}")
 
 

@@ -132,9 +132,9 @@ def take_away_leftovers(deploy: Deploy) -> None:
         deploy.channel.step(f"Removing {release.name}, whose deploy was killed")
         take_away(release, "its deploy was killed", deploy)
     current = ledger.current()
-    kept = {instance.unit for instance in current.instances} if current else set()
+    current_units = {instance.unit for instance in current.instances} if current else set()
     left = [f"{ledger.app}.{instance}" for instance in sorted(good(deploy.etcd, places, ledger.app))]
-    retire(ledger.app, [unit for unit in left if unit not in kept], deploy)
+    retire(ledger.app, [unit for unit in left if unit not in current_units], deploy)
 
 
 def release(draft: Release, placement: Placement, deploy: Deploy, *, is_new: bool = True) -> Release:

@@ -108,11 +108,11 @@ class Engine:
         """Return the facts about this engine."""
         try:
             with self.answering():
-                said = self.api.version()
+                version = self.api.version()
         except APIError as error:
             raise NapError(f"the engine did not report its version: {error.explanation}") from error
-        number = tuple(int(part) for part in str(said["ApiVersion"]).split("."))
-        return EngineFacts(number, str(said.get("Os", "")), str(said.get("Arch", "")))
+        number = tuple(int(part) for part in str(version["ApiVersion"]).split("."))
+        return EngineFacts(number, str(version.get("Os", "")), str(version.get("Arch", "")))
 
     def has_containerd_store(self) -> bool:
         """Return whether images are stored in containerd."""
@@ -234,8 +234,8 @@ def _digest(item: dict[str, Any], tag: str) -> str:
     Each engine prints it in the last status line. `aux` has it only if images are not stored in containerd, which is
     the default of Docker 29 (moby, daemon/containerd/image_push.go).
     """
-    said = re.fullmatch(rf"{re.escape(tag)}: digest: (sha256:[0-9a-f]{{64}}) size: [0-9]+", item.get("status", ""))
-    return str(item.get("aux", {}).get("Digest", "")) or (said[1] if said else "")
+    match = re.fullmatch(rf"{re.escape(tag)}: digest: (sha256:[0-9a-f]{{64}}) size: [0-9]+", item.get("status", ""))
+    return str(item.get("aux", {}).get("Digest", "")) or (match[1] if match else "")
 
 
 def _shell_command(config: dict[str, Any]) -> str:

@@ -192,5 +192,5 @@ def _systemctl(*words: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    said = getattr(error, "stderr", b"").decode(errors="replace").strip().splitlines()
-    return plain(said[-1] if said else str(error))
+    output = getattr(error, "stderr", b"").decode(errors="replace").strip().splitlines()
+    return plain(output[-1] if output else str(error))

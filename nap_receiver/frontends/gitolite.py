@@ -66,8 +66,8 @@ class Gitolite:
         """Return the output of `gitolite …`. Raises `NapError` with its words if it fails."""
         done = _run([self.program, *words], stdin)
         if done.returncode:
-            said = (done.stderr + done.stdout).strip().splitlines()
-            raise NapError(f"`gitolite {' '.join(words)}` failed", words=said[-10:], advice=_AGAIN)
+            output = (done.stderr + done.stdout).strip().splitlines()
+            raise NapError(f"`gitolite {' '.join(words)}` failed", words=output[-10:], advice=_AGAIN)
         return done.stdout.strip()
 
     def rc_text(self) -> str:
@@ -80,8 +80,8 @@ class Gitolite:
     def saying(self, setting: str) -> list[str]:
         """Return the repositories with a `config` or `option` line of this form in gitolite.conf."""
         words = [self.program, "git-config", "-r", "%", setting]
-        said = _run(words, self.ask("list-phy-repos") + "\n").stdout  # with status 1 where there is none
-        return sorted({line.partition("\t")[0] for line in said.splitlines()})
+        output = _run(words, self.ask("list-phy-repos") + "\n").stdout  # with status 1 where there is none
+        return sorted({line.partition("\t")[0] for line in output.splitlines()})
 
     def posts(self) -> dict[str, Path]:
         """Return the path of the post-receive hook of each repository."""
@@ -200,8 +200,8 @@ def gitolite_of_account() -> Gitolite:
         )
     repositories = _run([program, "query-rc", "GL_REPO_BASE"])
     if repositories.returncode:
-        said = repositories.stderr.strip().splitlines()
-        raise NapError(f"gitolite cannot use {rc}", words=said[-_SHOWN_WORDS:], advice=_AGAIN)
+        output = repositories.stderr.strip().splitlines()
+        raise NapError(f"gitolite cannot use {rc}", words=output[-_SHOWN_WORDS:], advice=_AGAIN)
     code = _value(program, "LOCAL_CODE") or home / "local"  # as the block in the rc file says it
     administration = Path(_value(program, "GL_ADMIN_BASE"))
     return Gitolite(program, rc, Path(code), Path(repositories.stdout.strip()), administration)

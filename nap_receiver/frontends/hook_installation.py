@@ -91,8 +91,8 @@ def _git(repository: Path, *words: str) -> str:
     command = git(*words, repository=repository)
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = done.stderr.strip().splitlines()
+        output = done.stderr.strip().splitlines()
         raise NapError(
-            f"`git {words[0]}` failed in {repository}", words=said, advice="Fix the repository, then try again."
+            f"`git {words[0]}` failed in {repository}", words=output, advice="Fix the repository, then try again."
         )
     return done.stdout.strip()

@@ -80,9 +80,9 @@ def check_out(path: "Path", commit: str, app: str, bounds: "CommitSettings") -> 
     """
     reader = _Reader(path, commit, app, bounds)
     try:
-        said = reader.plan()
-        manifests = {name: b64decode(content) for name, content in said.pop("manifests").items()}
-        yield Checkout(**said, manifests=manifests, _reader=reader)
+        plan = reader.plan()
+        manifests = {name: b64decode(content) for name, content in plan.pop("manifests").items()}
+        yield Checkout(**plan, manifests=manifests, _reader=reader)
     finally:
         reader.kill()
 
@@ -127,14 +127,14 @@ class _Reader:
 
     def end(self) -> dict[str, Any]:
         """Return the final report. Raises `NapError` if the process failed."""
-        said = self._errors.read()
+        report = self._errors.read()
         status = self._process.wait()
         if status == 0:
-            return dict(json.loads(said))
-        if status == 1 and said.startswith(b"{"):
-            error = json.loads(said)
+            return dict(json.loads(report))
+        if status == 1 and report.startswith(b"{"):
+            error = json.loads(report)
             raise NapError(error["what"], advice=error["advice"])
-        raise killed(self._app, -status, self._bounds) if status < 0 else RuntimeError(said.decode(errors="replace"))
+        raise killed(self._app, -status, self._bounds) if status < 0 else RuntimeError(report.decode(errors="replace"))
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):

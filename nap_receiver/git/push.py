@@ -201,8 +201,8 @@ def unmark_releases(repository: Path, releases: Iterable[str]) -> None:
 
 def repository_settings(repository: Path, environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the repository's git config below `nap.`, by the rest of the name in lower case."""
-    said = _git(repository, "config", "--null", "--get-regexp", r"^nap\.", environment=environment)
-    found = (entry.partition("\n") for entry in said.split("\0") if entry)
+    output = _git(repository, "config", "--null", "--get-regexp", r"^nap\.", environment=environment)
+    found = (entry.partition("\n") for entry in output.split("\0") if entry)
     return {name.removeprefix("nap."): value for name, _, value in found}
 
 

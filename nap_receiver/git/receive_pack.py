@@ -84,10 +84,10 @@ class Bounds:
 def bounds_of(repository: Path, environment: Mapping[str, str]) -> Bounds:
     """Read the limits from git's configuration below `nap.`: the gate's (unit_templates/machine/gitconfig.j2) and the
     app's."""
-    said = repository_settings(repository, environment)
+    configuration = repository_settings(repository, environment)
     numbers = {"refs": "maxrefs", "ref_bytes": "maxrefbytes", "memory": "memory"}
-    found = {name: int(said[key]) for name, key in numbers.items() if said.get(key, "").isdecimal()}
-    return Bounds(**found, is_mirror=said.get("mirror") in _TRUE)
+    found = {name: int(configuration[key]) for name, key in numbers.items() if configuration.get(key, "").isdecimal()}
+    return Bounds(**found, is_mirror=configuration.get("mirror") in _TRUE)
 
 
 @dataclass(frozen=True)
@@ -190,11 +190,11 @@ class Transfer:
 
     def _pass_on(self) -> None:
         """Pass on everything except the final flush-pkt, one packet at a time."""
-        with piped(self._process.stdout) as said:
-            packets = list(_packets(said))
+        with piped(self._process.stdout) as output:
+            packets = list(_packets(output))
             self._advertised = sum(b" refs/" in each for each in packets)
             _write(b"".join(packets))
-            for packet in _packets(said):
+            for packet in _packets(output):
                 if packet == _FLUSH:
                     self._whole = True
                     break
@@ -210,18 +210,18 @@ class Transfer:
 
     def _pass_on_errors(self) -> None:
         """Pass on standard error of git to clients without sideband."""
-        with piped(self._process.stderr) as said:
-            while piece := os.read(said.fileno(), _PIECE_BYTES):
+        with piped(self._process.stderr) as output:
+            while piece := os.read(output.fileno(), _PIECE_BYTES):
                 self._give_up_on(piece)
                 _write(piece, 2)
 
-    def _give_up_on(self, said: bytes) -> None:
+    def _give_up_on(self, output: bytes) -> None:
         """End git where it says that a push of many refs cannot be received.
 
         Where one object is missing, git would start a program for each ref to find out which are to blame (20,000 refs:
         80 s).
         """
-        if b"fatal: " in said and self._updates > _FEW_UPDATES and not self._told and not self._given_up:
+        if b"fatal: " in output and self._updates > _FEW_UPDATES and not self._told and not self._given_up:
             self._given_up = True
             self._refusals += _MISSING
             self._process.terminate()

@@ -147,16 +147,16 @@ class _Objects:
 
     def _stopped(self) -> NapError:
         """Return the error for git's end."""
-        said = piped(self._process.stderr).read().decode(errors="backslashreplace").strip()
+        output = piped(self._process.stderr).read().decode(errors="backslashreplace").strip()
         status = self._process.wait()
         if status < 0:
             return killed(self._app, -status, self._bounds)
-        if "ut of memory" in said or "mmap failed" in said:  # git's words, in usage.c, wrapper.c and packfile.c
+        if "ut of memory" in output or "mmap failed" in output:  # git's words, in usage.c, wrapper.c and packfile.c
             return NapError(
                 f"{self._app}: reading the commit took too much memory: commit.memory is {self._bounds.memory} bytes",
                 advice="Remove the largest files, or ask the operator to raise the limit; then push again.",
             )
-        last = said.splitlines()[-1][:_SHOWN_CHARACTERS] if said else f"git ended with status {status}"
+        last = output.splitlines()[-1][:_SHOWN_CHARACTERS] if output else f"git ended with status {status}"
         return self.unreadable(f"an object ({last})")
 
 

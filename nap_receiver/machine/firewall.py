@@ -155,5 +155,5 @@ def _command(program: str) -> sh.Command:
 
 
 def _reason(error: Exception) -> str:
-    said = getattr(error, "stderr", b"").decode(errors="replace").strip().splitlines()
-    return said[-1] if said else str(error)
+    output = getattr(error, "stderr", b"").decode(errors="replace").strip().splitlines()
+    return output[-1] if output else str(error)

@@ -116,8 +116,8 @@ def start_again(state: State) -> None:
         up(state)
         return
     settings = load(state).settings
-    known = {process["name"] for process in _start_stopped(supervisor)}
-    programs = [program for program in programs_of(state, settings) if program.name in known]
+    running = {process["name"] for process in _start_stopped(supervisor)}
+    programs = [program for program in programs_of(state, settings) if program.name in running]
     _await_answers(state, supervisor, programs, settings)
 
 
@@ -161,13 +161,13 @@ def status(state: State) -> list[Standing]:
     supervisor = _supervisor(state)
     if not supervisor.answers():
         return []
-    known = {process["name"]: process for process in supervisor.call("getAllProcessInfo")}
+    processes = {process["name"]: process for process in supervisor.call("getAllProcessInfo")}
     settings = load(state).settings
     standings = [
         Standing(each.name, NOT_NAPS, 0, each.address, each.answers()) for each in dependencies(state, settings)
     ]
     for program in programs_of(state, settings):
-        answers, process = program.answers(), known.get(program.name, {"statename": NOT_STARTED, "pid": 0})
+        answers, process = program.answers(), processes.get(program.name, {"statename": NOT_STARTED, "pid": 0})
         word = "running" if answers else process["statename"].lower()  # supervisord waits a second before it says so
         standings.append(Standing(program.name, word, process["pid"], program.address, answers))
     return standings
@@ -191,8 +191,8 @@ def _start_supervisor(state: State) -> None:
             "-P", "-m", "supervisor.supervisord", "-c", str(state.run / "supervisord.conf"), _cwd="/", _tty_out=False
         )
     except sh.ErrorReturnCode as error:
-        said = (error.stdout + error.stderr).decode("utf-8", "replace").splitlines()
-        raise NapError("supervisord did not start", words=said[-_LAST_WORDS:]) from error
+        output = (error.stdout + error.stderr).decode("utf-8", "replace").splitlines()
+        raise NapError("supervisord did not start", words=output[-_LAST_WORDS:]) from error
 
 
 def _take_up_changes(supervisor: Supervisor, rewritten: set[str]) -> None:
@@ -206,11 +206,11 @@ def _take_up_changes(supervisor: Supervisor, rewritten: set[str]) -> None:
 
 def _start_stopped(supervisor: Supervisor) -> list[dict[str, Any]]:
     """Start all programs that do not run; return supervisord's facts about all programs."""
-    known: list[dict[str, Any]] = supervisor.call("getAllProcessInfo")
-    for process in known:
+    processes: list[dict[str, Any]] = supervisor.call("getAllProcessInfo")
+    for process in processes:
         if process["statename"] in {"STOPPED", "EXITED", "FATAL"}:
             supervisor.unless((Fault.ALREADY_STARTED,), "startProcess", process["name"], False)
-    return known
+    return processes
 
 
 def _await_answers(state: State, supervisor: Supervisor, programs: Sequence[Program], settings: Settings) -> None:

@@ -166,9 +166,12 @@ def _manifest(files: Mapping[str, bytes], mistakes: "_Mistakes") -> Manifest:
         # What a Procfile that is wrong would name is not known.
         commands = {} if mistakes.found else manifest.commands
         with mistakes.noted():
-            said = _app_json(files["app.json"], commands, mistakes)
+            content = _app_json(files["app.json"], commands, mistakes)
             manifest = replace(
-                said, commands=manifest.commands, release_command=manifest.release_command, warnings=manifest.warnings
+                content,
+                commands=manifest.commands,
+                release_command=manifest.release_command,
+                warnings=manifest.warnings,
             )
     return manifest
 
@@ -200,15 +203,15 @@ class _Mistakes:
 
 def _refusal(app: str, mistakes: Sequence[NapError]) -> NapError:
     first, *others = mistakes
-    told = list(first.advice)
+    lines = list(first.advice)
     for each in others[: _MOST_TOLD - 1]:
-        told += [f"{app}: {each}", *each.advice]
+        lines += [f"{app}: {each}", *each.advice]
     if (more := len(mistakes) - _MOST_TOLD) > 0:
-        told.append(f"{app}: and {more} more" + (", or even more" if len(mistakes) >= _MOST_FOUND else ""))
+        lines.append(f"{app}: and {more} more" + (", or even more" if len(mistakes) >= _MOST_FOUND else ""))
     what = "Fix them" if others else "Fix it"
     return NapError(
         f"{app}: {first}",
-        advice=[*told, f"{what}, commit, and push again; nothing was built, and running instances were not changed."],
+        advice=[*lines, f"{what}, commit, and push again; nothing was built, and running instances were not changed."],
     )
 
 
@@ -415,10 +418,10 @@ def _spelt_out(value: Any, place: str, ignored: list[str]) -> Any:
     return spelt
 
 
-def _put_in_words(said: dict[str, Any]) -> None:
+def _put_in_words(check: dict[str, Any]) -> None:
     """Replace a command that is a line of shell by the arguments that run it."""
-    if isinstance(command := said.get("command"), str):
-        said["command"] = in_shell(command)
+    if isinstance(command := check.get("command"), str):
+        check["command"] = in_shell(command)
 
 
 def _require_header(header: Header, place: str) -> None:

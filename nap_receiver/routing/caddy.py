@@ -24,9 +24,9 @@ def load(path: Path, configuration: dict[str, Any]) -> None:
 
     Loading the same configuration again has no effect. Raises `CaddyAway`, or `NapError` if Caddy rejects it.
     """
-    status, said = _ask(path, "POST", "/load", msgspec.json.encode(configuration, enc_hook=str))
+    status, body = _ask(path, "POST", "/load", msgspec.json.encode(configuration, enc_hook=str))
     if status != http.client.OK:
-        raise NapError(f"Caddy rejects the routes: {said.decode('utf-8', 'replace')[:500]}")
+        raise NapError(f"Caddy rejects the routes: {body.decode('utf-8', 'replace')[:500]}")
 
 
 def process(path: Path) -> int:

@@ -267,9 +267,9 @@ def any_of(names: Sequence[str]) -> list[dict[str, Any]]:
 
 def _from_front() -> list[dict[str, Any]]:
     """Log the protocol between visitor and front, and hide the header from the app."""
-    known = {"handler": "vars", "protocol": f"{{http.request.header.{FRONTS_WORD}}}"}
+    variable = {"handler": "vars", "protocol": f"{{http.request.header.{FRONTS_WORD}}}"}
     logged = {"handler": "log_append", "key": VISITORS_PROTOCOL, "value": "{http.vars.protocol}"}
-    return [{"handle": [known, logged, {"handler": "headers", "request": {"delete": [FRONTS_WORD]}}]}]
+    return [{"handle": [variable, logged, {"handler": "headers", "request": {"delete": [FRONTS_WORD]}}]}]
 
 
 def _always() -> list[dict[str, Any]]:
@@ -279,9 +279,9 @@ def _always() -> list[dict[str, Any]]:
     for_next_hop_alone = {"Connection": [{"search_regexp": "(?i)x-request-id", "replace": ""}]}
     request = {**request_id, "delete": _SAID_BY_PROXIES, "replace": for_next_hop_alone}
     leaving = {"vars": {"{http.shutting_down}": ["true"]}, "not": [{"header": {"Upgrade": ["*"]}}]}
-    said = {"handler": "headers", "request": request, "response": {**request_id, "deferred": True}}
+    headers = {"handler": "headers", "request": request, "response": {**request_id, "deferred": True}}
     return [
-        {"handle": [said, NOT_CADDYS]},
+        {"handle": [headers, NOT_CADDYS]},
         {"match": [leaving], "handle": [{"handler": "headers", "response": {"set": {"Connection": ["close"]}}}]},
     ]
 

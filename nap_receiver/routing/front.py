@@ -90,9 +90,9 @@ def front(
                 "on_demand": {"permission": {"module": "http", "endpoint": _endpoint(router)}},
             },
         }
-    told = _listening(servers, tls, router)
-    _say_farewell(told, state)
-    return {**base(state, FRONT), "logging": {"logs": program_log()}, "apps": told}
+    apps = _listening(servers, tls, router)
+    _say_farewell(apps, state)
+    return {**base(state, FRONT), "logging": {"logs": program_log()}, "apps": apps}
 
 
 def whole(
@@ -143,13 +143,13 @@ def _to(socket: Path) -> dict[str, Any]:
     return {"handle": [NOT_CADDYS, proxy]}
 
 
-def _say_farewell(told: dict[str, Any], state: State) -> None:
+def _say_farewell(apps: dict[str, Any], state: State) -> None:
     """Add a socket that nobody uses to each server.
 
     Caddies that keep streams apply `shutdown_delay` at a change only to servers that lose an address with it; they
     count a socket as such.
     """
-    for name, server in told["http"]["servers"].items():
+    for name, server in apps["http"]["servers"].items():
         server["listen"] = [*server["listen"], f"unix/{state.run / f'{FRONT}-{name}.sock'}"]
         server[PROTOCOLS] = [server["protocols"], ["h1"]]  # with None for the first, Caddy offers no HTTP/2
 

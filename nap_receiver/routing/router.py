@@ -268,12 +268,12 @@ def _prefer_newest(router: RouterSettings) -> None:
             _say(f"{address}: a change of routes may cut off new connections at that moment: {error}")
 
 
-def _await_end(told: int, changed: News) -> None:
+def _await_end(process_id: int, changed: News) -> None:
     """Report a change when this Caddy has ended: the next one may need the whole configuration."""
-    if not told:
+    if not process_id:
         return
     with suppress(ProcessLookupError):
-        ended = os.pidfd_open(told)
+        ended = os.pidfd_open(process_id)
         select.select([ended], [], [])
         os.close(ended)
     changed.put(None)
@@ -306,12 +306,12 @@ def _load_front(state: State, known: Known, sites: Sequence[Site], certificates:
 
     def tell(chosen: Sequence[Certificate]) -> None:
         if known.has_two:
-            told = front(sites, chosen, state, known.router)
+            configuration = front(sites, chosen, state, known.router)
         else:
-            told = whole(sites, chosen, state, known.router, known.waiting)
-        if told != known.fronts:
-            load(admin_socket(state, FRONT), told)
-            known.fronts = told
+            configuration = whole(sites, chosen, state, known.router, known.waiting)
+        if configuration != known.fronts:
+            load(admin_socket(state, FRONT), configuration)
+            known.fronts = configuration
 
     try:
         tell(certificates)

@@ -47,16 +47,16 @@ class Containers:
         # First, so that the engine has told all that is in it of its container.
         written, ended = _last_lines(log, 2 * most)
         container = self._inspected(f"{instance.unit}.{self._state.name}")
-        said = self._kept_by_engine(container["Id"], instance.label, most) if container else None
-        if said is None:
+        lines = self._kept_by_engine(container["Id"], instance.label, most) if container else None
+        if lines is None:
             return [Line(ended, instance.label, text) for text in written]
-        if said:
-            self._seen[container["Id"]] = said[-1].at
-        if len(said) >= most:
-            return said
+        if lines:
+            self._seen[container["Id"]] = lines[-1].at
+        if len(lines) >= most:
+            return lines
         created = _stamp(container["Created"])
-        before = not_said(written, [line.text for line in said])
-        return [*(Line(created, instance.label, text) for text in before), *said]
+        before = not_said(written, [line.text for line in lines])
+        return [*(Line(created, instance.label, text) for text in before), *lines]
 
     def _kept_by_engine(self, container: str, label: str, most: int) -> list[Line] | None:
         """Return the last lines of a container; None if it is gone or being removed."""
@@ -84,9 +84,9 @@ class Containers:
         """Yield the output of a container by whole lines."""
         begun, at = b"", ""
         for part in self._api.logs(container, stream=True, timestamps=True, **which):
-            stamp, _, said = part.partition(b" ")
+            stamp, _, text = part.partition(b" ")
             at = at if begun else _stamp(stamp.decode())
-            begun += said
+            begun += text
             if begun.endswith(b"\n") or len(begun) > _LONGEST_LINE:
                 yield Line(at, label, _text(begun))
                 begun = b""
@@ -138,20 +138,20 @@ class Containers:
             self._followed.discard(container)
 
 
-def not_said(written: Sequence[str], said: Sequence[str]) -> list[str]:
+def not_said(written: Sequence[str], printed: Sequence[str]) -> list[str]:
     """Return the lines of an instance's file that are not in the output of its container.
 
     The file is not cut at the start of the container, because it may lack lines of it, have them in another order, and
     has lines of the programs around it. The container's first line may follow one without a line end.
     """
-    left = Counter(said)
+    left = Counter(printed)
     before: deque[str] = deque()
     for text in reversed(written):
         if left[text]:
             left[text] -= 1
-        elif said and said[0] and left[said[0]] and text.endswith(said[0]):
-            left[said[0]] -= 1
-            before.appendleft(text.removesuffix(said[0]))
+        elif printed and printed[0] and left[printed[0]] and text.endswith(printed[0]):
+            left[printed[0]] -= 1
+            before.appendleft(text.removesuffix(printed[0]))
         else:
             before.appendleft(text)
     return list(before)

@@ -74,11 +74,11 @@ class Fleet:
         with tempfile.TemporaryDirectory(prefix="nap-units-") as folder:
             for name, text in texts.items():
                 Path(folder, name).write_text(text, encoding="utf-8", errors="surrogateescape")
-            said = self._call("start", "--no-block", *(str(Path(folder, name)) for name in texts))
-        if "differs from local unit file" in said:
+            output = self._call("start", "--no-block", *(str(Path(folder, name)) for name in texts))
+        if "differs from local unit file" in output:
             raise NapError(
                 "the cluster already has different units of these names",
-                words=said.splitlines(),
+                words=output.splitlines(),
                 advice="To see them: fleetctl list-unit-files. The next push uses new names.",
             )
 
@@ -123,8 +123,8 @@ class Fleet:
 
         def stopped() -> bool:
             cannot_yet = self._tell_to_stop(units)
-            known = dict(self._listed("list-units", "unit,active"))
-            return not cannot_yet and all(known.get(_file(unit), "inactive") in _ENDED for unit in units)
+            states = dict(self._listed("list-units", "unit,active"))
+            return not cannot_yet and all(states.get(_file(unit), "inactive") in _ENDED for unit in units)
 
         deadline = time.monotonic() + self._stop_seconds
         while not stopped() and time.monotonic() < deadline:
@@ -229,8 +229,8 @@ class Fleet:
 
     def _listed(self, command: str, fields: str) -> list[Any]:
         """Return these fields of each line."""
-        said = self._call(command, "--no-legend", "--full", "--fields", fields)
-        rows = [tuple(re.split(r"\t+", line.strip())) for line in said.splitlines() if line.strip()]
+        output = self._call(command, "--no-legend", "--full", "--fields", fields)
+        rows = [tuple(re.split(r"\t+", line.strip())) for line in output.splitlines() if line.strip()]
         bad = next((row for row in rows if len(row) != fields.count(",") + 1), None)
         if bad is not None:
             raise NapError(f"fleetctl {command} printed something unexpected: {' '.join(bad)[:200]}")

@@ -122,10 +122,10 @@ def _journalctl(*words: str) -> str:
     return shlex.join(["journalctl", *chosen, *words, "_TRANSPORT=stdout"])
 
 
-def _journal_entry(said: str) -> tuple[str, str, str, str] | None:
+def _journal_entry(line: str) -> tuple[str, str, str, str] | None:
     """Return cursor, unit, time and text of an entry; None if it is not from an instance."""
     try:
-        entry = json.loads(said)
+        entry = json.loads(line)
         seconds, fraction = divmod(int(entry["__REALTIME_TIMESTAMP"]), 1_000_000)
         message = entry["MESSAGE"]
         if isinstance(message, list):  # systemd.journal-fields(7): what is no text comes as its bytes

@@ -114,8 +114,8 @@ class Local:
 
     def renew(self, work: Work, seconds: float) -> None:
         """Restart only units whose text has changed."""
-        known = [unit for unit in reversed(self._units(work)) if self._file(unit.name).exists()]
-        changed = [unit for unit in known if self._text(unit.name) != unit.text]
+        existing = [unit for unit in reversed(self._units(work)) if self._file(unit.name).exists()]
+        changed = [unit for unit in existing if self._text(unit.name) != unit.text]
         for unit in changed:
             self._write(unit)
         if not changed:
@@ -160,8 +160,8 @@ class Local:
                 time.sleep(_LOOK_AGAIN_SECONDS)  # told to stop before; supervisord has no way to wait for it
 
     def _is_stopping(self, unit: str) -> bool:
-        known = self._supervisor.call("getAllProcessInfo")
-        return any(each["name"] == unit and each["statename"] == "STOPPING" for each in known)
+        processes = self._supervisor.call("getAllProcessInfo")
+        return any(each["name"] == unit and each["statename"] == "STOPPING" for each in processes)
 
     def _forgotten(self, unit: str) -> bool:
         """Remove the log of `unit` if supervisord no longer has it; return whether that is so."""

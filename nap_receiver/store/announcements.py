@@ -178,8 +178,8 @@ def last_words(etcd: "Etcd", places: EtcdSettings, instance: Instance, url: str)
     answers = _answers(etcd, places, instance, instance.checks, url)
     key = f"{places.exits_of(instance.release.app)}{instance.key}"
     before = etcd.revision()
-    told = etcd.get(key) or next(etcd.changes([key], before, LAST_WORDS_SECONDS), None)
-    report = _exit(told) if told else None
+    exit_entry = etcd.get(key) or next(etcd.changes([key], before, LAST_WORDS_SECONDS), None)
+    report = _exit(exit_entry) if exit_entry else None
     return [*answers, *(_lines(report.output) if report else [])]
 
 
@@ -207,9 +207,9 @@ def await_announcements(
     what = f"answer on port {release.port}" if any(each.is_web for each in release.instances) else "be up"
     with channel.waiting(f"waiting for {release.app} {release.name} to {what}"):
         for change in _changes(etcd, prefixes, wait, starved, channel):
-            if change.key in told_by and (told := listening(change)):
-                listens[told_by[change.key]] = told
-                if told.settled:
+            if change.key in told_by and (sockets := listening(change)):
+                listens[told_by[change.key]] = sockets
+                if sockets.settled:
                     _require_asked_port(release, found, listens, settled=True)
             key = change.key.rpartition("/")[2]
             if key not in waiting or change.value is None:
@@ -257,11 +257,11 @@ def _require_asked_port(
     """Raise `ListensElsewhere` if nothing sets the port and all web instances listen on one other port; with `settled`,
     only if none of them is still busy starting."""
     webs = [instance.key for instance in release.instances if instance.is_web]
-    told = [listens[key] for key in webs if key in listens and key not in found]
-    if release.port_from in {"image", "ports:set"} or len(told) < len(webs):
+    silent = [listens[key] for key in webs if key in listens and key not in found]
+    if release.port_from in {"image", "ports:set"} or len(silent) < len(webs):
         return
-    ports = {each.only_other_port(int(release.port)) for each in told}
-    if len(ports) == 1 and 0 not in ports and (not settled or all(each.settled for each in told)):
+    ports = {each.only_other_port(int(release.port)) for each in silent}
+    if len(ports) == 1 and 0 not in ports and (not settled or all(each.settled for each in silent)):
         raise ListensElsewhere(release, ports.pop())
 
 
@@ -322,9 +322,9 @@ def _changes(
 
 def _starved(etcd: "Etcd", places: EtcdSettings, instance: Instance) -> float:
     """Return the seconds that a starting instance has waited for a processor, as its machine last reported."""
-    told = etcd.get(f"{places.checks_of(instance.release.app, instance.key)}starved")
+    entry = etcd.get(f"{places.checks_of(instance.release.app, instance.key)}starved")
     try:
-        return msgspec.convert(told.value, _Starved).waited / 1e9 if told else 0.0
+        return msgspec.convert(entry.value, _Starved).waited / 1e9 if entry else 0.0
     except msgspec.ValidationError:  # somebody else wrote it
         return 0.0
 
@@ -338,10 +338,10 @@ def _announcement(entry: Entry) -> Announcement | None:
     """Return the announcement in an entry; None if the entry is not a valid one."""
     key = entry.key.rpartition("/")[2]
     try:
-        told = msgspec.convert(entry.value, _Announced)
+        value = msgspec.convert(entry.value, _Announced)
     except msgspec.ValidationError:
         return None
-    return Announcement(key, told.host, told.port, told.ports) if INSTANCE.fullmatch(key) else None
+    return Announcement(key, value.host, value.port, value.ports) if INSTANCE.fullmatch(key) else None
 
 
 def _warned(instance: Instance, entry: Entry) -> list[Check]:

@@ -182,12 +182,12 @@ def access_prefix(state: State) -> str:
 def _told(state: State) -> dict[str, Any]:
     advice = "Ask the operator to run: nap up"
     try:
-        told: dict[str, Any] = json.loads(_file(state).read_text(encoding="utf-8"))
+        stored: dict[str, Any] = json.loads(_file(state).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise NapError(f"nap is not running at {state.root}", advice=advice) from error
-    if "access" not in told:  # as an older nap has left it
+    if "access" not in stored:  # as an older nap has left it
         raise NapError(f"nap was updated, but the programs of {state.root} were not restarted", advice=advice)
-    return told
+    return stored
 
 
 def _file(state: State) -> Path:

@@ -46,14 +46,14 @@ class _Sockets(msgspec.Struct):
 def listening(entry: Entry | None) -> Listening | None:
     """Parse the entry; return None if there is none or it is not valid."""
     try:
-        told = msgspec.convert(entry.value if entry else None, _Sockets)
-        sockets = [_address(each) for each in told.sockets.split()]
+        value = msgspec.convert(entry.value if entry else None, _Sockets)
+        sockets = [_address(each) for each in value.sockets.split()]
     except (msgspec.ValidationError, ValueError):
         return None
     ports = sorted({port for address, port in sockets if not address.is_loopback})
     loopback = sorted({(port, address) for address, port in sockets if address.is_loopback and address != _NAME_SERVER})
     shown = (f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}" for port, address in loopback)
-    return Listening(tuple(ports), tuple(shown), told.settled)
+    return Listening(tuple(ports), tuple(shown), value.settled)
 
 
 def explained(release: Release, asked: int, found: Listening) -> tuple[str, str] | None:

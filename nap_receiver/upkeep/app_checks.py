@@ -22,14 +22,17 @@ def announcements(inventory: Inventory) -> Iterator[Finding]:
     for entry, app, instance in _announced(inventory):
         if inventory.turn(app):
             continue
-        runs, told = inventory.runs(f"{app}.{instance}"), f"{app}: {instance} is announced ({entry.key})"
+        runs, fact = inventory.runs(f"{app}.{instance}"), f"{app}: {instance} is announced ({entry.key})"
         if runs and entry.lease:
             well += 1
         elif runs:
-            about, advice = f"{told} without a lease, so it would stay announced after its end", "announces it again"
+            about, advice = (
+                f"{fact} without a lease, so it would stay announced after its end",
+                "announces it again",
+            )
             yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, repair=_renewing(entry))
         else:
-            about, advice = f"{told}, but has no {what}", "withdraws the announcement"
+            about, advice = f"{fact}, but has no {what}", "withdraws the announcement"
             yield problem(entry.key, about, f"nap doctor --fix {advice}.", app=app, repair=_forgetting(entry))
     yield ok(f"{well}, each with a {what}{inventory.left_out}")
 
@@ -121,9 +124,9 @@ def instances(inventory: Inventory) -> Iterator[Finding]:
         if inventory.units.started.isdisjoint(each.unit for each in current.instances):
             about = f"{app}: {current.name} is the current release, but no instance of it runs"
         else:
-            told = [f"{_some(lacking)} not started"] if lacking else []
-            told += [f"{_some(silent)} not healthy"] if silent else []
-            about = f"{app}: of {current.name}, {'; '.join(told)}"
+            faults = [f"{_some(lacking)} not started"] if lacking else []
+            faults += [f"{_some(silent)} not healthy"] if silent else []
+            about = f"{app}: of {current.name}, {'; '.join(faults)}"
         advice = "nap doctor --fix starts the missing instances." if lacking else _why(app)
         yield problem(f"{app}.{current.name}", about, advice, app=app, repair=_starting(current, lacking))
     several = f", and {_count(stopped, 'app')} stopped by their users" if stopped else ""
@@ -236,10 +239,10 @@ def containers(inventory: Inventory) -> Iterator[Finding]:
             repair=_removing(each),
         )
     if on_cluster:
-        told = f"{_count(well, 'one-off command')}, each with its client; instances are on the cluster's machines"
+        counted = f"{_count(well, 'one-off command')}, each with its client; instances are on the cluster's machines"
     else:
-        told = f"{well}, each with a unit or the client of a one-off command"
-    yield ok(f"{told}{inventory.left_out}")
+        counted = f"{well}, each with a unit or the client of a one-off command"
+    yield ok(f"{counted}{inventory.left_out}")
 
 
 def _removing(container: Container) -> Callable[[Deploy], str]:

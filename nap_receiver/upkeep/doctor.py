@@ -74,8 +74,8 @@ def _made(check: str, inventory: Inventory) -> list[Finding]:
 
 
 def _seen_again(before: Sequence[Finding], now: Sequence[Finding]) -> list[Finding]:
-    known = {finding.subject for finding in before}
-    return [finding for finding in now if finding.state != "problem" or finding.subject in known]
+    subjects = {finding.subject for finding in before}
+    return [finding for finding in now if finding.state != "problem" or finding.subject in subjects]
 
 
 def _repaired(check: str, found: Sequence[Finding], who: str, inventory: Inventory) -> list[Finding]:
@@ -130,5 +130,5 @@ def _under_lock(app: str, who: str, inventory: Inventory) -> Iterator[Deploy]:
             ledger = Ledger(etcd, settings.etcd, app)
             mine = turn(who, "doctor", "repairing it", log)
             with deploy_lock(etcd, ledger.root, mine, PATIENCE, channel, supersedes=False) as lock:
-                told = App(app, repository, who, state, settings, channel)
-                yield begun(told, etcd, ledger, lock)
+                subject = App(app, repository, who, state, settings, channel)
+                yield begun(subject, etcd, ledger, lock)

@@ -184,8 +184,8 @@ class Inventory:
         """
         if "nap.unit" in labels:  # one of the cluster's machines may have the same engine
             return False
-        told = (labels.get("nap.release"), labels.get("nap.commit"), image)
-        return any(told == (str(each.number), each.commit, each.image) for each, _ in self.history(labels["nap.app"]))
+        marks = (labels.get("nap.release"), labels.get("nap.commit"), image)
+        return any(marks == (str(each.number), each.commit, each.image) for each, _ in self.history(labels["nap.app"]))
 
     @property
     def sees_clients(self) -> bool:

@@ -37,10 +37,10 @@ def images(inventory: Inventory) -> Iterator[Finding]:
         unneeded = [each for each in on_engine[app] if _is_unneeded(each, stay, inventory)]
         well += len(on_engine[app]) - len(unneeded)
         if (unneeded or unforgotten) and not is_at_work(inventory.state, PRUNING, app):
-            kept = f"deploy.keep_releases is {inventory.settings.deploy.keep_releases}"
+            setting = f"deploy.keep_releases is {inventory.settings.deploy.keep_releases}"
             yield problem(
                 app,
-                f"{app}: images of old releases ({kept}): {_where(len(unneeded), len(unforgotten))}",
+                f"{app}: images of old releases ({setting}): {_where(len(unneeded), len(unforgotten))}",
                 "nap doctor --fix removes them.",
                 app=app,
                 repair=_remove_old,
@@ -128,8 +128,8 @@ def _app_of(digest: str, blobs: Path) -> str:
 
 
 def _where(on_engine: int, in_registry: int) -> str:
-    told = [f"{on_engine} on the engine"] if on_engine else []
-    return " and ".join([*told, *([f"{in_registry} in the registry"] if in_registry else [])])
+    places = [f"{on_engine} on the engine"] if on_engine else []
+    return " and ".join([*places, *([f"{in_registry} in the registry"] if in_registry else [])])
 
 
 def volumes(inventory: Inventory) -> Iterator[Finding]:
@@ -139,8 +139,8 @@ def volumes(inventory: Inventory) -> Iterator[Finding]:
         return
     unused = inventory.unused_volumes
     if inventory.settings.engine.url != own_url(inventory.state):
-        told = f"{len(unused)} anonymous without a container" if unused else "no anonymous one without a container"
-        yield ok(f"{told}, kept because the engine is not nap's own: docker volume prune" if unused else told)
+        counted = f"{len(unused)} anonymous without a container" if unused else "no anonymous one without a container"
+        yield ok(f"{counted}, kept because the engine is not nap's own: docker volume prune" if unused else counted)
         return
     if unused:
         about = f"anonymous volumes without a container: {len(unused)}"

@@ -149,8 +149,8 @@ def _said_by(program: str, command: Sequence[str], settings: Settings) -> str:
         done = subprocess.run(command, capture_output=True, timeout=_ASK_SECONDS, check=False, env=_environment())
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NapError(f"not found, or no answer: {command[0]}") from error
-    said = (done.stdout + done.stderr).decode("utf-8", "replace")
-    return said[said.find("OpenSSH_") :] if program == "OpenSSH" else said
+    output = (done.stdout + done.stderr).decode("utf-8", "replace")
+    return output[output.find("OpenSSH_") :] if program == "OpenSSH" else output
 
 
 def clocks(inventory: Inventory) -> Iterator[Finding]:
@@ -195,12 +195,12 @@ def _ahead(url: str, context: ssl.SSLContext | None) -> float:
     date, _ = _asked(url, context)
     after = time.time()
     try:
-        told = email.utils.parsedate_to_datetime(date).timestamp()
+        their_time = email.utils.parsedate_to_datetime(date).timestamp()
     except ValueError as error:
         raise NapError(f"{url} sends no valid date") from error
-    if told > after:
-        return told - after
-    return min(0.0, told + 1 - before)  # it tells whole seconds
+    if their_time > after:
+        return their_time - after
+    return min(0.0, their_time + 1 - before)  # it tells whole seconds
 
 
 def _asked(url: str, context: ssl.SSLContext | None) -> tuple[str, bytes]:

@@ -102,7 +102,7 @@ def rename_app(caller: Caller, app: str, name: str) -> None:
     access = require_app(caller, app)
     from nap_receiver.deploy.rename import rename
 
-    change_app(caller, app, lambda it: rename(it, name, access))
+    change_app(caller, app, lambda target: rename(target, name, access))
 
 
 @command("apps:destroy", right="owner")

@@ -20,14 +20,14 @@ def show_certificate(caller: Caller, app: str, as_json: bool) -> None:
 
     require_app(caller, app)
     settings = load(caller.state).settings
-    kept = Kept(caller.state, [settings.etcd.certificate_of(app), f"{settings.etcd.domains}/"])
-    entry = kept.get(settings.etcd.certificate_of(app))
+    reader = Kept(caller.state, [settings.etcd.certificate_of(app), f"{settings.etcd.domains}/"])
+    entry = reader.get(settings.etcd.certificate_of(app))
     rows = []
     if entry:
         found = about(entry.value["chain"])
         rows.append((", ".join(found.names), found.issuer, found.until))
     show_listing(rows, "names", "issuer", "until", as_json=as_json)
-    if entry and (lost := sorted(set(entry.value["names"]) - set(names_of(kept, settings, app)))):
+    if entry and (lost := sorted(set(entry.value["names"]) - set(names_of(reader, settings, app)))):
         click.echo(f" !     This certificate is not used: {app} no longer has {lost[0]}", err=True)
 
 

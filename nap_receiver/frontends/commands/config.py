@@ -98,7 +98,7 @@ def _configuration(caller: Caller, app: str) -> dict[str, str]:
 def _configure(caller: Caller, app: str, added: dict[str, str], removed: tuple[str, ...]) -> None:
     from nap_receiver.deploy import operations
 
-    change_app(caller, app, lambda it: operations.configure(it, added, removed))
+    change_app(caller, app, lambda target: operations.configure(target, added, removed))
 
 
 def _read_value(app: str, name: str, raw: bool) -> str:

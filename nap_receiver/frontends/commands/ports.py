@@ -49,7 +49,7 @@ def set_port(caller: Caller, app: str, port: int) -> None:
     """Set the web port of APP in a new release: ports:set shop 8000"""
     from nap_receiver.deploy import operations
 
-    change_app(caller, app, lambda it: operations.set_port(it, port))
+    change_app(caller, app, lambda target: operations.set_port(target, port))
 
 
 @command("ports:unset", right="push")
@@ -58,4 +58,4 @@ def unset_port(caller: Caller, app: str) -> None:
     """Use the port of the image as web port of APP again, in a new release."""
     from nap_receiver.deploy import operations
 
-    change_app(caller, app, lambda it: operations.set_port(it, 0))
+    change_app(caller, app, lambda target: operations.set_port(target, 0))

@@ -39,4 +39,4 @@ def set_protocol(caller: Caller, app: str, protocol: Protocol) -> None:
     """
     from nap_receiver.deploy import operations
 
-    change_app(caller, app, lambda it: operations.set_protocol(it, protocol))
+    change_app(caller, app, lambda target: operations.set_protocol(target, protocol))

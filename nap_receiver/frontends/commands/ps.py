@@ -117,4 +117,4 @@ def scale_processes(caller: Caller, app: str, formation: dict[str, int], as_json
         return
     from nap_receiver.deploy import operations
 
-    change_app(caller, app, lambda it: operations.scale(it, formation))
+    change_app(caller, app, lambda target: operations.scale(target, formation))

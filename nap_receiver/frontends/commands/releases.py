@@ -83,7 +83,7 @@ def roll_back(caller: Caller, app: str, release: int | None) -> None:
     """Deploy the code and variables of RELEASE (v3) again, as a new release. Default: undo the last change."""
     from nap_receiver.deploy import operations
 
-    change_app(caller, app, lambda it: operations.rollback(it, release))
+    change_app(caller, app, lambda target: operations.rollback(target, release))
 
 
 def _standing(release: Release, outcome: Outcome | None, current: Release | None) -> str:
@@ -106,9 +106,9 @@ def _limits(release: Release) -> Iterator[str]:
 
     for process in release.formation | release.limits:
         memory, cpu = shown(release.limits_of(process))
-        said = [*([f"memory={memory}"] if memory else []), *([f"cpu={cpu}"] if cpu else [])]
-        if said and process != EVERY:
-            yield " ".join([process, *said])
+        parts = [*([f"memory={memory}"] if memory else []), *([f"cpu={cpu}"] if cpu else [])]
+        if parts and process != EVERY:
+            yield " ".join([process, *parts])
 
 
 def _when(seconds: float) -> str:

@@ -68,7 +68,7 @@ def limit_resources(
 
     from nap_receiver.deploy import operations
 
-    change_app(caller, app, lambda it: operations.limit(it, process, lambda limits: replace(limits, **given)))
+    change_app(caller, app, lambda target: operations.limit(target, process, lambda limits: replace(limits, **given)))
 
 
 def _list(caller: Caller, app: str, as_json: bool) -> None:
@@ -79,8 +79,10 @@ def _list(caller: Caller, app: str, as_json: bool) -> None:
     current = records.current()
     defaults = load(caller.state).settings.container
     limits = current.limits if current else records.first_limits()
-    known = current.formation if current else sorted((records.first_formation().keys() | limits.keys()) - {EVERY, RUN})
-    processes = [*known, RUN]
+    process_types = (
+        current.formation if current else sorted((records.first_formation().keys() | limits.keys()) - {EVERY, RUN})
+    )
+    processes = [*process_types, RUN]
     found = {process: in_force(limits_among(limits, process), defaults) for process in processes}
     rows = [(process, *((each.memory, each.cpus) if as_json else shown(each))) for process, each in found.items()]
     show_listing(rows, "process", "memory", "cpu", as_json=as_json)
