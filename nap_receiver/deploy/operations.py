@@ -120,8 +120,8 @@ def set_port(app: App, port: int) -> None:
             return
         if current is None:
             deploy.ledger.set_first_port(port)
-            asked = f"port {port}" if port else "the port that its image names"
-            app.channel.result(f"{app.name}: web port {asked}, for its first release")
+            shown = str(port) if port else "of the image"
+            app.channel.result(f"{app.name}: web port {shown}, for its first release")
             return
         why = f"Set port {port}" if port else "Unset port"
         changed = replace(current, set_port=port, found_port=0, rollback_to=0)

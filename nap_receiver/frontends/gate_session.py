@@ -73,7 +73,7 @@ def serve(state: State, user: str) -> int:
     def story(channel: Channel) -> None:
         nonlocal status
         if user not in {key.user for key in keys(state)}:
-            raise NapError(f"{user} has no key here any more", advice="Ask the operator of this nap.")
+            raise NapError(f"the key of {user} was removed", advice="Ask the operator to add it again: nap keys:add.")
         status = _let_through(asked, state, user, channel)
 
     return status if tell(2, story) else 1
@@ -108,7 +108,7 @@ def _let_through(asked: str, state: State, user: str, channel: Channel) -> int:
         if os.isatty(0):
             raise NapError("git needs a connection without a terminal", advice="Leave out ssh's -t or RequestTTY.")
         if len(words) != 2:
-            raise NapError(f"{words[0]} takes one repository here, and nothing else", advice=_HOW)
+            raise NapError(f"{words[0]} takes exactly one argument, a repository", advice=_HOW)
         repository = repository_at(words[1], state)
         app = app_name(repository, state, {})
         if words[0] in _GIT_READS:
@@ -179,9 +179,9 @@ def _other_objects(app: str, repository: Path) -> NapError:
     ours = object_format_of(repository)
     (other,) = {*OBJECT_FORMATS} - {ours}
     return NapError(
-        f"git left before it sent anything: {app} takes {ours} objects; has your repository {other} ones? "
+        f"git ended before it sent anything: {app} has {ours} objects; your repository may have {other} objects "
         "(git rev-parse --show-object-format)",
-        advice=f"An app for them: apps:create NAME --object-format {other}",
+        advice=f"To create an app for them: apps:create NAME --object-format {other}",
     )
 
 

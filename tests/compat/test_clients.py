@@ -94,7 +94,7 @@ def test_push_options_arrive_and_a_forced_update_deploys(nap: Nap, pusher: Pushe
     kept = client.push(pusher, MASTER, options=[*KEPT, "colour=red"])
     assert kept.status == 0, kept.text
     (warning,) = kept.trouble
-    assert warning.startswith('push option "colour=red" is not one of nap\'s')
+    assert warning.startswith('push option "colour=red" is unknown and ignored')
     assert any(line.startswith("       branch master kept, not deployed, as nap.deploy=no asks") for line in kept.lines)
     assert logs(nap.state, pusher.app) == []
 

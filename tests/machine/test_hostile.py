@@ -1216,16 +1216,16 @@ def test_deploy_of_control_characters_shows_none(place: Place) -> None:
 
 
 OPTIONS: list[tuple[str, list[bytes], str]] = [
-    ("a newline and another option", [b"x\nnap.branch=y"], 'push option "x nap.branch=y" is not one of nap\'s'),
-    ("an update", [b"x\n" + f"{NONE} {HEAD} refs/heads/y".encode()], "is not one of nap's"),
-    ("the end of what the hook hands over", [b"x\n\n"], "is not one of nap's"),
-    ("an update of its own", [f"{NONE} {HEAD} refs/heads/y".encode()], "is not one of nap's"),
-    ("control characters", [CONTROLS.encode()], "is not one of nap's"),
-    ("what is no UTF-8", [b"\xff\xfe=\xc3"], "is not one of nap's"),
-    ("a long one", [b"x" * 65000], "is not one of nap's"),
+    ("a newline and another option", [b"x\nnap.branch=y"], 'push option "x nap.branch=y" is unknown and ignored'),
+    ("an update", [b"x\n" + f"{NONE} {HEAD} refs/heads/y".encode()], "is unknown and ignored"),
+    ("the end of what the hook hands over", [b"x\n\n"], "is unknown and ignored"),
+    ("an update of its own", [f"{NONE} {HEAD} refs/heads/y".encode()], "is unknown and ignored"),
+    ("control characters", [CONTROLS.encode()], "is unknown and ignored"),
+    ("what is no UTF-8", [b"\xff\xfe=\xc3"], "is unknown and ignored"),
+    ("a long one", [b"x" * 65000], "is unknown and ignored"),
     ("an empty one", [b""], ""),
-    ("one like a variable", [b"GIT_PUSH_OPTION_0=nap.deploy=yes"], "is not one of nap's"),
-    ("a thousand", [b"x%d" % number for number in range(1000)], "is not one of nap's"),
+    ("one like a variable", [b"GIT_PUSH_OPTION_0=nap.deploy=yes"], "is unknown and ignored"),
+    ("a thousand", [b"x%d" % number for number in range(1000)], "is unknown and ignored"),
 ]
 """Push options that no git sends, beside `nap.deploy=no`."""
 

@@ -125,7 +125,7 @@ def test_without_a_server_the_gate_serves_it_itself(
         Path(gate_socket(short_folder)).unlink()
     ended = ask(short_folder, "help")
     assert ended.returncode == 1
-    assert "alice has no key here any more" in ended.stderr
+    assert "the key of alice was removed" in ended.stderr
 
 
 def _children(process: int) -> list[int]:
