@@ -23,6 +23,7 @@ from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.settings import Settings, load
 from nap_receiver.core.supervision import Supervisor
 from nap_receiver.engine.daemon import USUAL
+from nap_receiver.store.assignments import place_of
 from nap_receiver.store.etcd import LARGEST_BYTES, Etcd
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -221,10 +222,6 @@ class Nap:
     def supervisor(self) -> Supervisor:
         return Supervisor(self.state.run / "supervisor.sock", "the supervisor")
 
-    @property
-    def scheduler(self) -> Supervisor:
-        return Supervisor(self.state.run / "scheduler.sock", "the scheduler")
-
     def process(self, program: str) -> int:
         """The process id of one of nap's own programs; 0 while it does not run."""
         info = self.supervisor.call("getProcessInfo", program)
@@ -236,21 +233,30 @@ class Nap:
         return any(line.split()[0] == program and line.split()[2] == "yes" for line in lines if line.strip())
 
     def containers(self, app: str) -> list[str]:
-        """The app's containers on the engine, running or not, of this nap."""
-        listed = self.docker("ps", "--all", "--format", "{{.Names}}").split()
+        """The app's containers on the engine, of this nap, but those that are kept for what they had printed."""
+        return self._containers(
+            app, *(f"--filter=status={each}" for each in ("created", "restarting", "running", "paused"))
+        )
+
+    def _containers(self, app: str, *options: str) -> list[str]:
+        listed = self.docker("ps", "--all", *options, "--format", "{{.Names}}").split()
         return sorted(name for name in listed if name.startswith(f"{app}.") and name.endswith(self.state.name))
 
     def leftovers(self, app: str, release: int) -> list[str]:
-        """All that is there of one release of an app, but its record: containers, units, processes, keys."""
+        """All that is there of one release of an app that failed, but its record: containers, assignments, keys."""
+        containers = self._containers(app)
+        return [*(name for name in containers if name.startswith(f"{app}.v{release}.")), *self.runs(app, release)]
+
+    def runs(self, app: str, release: int) -> list[str]:
+        """What there is of one release of an app as long as it runs: containers, assignments, keys."""
         mark = f"{app}.v{release}."
         containers = [name for name in self.containers(app) if name.startswith(mark)]
-        units = [path.name for path in self.state.units.iterdir() if path.name.startswith(mark)]
-        known = self.scheduler.call("getAllProcessInfo")
-        processes = [p["name"] for p in known if p["name"].startswith(mark) and p["statename"] != "STOPPED"]
+        place = place_of(self.settings.etcd, self.state.name)
+        units = [key for key in self.keys(place) if key.startswith(f"{place}{mark}")]
         announcements = list(self.keys(f"/services/{app}/v{release}."))
         exits = list(self.keys(f"/nap/apps/{app}/exits/"))
         lock = list(self.keys(f"/nap/apps/{app}/lock"))
-        return containers + units + processes + announcements + exits + lock
+        return containers + units + announcements + exits + lock
 
 
 @dataclass(frozen=True)

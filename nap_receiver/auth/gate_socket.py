@@ -5,14 +5,12 @@ The gate's command imports this with each connection, so it imports little itsel
 
 import socket
 
-READY = b"."
-"""What the gate server sends first."""
+from nap_receiver.core.ready import ready_connection
 
 NUMBER_BYTES = 4
 """Of the length of a request, and of the status that answers it: in network byte order, signed."""
 
 _PATH = "run/gate.sock"
-_ANSWER_SECONDS = 2.0
 
 
 def gate_socket(root: object) -> str:
@@ -22,17 +20,7 @@ def gate_socket(root: object) -> str:
 
 def gate_server(root: object) -> socket.socket | None:
     """A connection to the gate server, which waits for a request; None where none answers."""
-    connection = socket.socket(socket.AF_UNIX)
-    connection.settimeout(_ANSWER_SECONDS)
-    try:
-        connection.connect(gate_socket(root))
-        if connection.recv(len(READY)) == READY:
-            connection.settimeout(None)
-            return connection
-    except OSError:  # it is not there, or frozen
-        pass
-    connection.close()
-    return None
+    return ready_connection(gate_socket(root))
 
 
 def received(connection: socket.socket, length: int) -> bytes:

@@ -56,6 +56,11 @@ class State:
         return f"unix://{quote(os.fsencode(self.run / ETCD_SOCKET), safe='/:')}"
 
     @property
+    def agent_socket(self) -> Path:
+        """On which this machine's agent says that it is at work."""
+        return self.run / "agent.sock"
+
+    @property
     def registry_login(self) -> Path:
         """The login of nap's own registry (`login`); docker can use the directory as DOCKER_CONFIG."""
         return self.run / "registry-login"
@@ -73,11 +78,6 @@ class State:
     def router_log(self) -> Path:
         """The log of the requests to apps, one JSON object a line."""
         return self.program_logs / "requests.log"
-
-    @property
-    def units(self) -> Path:
-        """The units of the local scheduler, one file each."""
-        return self.root / "units"
 
     @property
     def ssh(self) -> Path:

@@ -17,10 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from nap_receiver.auth.gate_socket import NUMBER_BYTES, READY, gate_socket, received
+from nap_receiver.auth.gate_socket import NUMBER_BYTES, gate_socket, received
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.privacy import keep_private
 from nap_receiver.core.process import called, run
+from nap_receiver.core.ready import READY
 from nap_receiver.frontends.commands.table import import_commands
 from nap_receiver.frontends.gate_session import serve
 

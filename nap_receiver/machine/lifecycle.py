@@ -1,6 +1,6 @@
 """The single-machine nap: `nap up`, `nap down` and `nap status`.
 
-etcd, a registry, the ssh gate, the local scheduler and, where none answers, a Docker Engine, kept alive by supervisord.
+etcd, a registry, the ssh gate, the agent and, where none answers, a Docker Engine, kept alive by supervisord.
 """
 
 import getpass
@@ -40,6 +40,7 @@ from nap_receiver.machine.programs import (
     write_configuration,
 )
 from nap_receiver.routing.caddy_origin import require_known
+from nap_receiver.schedulers import supervised_units
 from nap_receiver.schedulers.chosen import scheduler_of
 
 UP_SECONDS = 60
@@ -96,6 +97,7 @@ def up(state: State) -> Settings:
     if settings.engine.url == daemon.own_url(state):
         daemon.make_bridge(state)
     if was_up:
+        supervised_units.let_go(state, supervisor)
         _take_up_changes(supervisor, rewritten)
     else:
         _start_supervisor(state)
@@ -131,11 +133,12 @@ def down(state: State) -> bool:
     firewall.tear_down(state)
     settings = load(state).settings
     seconds = settings.deploy.drain + settings.deploy.grace + UP_SECONDS
-    scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
-    if scheduler.answers():
-        scheduler.call("stopAllProcesses", False)  # all at once; a supervisord that shuts down does it one by one
     patient = Supervisor(supervisor.path, "nap's supervisor", seconds)
-    patient.unless((Fault.NOT_RUNNING, Fault.BAD_NAME), "stopProcess", "scheduler", True)
+    if scheduler_of(state, settings).runs_on == "this machine":
+        patient.unless((Fault.NOT_RUNNING, Fault.BAD_NAME), "stopProcess", "agent", True)
+        from nap_receiver.agent.shutdown import end_instances  # the engine's library, for `nap down` alone
+
+        end_instances(state, settings)
     if settings.engine.url == daemon.own_url(state):
         daemon.stop_containers(settings.engine.url)
     # When it shuts down, supervisord notices the end of each program up to a second late; when it is asked, at once.
@@ -182,7 +185,7 @@ def remote_url(settings: Settings, app: str) -> str:
 
 def _start_supervisor(state: State) -> None:
     # Of before a reboot, their numbers mean nothing now.
-    for left_over in ("docker.pid", "supervisor.pid", "scheduler.pid"):
+    for left_over in ("docker.pid", "supervisor.pid"):
         (state.run / left_over).unlink(missing_ok=True)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o700, exist_ok=True)  # sshd's own, compiled in; Debian makes it at boot
@@ -243,6 +246,7 @@ def _renew_units(state: State, settings: Settings) -> None:
     scheduler = scheduler_of(state, settings)
     apps = scheduler.apps_to_renew()
     if not apps:
+        supervised_units.forget(state)
         return
     from nap_receiver.deploy.rollout import work_of
     from nap_receiver.store.etcd import connect  # a tenth of a second, needed only where there are apps
@@ -254,6 +258,7 @@ def _renew_units(state: State, settings: Settings) -> None:
             if release := ledger.current():
                 work = work_of(release, ledger, scheduler, settings)
                 scheduler.renew(work, settings.deploy.drain + settings.deploy.grace + 20)
+    supervised_units.forget(state)
 
 
 def _require_free_ports(programs: Sequence[Program], own: set[str]) -> None:

@@ -4,22 +4,21 @@ import getpass
 import os
 import socket
 import ssl
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import sh
 
-from nap_receiver.auth.gate_socket import gate_server, gate_socket
+from nap_receiver.auth.gate_socket import gate_socket
 from nap_receiver.auth.keys import renew
 from nap_receiver.build.registry import registry_answers
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.http import ANSWER_SECONDS, answers_well, serves
 from nap_receiver.core.installed import digest_of_code, found_program, path_of, script
 from nap_receiver.core.paths import ETCD_SOCKET, State
+from nap_receiver.core.ready import is_ready
 from nap_receiver.core.settings import EtcdSettings, Settings
-from nap_receiver.core.supervision import Supervisor
 from nap_receiver.core.templates import HOOKS, TEMPLATES, environment
 from nap_receiver.engine import daemon
 from nap_receiver.engine.login import make_login
@@ -52,10 +51,6 @@ _PACKAGES = {
     "setpriv": "util-linux",
     "flock": "util-linux",
 }
-
-
-SCHEDULER_STOP_SECONDS = 3600
-"""How long the scheduler may take to stop all apps: above any drain and grace, and the same whatever they are."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,6 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
     if settings.is_single_machine and settings.etcd.ca:
         raise NapError("etcd.ca: nap's own etcd uses a socket, without TLS", advice="Remove etcd.ca.")
     registry, ssh = settings.registry.address, settings.ssh.address
-    scheduler = Supervisor(state.run / "scheduler.sock", "the local scheduler")
     programs = [
         Program("etcd", _etcd_command(state), settings.etcd.address, "", lambda: etcd_answers(settings.etcd), 20),
         Program(
@@ -127,25 +121,24 @@ def programs_of(state: State, settings: Settings) -> list[Program]:
             [script("nap-gate-server"), str(state.root)],
             gate_socket(state.root),
             "",
-            lambda: _serves_gate(state),
+            lambda: is_ready(gate_socket(state.root)),
             45,
         ),
         Program(
-            "scheduler",
-            [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(state.run / "scheduler.conf")],
-            str(state.run / "scheduler.sock"),
+            "agent",
+            [script("nap-agent"), str(state.root)],
+            str(state.agent_socket),
             "",
-            scheduler.answers,
+            lambda: is_ready(str(state.agent_socket)),
             50,
-            SCHEDULER_STOP_SECONDS,
         ),
     ]
     if settings.router.domain:
         programs += _router(state, settings)
     if scheduler_of(state, settings).runs_on != "this machine":
-        programs = [program for program in programs if program.name != "scheduler"]
+        programs = [program for program in programs if program.name != "agent"]
     if not settings.is_single_machine:
-        programs = [program for program in programs if program.name in {"gate", "gate-server", "scheduler"}]
+        programs = [program for program in programs if program.name in {"gate", "gate-server", "agent"}]
     own = daemon.own_url(state)
     if settings.engine.url == own:
         programs.insert(0, Program("engine", daemon.own_command(state), own, "", lambda: daemon.answers(own), 10))
@@ -195,9 +188,8 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
     """Write the files of all programs; return the names of the programs whose files changed."""
     for folder in (
         state.run,
-        state.units,
         state.repositories,
-        state.program_logs / "apps",
+        state.program_logs,
         state.ssh,
         state.root / "etcd",
     ):
@@ -211,7 +203,6 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         "root": str(state.root),
         "run": str(state.run),
         "logs": str(state.program_logs),
-        "units": str(state.units),
         "hooks": str(HOOKS),
         "settings": settings,
         "programs": programs,
@@ -224,7 +215,6 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
     changed = set()
     owners = {
         "supervisord.conf": "",
-        "scheduler.conf": "scheduler",
         "registry.yml": "registry",
         "sshd_config": "gate",
         state.git_configuration.name: "",  # read anew by each push
@@ -234,17 +224,19 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             changed.add(owner)
-    if _code_changed(state):
+    if _differs(state, "gate-server", digest_of_code()):
         changed.add("gate-server")
+    if _differs(state, "agent", repr(settings) + digest_of_code()):
+        changed.add("agent")
     if settings.router.domain and _prepare_router(state, settings):
         changed.add("router")
     write_etcdctl(state, settings.etcd)
     return changed & {program.name for program in programs}
 
 
-def _code_changed(state: State) -> bool:
-    """Whether nap's code differs from that of the last `nap up`: a process keeps the code that it started with."""
-    path, now = state.run / "code", digest_of_code()
+def _differs(state: State, program: str, now: str) -> bool:
+    """Whether what a program started with, its settings and its code, differs from what it would start with now."""
+    path = state.run / f"{program}.started"
     if path.exists() and path.read_text() == now:
         return False
     path.write_text(now)
@@ -307,12 +299,6 @@ def _greets(host: str, port: int, greeting: bytes) -> bool:
             return connection.recv(len(greeting)) == greeting
     except OSError:
         return False
-
-
-def _serves_gate(state: State) -> bool:
-    if connection := gate_server(state.root):
-        connection.close()
-    return bool(connection)
 
 
 def caddy_of(settings: Settings) -> str:

@@ -1,18 +1,11 @@
-"""Read the output of instances from this machine's engine and the local scheduler's files.
+"""Read the output of instances from this machine's engine, which has it as long as a container is there."""
 
-The engine has it with the time of each line, but only of containers that are there. The files have what the containers
-before them printed, without times.
-"""
-
-import os
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 from nap_receiver.core.channel import plain
@@ -22,11 +15,12 @@ from nap_receiver.model.release import Instance
 from nap_receiver.schedulers.log_source import Line, Wanted, time_of
 
 _TRY_AGAIN_SECONDS = 1.0
+_PART_BYTES = 16 << 10
 _LONGEST_LINE = 1 << 20  # bytes; the engine hands out a longer line than 16 KiB in parts
 
 
 class Containers:
-    """The output of one app: containers on this machine's engine, and files of the local scheduler."""
+    """The containers of one app on this machine's engine."""
 
     def __init__(self, app: str, state: State, api: Any) -> None:
         self._app, self._state, self._api = app, state, api
@@ -43,20 +37,11 @@ class Containers:
         threading.Thread(target=self._watch, args=(wanted, tell), daemon=True).start()
 
     def _past_of(self, instance: Instance, most: int) -> list[Line]:
-        log = self._state.program_logs / "apps" / f"{instance.unit}.log"
-        # First, so that the engine has told all that is in it of its container.
-        written, ended = _last_lines(log, 2 * most)
         container = self._inspected(f"{instance.unit}.{self._state.name}")
         lines = self._kept_by_engine(container["Id"], instance.label, most) if container else None
-        if lines is None:
-            return [Line(ended, instance.label, text) for text in written]
-        if lines:
+        if container and lines:
             self._seen[container["Id"]] = lines[-1].at
-        if len(lines) >= most:
-            return lines
-        created = _stamp(container["Created"])
-        before = not_said(written, [line.text for line in lines])
-        return [*(Line(created, instance.label, text) for text in before), *lines]
+        return lines or []
 
     def _kept_by_engine(self, container: str, label: str, most: int) -> list[Line] | None:
         """Return the last lines of a container; None if it is gone or being removed."""
@@ -82,9 +67,13 @@ class Containers:
 
     def _said(self, container: str, label: str, **which: Any) -> Iterator[Line]:
         """Yield the output of a container by whole lines."""
-        begun, at = b"", ""
+        begun, at, is_cut = b"", "", False
         for part in self._api.logs(container, stream=True, timestamps=True, **which):
             stamp, _, text = part.partition(b" ")
+            if begun and not is_cut:  # the last of a run, which had no end of a line
+                yield Line(at, label, _text(begun))
+                begun = b""
+            is_cut = len(text) >= _PART_BYTES
             at = at if begun else _stamp(stamp.decode())
             begun += text
             if begun.endswith(b"\n") or len(begun) > _LONGEST_LINE:
@@ -136,36 +125,6 @@ class Containers:
                         self._seen[container] = line.at
         with self._lock:
             self._followed.discard(container)
-
-
-def not_said(written: Sequence[str], printed: Sequence[str]) -> list[str]:
-    """Return the lines of an instance's file that are not in the output of its container.
-
-    The file is not cut at the start of the container, because it may lack lines of it, have them in another order, and
-    has lines of the programs around it. The container's first line may follow one without a line end.
-    """
-    left = Counter(printed)
-    before: deque[str] = deque()
-    for text in reversed(written):
-        if left[text]:
-            left[text] -= 1
-        elif printed and printed[0] and left[printed[0]] and text.endswith(printed[0]):
-            left[printed[0]] -= 1
-            before.appendleft(text.removesuffix(printed[0]))
-        else:
-            before.appendleft(text)
-    return list(before)
-
-
-def _last_lines(log: Path, most: int) -> tuple[list[str], str]:
-    """Return the last lines of a scheduler's file and the one before it, and the time of the last write."""
-    lines: deque[bytes] = deque(maxlen=most)
-    ended = ""
-    for path in (log.with_name(f"{log.name}.1"), log):
-        with suppress(FileNotFoundError), path.open("rb") as opened:
-            lines.extend(opened)
-            ended = time_of(os.fstat(opened.fileno()).st_mtime)
-    return [_text(line) for line in lines], ended
 
 
 def _stamp(at: str) -> str:

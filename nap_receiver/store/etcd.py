@@ -211,6 +211,30 @@ class Etcd:
             done.set()
             stream.cancel()
 
+    def grant(self, seconds: int) -> int:
+        """The id of a new lease that ends after so many seconds, unless it is kept alive."""
+        with self._answering():
+            return int(self._client.lease(seconds).id)
+
+    def keep_alive(self, lease: int) -> bool:
+        """Have a lease begin its time anew; false where etcd does not know it any more."""
+        with self._answering():
+            return any(answer.TTL > 0 for answer in self._client.refresh_lease(lease))
+
+    def revoke(self, lease: int) -> None:
+        """End a lease, and with it the keys that are under it; nothing where etcd does not know it."""
+        try:
+            with self._answering():
+                self._client.revoke_lease(lease)
+        except EtcdAway:
+            if self.keep_alive(lease):
+                raise
+
+    def under(self, lease: int) -> set[str]:
+        """The keys that end with a lease."""
+        with self._answering():
+            return {key.decode() for key in self._client.get_lease_info(lease).keys}
+
     @contextmanager
     def lease(self, seconds: int) -> Iterator[Any]:
         """A lease that is kept alive during the block and revoked after it; it expires if this process is killed."""

@@ -228,7 +228,8 @@ def containers(inventory: Inventory) -> Iterator[Finding]:
     for each in inventory.containers:
         if inventory.turn(each.app):
             continue
-        if inventory.is_attended(each) or (not on_cluster and each.unit in inventory.units.names):
+        is_kept = each.is_instance and not each.runs and each.app in inventory.apps  # for its output
+        if inventory.is_attended(each) or is_kept or (not on_cluster and each.unit in inventory.units.names):
             well += 1
             continue
         yield problem(

@@ -18,7 +18,7 @@ from nap_receiver.core.settings import EtcdSettings, Settings
 from nap_receiver.core.supervision import Supervisor
 from nap_receiver.deploy.rollout import POSTDEPLOY, PREDEPLOY, RELEASE_COMMAND
 from nap_receiver.engine.client import engine_at
-from nap_receiver.engine.container import suffix_of
+from nap_receiver.engine.container import DIGEST_LABEL, suffix_of
 from nap_receiver.git.repository import repository_called, repository_of
 from nap_receiver.machine.programs import etcd_answers
 from nap_receiver.model.release import UNIT, Outcome, Release
@@ -72,6 +72,8 @@ class Container:
     app: str
     label: str
     runs: bool
+    is_instance: bool
+    """Whether it is of an instance, and not of a one-off command."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,6 @@ class Process:
 
     parent: int
     words: list[str]
-    container: str
-    """Of what runs an instance, its container's name."""
 
 
 @dataclass
@@ -174,7 +174,8 @@ class Inventory:
             if not mark and not self._is_one_off(each["Image"], labels):
                 continue
             label = labels.get("nap.instance", "")
-            found.append(Container(each["Id"], name, match[0], match[1], label, each["State"] == "running"))
+            runs, is_instance = each["State"] == "running", DIGEST_LABEL in labels
+            found.append(Container(each["Id"], name, match[0], match[1], label, runs, is_instance))
         return found
 
     def _is_one_off(self, image: str, labels: Mapping[str, str]) -> bool:
@@ -272,16 +273,10 @@ class Inventory:
         return {each.unit for each in self.containers if each.runs}
 
     def is_attended(self, container: Container) -> bool:
-        """Return whether a process of this machine runs this container, or will remove it."""
-        if container.name in self._run_by:
-            return True
+        """Whether a process of this machine waits for this one-off container."""
         if container.label in _UNDER_LOCK or container.name not in self._clients:
             return False
         return self._clients[container.name] != 1  # or whoever waited for it was killed
-
-    @once
-    def _run_by(self) -> set[str]:
-        return {each.container for each in self.processes.values() if each.container}
 
     @once
     def _clients(self) -> dict[str, int]:
@@ -340,9 +335,4 @@ def _processes() -> Iterator[tuple[int, Process]]:
         with suppress(OSError):  # it has ended, or is another account's
             words = os.fsdecode((folder / "cmdline").read_bytes()).split("\0")[:-1]
             parent = int((folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
-            container = ""
-            if any(word.endswith("/local/instance.sh") for word in words):
-                variables = os.fsdecode((folder / "environ").read_bytes()).split("\0")
-                named = [each.partition("=")[2] for each in variables if each.startswith("NAP_CONTAINER=")]
-                container = "".join(named[:1])
-            yield int(folder.name), Process(parent, words, container)
+            yield int(folder.name), Process(parent, words)

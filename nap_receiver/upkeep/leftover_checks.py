@@ -18,7 +18,6 @@ from nap_receiver.deploy.image_pruning import PRUNING, forget_all, remove_all_ol
 from nap_receiver.deploy.rollout import Deploy
 from nap_receiver.engine.client import engine_at
 from nap_receiver.engine.daemon import own_url
-from nap_receiver.model.release import DISCOVERY, UNIT
 from nap_receiver.model.retention_policy import sort_out
 from nap_receiver.upkeep.finding import Finding, ok, problem
 from nap_receiver.upkeep.inventory import EngineImage, Inventory
@@ -180,23 +179,7 @@ def logs(inventory: Inventory) -> Iterator[Finding]:
         ):
             about, advice = f"{app}: logs of an app that is gone ({folder})", "nap doctor --fix removes them."
             yield problem(f"{app} gone", about, advice, app=app, repair=_removing_all([folder]))
-    for app, files in sorted(_unit_logs(inventory).items()):
-        about = f"{app}: logs of instances that are gone ({', '.join(sorted(path.name for path in files))})"
-        yield problem(f"{app} units", about, "nap doctor --fix removes them.", app=app, repair=_removing_all(files))
     yield ok(f"of {well} apps{inventory.left_out}")
-
-
-def _unit_logs(inventory: Inventory) -> dict[str, list[Path]]:
-    """Return logs of units that the scheduler does not have, by app; not those of stopped apps: `logs` shows them."""
-    found = defaultdict(list)
-    for path in (inventory.state.program_logs / "apps").glob(f"{inventory.app or '*'}.*"):
-        unit = path.name.partition(".log")[0]
-        match = UNIT.fullmatch(unit.removesuffix(DISCOVERY))
-        if match and unit not in inventory.units.known and not inventory.turn(match[1]):
-            current = inventory.current(match[1])
-            if not current or current.instances:
-                found[match[1]].append(path)
-    return found
 
 
 def _remove_old_logs(deploy: Deploy) -> str:

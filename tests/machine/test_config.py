@@ -53,7 +53,7 @@ def test_values_reach_the_app_unchanged_and_are_one_release(nap: Nap, pusher: Pu
     image = f"{nap.settings.registry.address}/{pusher.app}"
     elsewhere = [
         *(" ".join(words) for _, _, words in processes()),
-        *(path.read_text() for path in nap.state.units.iterdir()),
+        str(nap.keys("/nap/machines/")),
         *(path.read_text() for path in (nap.state.deploy_logs / pusher.app).iterdir()),
         nap.docker("history", "--no-trunc", f"{image}:{pusher.git('rev-parse', 'HEAD')}"),
         nap.run("releases", pusher.app, "--json").stdout,

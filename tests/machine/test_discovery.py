@@ -8,8 +8,7 @@ import subprocess
 import time
 
 from nap_receiver.core.templates import TEMPLATES
-from tests.machine.test_failures import stopped
-from tests.nap import HTTPD, Nap, Pusher, answer, eventually, processes, runs
+from tests.nap import HTTPD, Nap, Pusher, answer, eventually, runs
 
 
 def container(nap: Nap, pusher: Pusher) -> str:
@@ -49,11 +48,11 @@ def test_healthcheck_decides_where_the_image_has_one(nap: Nap, pusher: Pusher) -
     pusher.commit(Dockerfile=runs(start).replace("CMD", check))
     assert pusher.push().status == 0
     name = container(nap, pusher)
-    before = nap.docker("inspect", "--format", "{{.Id}}", name)
+    before = nap.docker("inspect", "--format", "{{.State.StartedAt}}", name)
     nap.docker("exec", name, "rm", "/healthy")
     eventually(lambda: not pusher.announcements(), 5, "withdrawn when unhealthy")
     eventually(pusher.announcements, 15, "started anew, and announced again when healthy")
-    assert nap.docker("inspect", "--format", "{{.Id}}", name) != before
+    assert nap.docker("inspect", "--format", "{{.State.StartedAt}}", name) != before
 
 
 def test_healthcheck_with_a_long_interval_is_asked_when_the_container_is_up(nap: Nap, pusher: Pusher) -> None:
@@ -72,10 +71,13 @@ def test_keys_that_etcd_lost_are_written_again(nap: Nap, pusher: Pusher) -> None
     assert pusher.push().status == 0
     before = pusher.announcements()
     etcd = nap.etcd()
-    etcd.delete(next(iter(before)))
-    assert not pusher.announcements()
+    (key,) = before
+    written = etcd.get(key)
+    assert written
+    etcd.delete(key)
+    eventually(lambda: (now := etcd.get(key)) and now.revision > written.revision, 10, "announced again")
     etcd.close()
-    eventually(lambda: pusher.announcements() == before, 10, "announced again")
+    assert pusher.announcements() == before
 
 
 def test_leases_that_etcd_lost_are_granted_again(nap: Nap, pusher: Pusher) -> None:
@@ -102,10 +104,41 @@ def test_the_announcement_is_not_left_to_a_lease_that_nobody_keeps(nap: Nap, pus
         return entry.lease
 
     before = lease()
-    with stopped(nap, "etcd"):
-        kept = ["keep-alive", f"{before:x}"]
-        eventually(lambda: not any(words[-2:] == kept for _, _, words in processes()), 15, "it is noticed")
-    eventually(lambda: lease() != before, 15, "written under a new lease, before the one from before ends")
+    etcd = nap.etcd()
+    etcd.revoke(before)
+    etcd.close()
+    eventually(pusher.announcements, 10, "written again, under a new lease")
+    assert lease() != before
+
+
+def wait_for_another_agent(nap: Nap, before: int) -> None:
+    eventually(lambda: nap.process("agent") not in {0, before} and nap.answers("agent"), 20, "the next agent answers")
+
+
+def test_a_killed_agent_leaves_what_serves_announced(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD)
+    assert pusher.push().status == 0
+    before = pusher.announcements()
+    for _ in range(3):
+        killed = nap.process("agent")
+        os.kill(killed, signal.SIGKILL)
+        wait_for_another_agent(nap, killed)
+        assert pusher.announcements() == before
+    nap.docker("kill", container(nap, pusher))
+    eventually(lambda: not pusher.announcements(), 2, "the next one withdraws it")
+    eventually(pusher.announcements, 10, "announced again")
+
+
+def test_what_died_while_there_was_no_agent_is_withdrawn_by_the_next(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="again")
+    assert pusher.push().status == 0
+    (before,) = pusher.announcements().values()
+    nap.supervisor.call("stopProcess", "agent", True)
+    nap.docker("stop", "--time", "0", container(nap, pusher))
+    assert pusher.announcements(), "nobody was there"
+    nap.supervisor.call("startProcess", "agent", False)
+    eventually(lambda: [*pusher.announcements().values()] not in ([], [before]), 10, "it runs again, and is announced")
+    assert answer(url(pusher)) == "again"
 
 
 def test_etcd_that_lost_all_its_data_has_the_announcements_again(nap: Nap, pusher: Pusher) -> None:
@@ -150,28 +183,6 @@ def test_what_others_write_beside_announcements_is_left_out(nap: Nap, pusher: Pu
     for key in ("junk", "other", "v9.web.1", "v1.web.2"):
         etcd.delete(f"{place}/{key}")
     etcd.close()
-
-
-def test_stopped_discovery_has_withdrawn_when_it_ends(nap: Nap, pusher: Pusher) -> None:
-    pusher.commit(Dockerfile=HTTPD)
-    assert pusher.push().status == 0
-    unit = f"{pusher.app}.v1.web.1-discovery"
-    for _ in range(15):
-        eventually(pusher.announcements, 10, "announced")
-        nap.scheduler.call("stopProcess", unit, True)
-        assert not pusher.announcements()
-        nap.scheduler.call("startProcess", unit, False)
-
-
-def test_discovery_leaves_no_process_behind(nap: Nap, pusher: Pusher) -> None:
-    pusher.commit(Dockerfile=HTTPD)
-    assert pusher.push().status == 0
-    unit = f"{pusher.app}.v1.web.1-discovery"
-    group = nap.scheduler.call("getProcessInfo", unit)["pid"]
-    nap.scheduler.call("stopProcess", unit, True)
-    listed = subprocess.run(["ps", "-e", "-o", "pgid=,stat=,args="], text=True, capture_output=True, check=True).stdout
-    left = [line for line in listed.splitlines() if line.split()[0] == str(group) and "Z" not in line.split()[1]]
-    assert left == []
 
 
 def test_told_to_stop_when_the_engine_has_just_gone(nap: Nap, pusher: Pusher) -> None:

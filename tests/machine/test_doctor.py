@@ -45,10 +45,9 @@ class Patient:
     def all_there_is(self) -> dict[str, Any]:
         """All that a doctor could change."""
         nap, root = self.nap, self.nap.state.root
-        folders = ("units", "logs", "programs/apps", "repositories")
+        folders = ("logs", "repositories")
         files = [path for folder in folders for path in (root / folder).rglob("*")]
-        known = {each["name"]: each["pid"] for each in nap.scheduler.call("getAllProcessInfo")}
-        known |= {each["name"]: each["pid"] for each in nap.supervisor.call("getAllProcessInfo")}
+        known = {each["name"]: each["pid"] for each in nap.supervisor.call("getAllProcessInfo")}
         return {
             "keys": {} if not nap.process("etcd") else raw_keys(nap),
             "files": sorted((str(path), path.stat().st_mtime if path.suffix == ".conf" else 0) for path in files),

@@ -199,16 +199,16 @@ def test_etcd_is_frozen(nap: Nap, pusher: Pusher) -> None:
     eventually(pusher.announcements, 30, "announced again")
 
 
-def test_scheduler_is_away(nap: Nap, pusher: Pusher) -> None:
+def test_agent_is_away(nap: Nap, pusher: Pusher) -> None:
     pusher.commit(index_html="two")
     nowhere = pusher.folder / "nowhere"
     known = {"NAP_STATE": str(nowhere), "NAP_ETCD_ADDRESS": nap.settings.etcd.address}
     known |= {"NAP_REGISTRY_ADDRESS": nap.settings.registry.address, "NAP_ENGINE_URL": nap.engine_url}
-    (nowhere / "units").mkdir(parents=True)
     shutil.copytree(nap.state.registry_login, state_at(nowhere).registry_login)
     pushed = push_to_hook(nap, pusher, nowhere / "repositories" / f"{pusher.app}.git", known)
-    assert "the local scheduler does not answer" in "\n".join(pushed.trouble), pushed.text
-    assert not list((nowhere / "units").iterdir())
+    why = "the agent of this machine, which starts instances, does not answer"
+    assert why in pushed.trouble, pushed.text
+    assert nap.keys(f"/nap/machines/{state_at(nowhere).name}/") == {}
 
 
 def push_to_hook(nap: Nap, pusher: Pusher, bare: Path, variables: dict[str, str]) -> Pushed:

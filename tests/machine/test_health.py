@@ -125,11 +125,11 @@ def test_unhealthy_later_is_withdrawn_and_started_anew(nap: Nap, pusher: Pusher)
     commit(pusher, runs(start), HEALTH)
     pushed(pusher)
     name = container(nap, pusher)
-    before = nap.docker("inspect", "--format", "{{.Id}}", name)
+    before = started(nap, name)
     nap.docker("exec", name, "rm", "/www/health")
     eventually(lambda: not pusher.announcements(), 5, "withdrawn")
     eventually(pusher.announcements, 15, "started anew, and announced")
-    assert nap.docker("inspect", "--format", "{{.Id}}", name) != before
+    assert started(nap, name) != before
 
 
 def test_asked_only_at_the_start_where_it_says_so(nap: Nap, pusher: Pusher) -> None:

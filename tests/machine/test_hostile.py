@@ -700,7 +700,7 @@ class Place:
     def left(self) -> Left:
         state = self.nap.state
         files = set()
-        for top in (state.repositories, state.deploy_logs, state.run, state.ssh, state.units, OUTSIDE):
+        for top in (state.repositories, state.deploy_logs, state.run, state.ssh, OUTSIDE):
             for folder, folders, names in os.walk(top):
                 if Path(folder).name == "engine" and Path(folder).parent == state.run:
                     folders.clear()

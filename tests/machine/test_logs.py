@@ -19,7 +19,7 @@ from tests.nap import COMMAND, Nap, Pusher, eventually, processes, runs
 
 TALKS = runs(
     "echo $NAP_PROCESS of $NAP_RELEASE begins; httpd -f -p 8080 -h /etc & "
-    "until [ -e /tmp/end ]; do sleep 0.1; done; echo no database; printf 'last words'; exit 3"
+    "until [ -e /tmp/end ]; do sleep 0.1; done; rm /tmp/end; echo no database; printf 'last words'; exit 3"
 )
 
 STAMPED = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z) ([a-z]+\.\d+): (.*)")
@@ -43,15 +43,18 @@ def say(pusher: Pusher, instance: str, text: str) -> None:
 
 
 def crash(pusher: Pusher, instance: str) -> None:
-    """Have an instance end by itself; returns when its successor is announced."""
-    (before,) = [each for name, each in pusher.announcements().items() if name.endswith(instance)]
-    pusher.nap.docker("exec", f"{pusher.app}.{instance}.{pusher.nap.state.name}", "touch", "/tmp/end")
+    """Have an instance end by itself; returns when it is announced again."""
+    container = f"{pusher.app}.{instance}.{pusher.nap.state.name}"
 
-    def back() -> bool:
-        now = [each for name, each in pusher.announcements().items() if name.endswith(instance)]
-        return bool(now) and now != [before]
+    def started() -> str:
+        return pusher.nap.docker("inspect", "--format", "{{.State.StartedAt}}", container)
 
-    eventually(back, 20, f"{instance} is back")
+    def is_back() -> bool:
+        return started() != before and any(name.endswith(instance) for name in pusher.announcements())
+
+    before = started()
+    pusher.nap.docker("exec", container, "touch", "/tmp/end")
+    eventually(is_back, 20, f"{instance} is back")
 
 
 def holds(file: Path, text: str) -> bool:

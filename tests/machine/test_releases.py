@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.fleet_apps import pushed
-from tests.nap import Nap, Pushed, Pusher, answer, runs
+from tests.nap import Nap, Pushed, Pusher, answer, eventually, runs
 
 
 def listed(pusher: Pusher, *words: str) -> list[dict[str, str]]:
@@ -135,7 +135,10 @@ def test_pushing_again_does_not_undo_a_rollback(pusher: Pusher, live: Pushed) ->
 def test_processes_are_listed_with_their_addresses(nap: Nap, pusher: Pusher, live: Pushed) -> None:
     (row,) = listed(pusher, "ps", pusher.app)
     assert row == {"process": "web.1", "release": "v1", "state": "running", "address": live.url}
-    nap.scheduler.call("stopProcess", f"{pusher.app}.v1.web.1-discovery", True)
+    (container,) = nap.containers(pusher.app)
+    nap.docker("pause", container)
+    eventually(lambda: not pusher.announcements(), 5, "withdrawn")
     (row,) = listed(pusher, "ps", pusher.app)
     assert row == {"process": "web.1", "release": "v1", "state": "unhealthy", "address": ""}
-    nap.scheduler.call("startProcess", f"{pusher.app}.v1.web.1-discovery", True)
+    nap.docker("unpause", container)
+    eventually(pusher.announcements, 5, "announced again")

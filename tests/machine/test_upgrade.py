@@ -1,12 +1,13 @@
 """What an earlier version of nap wrote goes on working with this one; tests/upgrade/README.md says what that is.
 
-The tests are one story, in this order: an operator changes the checkout below a nap that is up,
-users push before `nap up` has renewed anything, then the operator runs `nap up`.
+The tests are one story, in this order: an operator changes the checkout below a nap that is up, a user pushes before
+`nap up` has renewed anything, the operator runs `nap up`, and users go on.
 """
 
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from nap_receiver.core.installed import digest_of_code
 from tests import gitolite_server
 from tests.gitolite_server import Developer
-from tests.nap import HTTPD, Nap, answer, eventually
+from tests.nap import HTTPD, Nap, answer, eventually, processes
 from tests.upgrade.record import GREETING
 from tests.upgrade.restore import VERSIONS, Restored, end, keys, restore
 
@@ -64,29 +65,62 @@ def test_apps_run_on_with_their_old_units(restored: Restored) -> None:
     eventually(lambda: restored.nap.keys("/nap/apps/shop/up/"), MOST_SECONDS, "the worker is up")
 
 
-def test_users_push_by_their_old_lines_in_authorized_keys(restored: Restored) -> None:
+def test_users_are_let_in_by_their_old_lines_in_authorized_keys(restored: Restored) -> None:
+    assert restored.alice.ssh_command("releases", "shop").returncode == 0
     bob = restored.bob
+    bob.commit(index_html="three")
+    pushed = bob.push()
+    assert pushed.status == 1
+    assert "which starts instances, does not answer" in pushed.text
+    assert "nap up" in pushed.text
+    assert answers(restored.nap, "shop") == ["two", "two"]
+
+
+def test_up_gives_instances_to_the_agent_while_they_run(restored: Restored) -> None:
+    nap = restored.nap
+    before = {app: started(nap, app) for app in ("shop", "plain")}
+    announced = nap.keys("/services/")
+    with closing(nap.etcd()) as etcd:
+        since = etcd.revision()
+        nap.run("up")
+        gone = [change.key for change in etcd.changes(["/services/"], since, 3) if change.value is None]
+    assert gone == [], "each was announced all the time"
+    assert nap.keys("/services/") == announced
+    assert {app: started(nap, app) for app in before} == before
+    assert not [words for _, _, words in processes() if any(word.endswith("/local/instance.sh") for word in words)]
+    assert not (nap.state.root / "units").exists()
+    policies = nap.docker("inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", *nap.containers("shop")).split()
+    assert set(policies) == {"unless-stopped"}
+
+
+def started(nap: Nap, app: str) -> str:
+    """The app's containers, and since when each runs."""
+    return nap.docker("inspect", "--format", "{{.Id}} {{.State.StartedAt}}", *nap.containers(app))
+
+
+def test_users_push(upgraded: Restored) -> None:
+    bob = upgraded.bob
     bob.commit(index_html="three")
     pushed = bob.push()
     assert pushed.status == 0, pushed.text
     assert answer(pushed.url) == "three"
-    again = restored.alice.push("nap", "HEAD:refs/heads/other")
+    again = upgraded.alice.push("nap", "HEAD:refs/heads/other")
     assert again.status == 0, again.text
 
 
-def test_old_hook_in_another_repository_deploys(restored: Restored) -> None:
-    bob = restored.bob
-    bob.git("fetch", "--quiet", str(restored.plain), "master")
+def test_old_hook_in_another_repository_deploys(upgraded: Restored) -> None:
+    bob = upgraded.bob
+    bob.git("fetch", "--quiet", str(upgraded.plain), "master")
     bob.git("checkout", "--quiet", "--detach", "FETCH_HEAD")
     bob.commit(index_html="plain again")
-    pushed = bob.push(str(restored.plain), "HEAD:refs/heads/master")
+    pushed = bob.push(str(upgraded.plain), "HEAD:refs/heads/master")
     bob.git("checkout", "--quiet", "master")
     assert "=====> plain v2 is live" in pushed.text
     assert answer(pushed.url) == "plain again"
 
 
-def test_old_trigger_and_hook_of_gitolite_serve_pushes(restored: Restored, tmp_path: Path) -> None:
-    gitolite, nap = restored.gitolite, restored.nap
+def test_old_trigger_and_hook_of_gitolite_serve_pushes(upgraded: Restored, tmp_path: Path) -> None:
+    gitolite, nap = upgraded.gitolite, upgraded.nap
     gitolite_server.serve(gitolite)
     try:
         carol = Developer(gitolite, "carol", "team/wiki", nap, tmp_path)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nap_receiver.core.supervision import Supervisor
 from nap_receiver.engine.daemon import make_bridge
 from nap_receiver.machine.lifecycle import NOT_STARTED
 from tests import gitolite_server
@@ -83,9 +84,10 @@ def restore(version: str, folder: Path) -> Restored:
         values |= _etcd(version, nap, values)
         for target, text in units.items():
             target.write_text(filled(text, values))
-        [[added, _, _]] = nap.scheduler.call("reloadConfig")
+        scheduler = Supervisor(nap.state.run / "scheduler.sock", "the scheduler of before")
+        [[added, _, _]] = scheduler.call("reloadConfig")
         for unit in added:
-            nap.scheduler.call("addProcessGroup", unit)
+            scheduler.call("addProcessGroup", unit)
         gitolite = _gitolite(version, folder / "gitolite", values)
     except BaseException:
         end(nap)

@@ -13,7 +13,7 @@ from nap_receiver.core.settings import load
 from nap_receiver.deploy.logs import merged
 from nap_receiver.frontends import cli  # noqa: F401 -- it puts all commands into the table
 from nap_receiver.frontends.commands.table import nap as nap_command
-from nap_receiver.schedulers.container_logs import _stamp, not_said
+from nap_receiver.schedulers.container_logs import _stamp
 from nap_receiver.schedulers.journal_logs import _journal_entry
 from nap_receiver.schedulers.log_source import Line, Wanted
 
@@ -42,14 +42,6 @@ def test_instances_are_chosen(wanted: Wanted, units: list[str]) -> None:
     there = ["hello.v3.web.1", "hello.v3.web.12", "hello.v4.worker.1", "hello-2.v3.web.1", "hell"]
     there += ["hello.v3.web.1-discovery"]
     assert [unit for unit in there if wanted.label(unit)] == units
-
-
-def test_what_a_container_said_is_not_shown_twice() -> None:
-    run = ["begins", "ready", "ready"]
-    assert not_said([*run, "no database", *run], run) == [*run, "no database"]
-    assert not_said(["begins", "ready"], run) == [], "the engine knows more"
-    assert not_said(["ready", "begins", "engine away", "ready"], run) == ["engine away"]
-    assert not_said(["last wordsbegins", "ready"], ["begins", "ready"]) == ["last words"]
 
 
 def test_entries_of_a_journal() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
-from nap_receiver.core.settings import FleetSettings, Settings
+from nap_receiver.core.settings import FleetSettings, SchedulerName, Settings
 from nap_receiver.model.release import Instance
 from nap_receiver.schedulers.fleet import Fleet
 from nap_receiver.schedulers.placement import Placement
@@ -20,7 +20,10 @@ def fleet(folder: Path, script: str) -> Fleet:
     program = folder / "fleetctl"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    return Fleet(State(folder), Settings(fleet=FleetSettings(fleetctl=str(program), request_timeout=1)))
+    return Fleet(
+        State(folder),
+        Settings(scheduler=SchedulerName("fleet"), fleet=FleetSettings(fleetctl=str(program), request_timeout=1)),
+    )
 
 
 def work() -> Work:

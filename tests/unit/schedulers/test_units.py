@@ -1,4 +1,4 @@
-"""The rendered units, read by the programs that they are for: systemd, supervisord and sh."""
+"""The rendered units, read by the programs that they are for: systemd and sh."""
 
 import json
 import os
@@ -21,17 +21,14 @@ from nap_receiver.core.settings import (
     EtcdAddress,
     EtcdSettings,
     FilePath,
-    HostAddress,
     KeyPrefix,
-    LocalSettings,
     Settings,
 )
 from nap_receiver.core.templates import TEMPLATES
 from nap_receiver.model.release import Instance, Release
 from nap_receiver.schedulers import units
 from nap_receiver.schedulers.placement import Placement
-from nap_receiver.schedulers.units import InstanceUnits
-from tests.parsers import Read, supervisor_reads, supervisor_runs, systemd_reads
+from tests.parsers import Read, systemd_reads
 from tests.releases import RELEASE
 
 WEB = Instance(RELEASE, "web", 1)
@@ -45,17 +42,10 @@ STUBS = {
     "shutdown.target": "[Unit]\nDescription=stub\n",
 }
 
-SHARED_ENGINE = "0a1b2c3d"
-"""What a local scheduler adds to its containers' names."""
-
 
 def fleet_files(instance: Instance = WEB, settings: Settings = FLEET) -> dict[str, str]:
     both = units.render(instance, BODY, settings, "", "")
     return {f"{unit.name}.service": unit.text for unit in (both.app, both.discovery)}
-
-
-def local_units(instance: Instance = WEB, settings: Settings = LOCAL, engine: str = "") -> InstanceUnits:
-    return units.render(instance, BODY, settings, SHARED_ENGINE, engine)
 
 
 @cache
@@ -66,20 +56,6 @@ def fleet_app() -> Read:
 @cache
 def fleet_discovery() -> Read:
     return systemd_reads(STUBS | fleet_files(), "team-shop.v3.web.1-discovery.service")
-
-
-def local_commands(both: InstanceUnits, folder: Path) -> tuple[list[str], list[str]]:
-    """The words of the app unit's command and of the discovery unit's."""
-    programs = supervisor_reads({"app.conf": both.app.text, "discovery.conf": both.discovery.text}, folder)
-    assert list(programs) == [both.app.name, both.discovery.name]
-    app, discovery = programs.values()
-    return supervisor_runs(app), supervisor_runs(discovery)
-
-
-def environment_of(command: list[str]) -> dict[str, str]:
-    """What `env` puts into the environment of a local unit's program."""
-    after_env = command[command.index("/usr/bin/env") + 1 :]
-    return dict(word.split("=", 1) for word in after_env[: after_env.index("/bin/sh")])
 
 
 def test_systemd_has_nothing_to_say_against_the_fleet_units(tmp_path: Path) -> None:
@@ -171,29 +147,25 @@ def test_the_fleet_units_speak_tls_with_etcd_where_they_are_told() -> None:
         assert [known[f"ETCDCTL_{file}"] for file in ("CACERT", "CERT", "KEY")] == ["/tls/ca", "/c", "/k"]
 
 
-def test_what_the_discovery_units_know(tmp_path: Path) -> None:
-    fleet = fleet_discovery().environment
-    local = environment_of(local_commands(local_units(), tmp_path)[1])
-    for environment, container in ((fleet, "team-shop.v3.web.1"), (local, f"team-shop.v3.web.1.{SHARED_ENGINE}")):
-        assert environment["NAP_CONTAINER"] == container
-        assert environment["NAP_KEY"] == "/services/team-shop/v3.web.1"
-        assert environment["NAP_PORT"] == "8080/tcp"
-        assert 0 < int(environment["NAP_LEASE"]) <= 60
-        assert environment["ETCDCTL_ENDPOINTS"] == "http://127.0.0.1:12379"
-        assert json.loads(f"{{{environment['NAP_FACTS']}}}") == {
-            "app": "team-shop",
-            "release": 3,
-            "process": "web",
-            "instance": "web.1",
-        }
-    assert local["NAP_HOST"] == "127.0.0.1"
+def test_what_the_discovery_unit_knows() -> None:
+    environment = fleet_discovery().environment
+    assert environment["NAP_CONTAINER"] == "team-shop.v3.web.1"
+    assert environment["NAP_KEY"] == "/services/team-shop/v3.web.1"
+    assert environment["NAP_PORT"] == "8080/tcp"
+    assert 0 < int(environment["NAP_LEASE"]) <= 60
+    assert environment["ETCDCTL_ENDPOINTS"] == "http://127.0.0.1:12379"
+    assert json.loads(f"{{{environment['NAP_FACTS']}}}") == {
+        "app": "team-shop",
+        "release": 3,
+        "process": "web",
+        "instance": "web.1",
+    }
 
 
-def test_both_app_units_know_where_to_tell_how_an_instance_ended(tmp_path: Path) -> None:
-    local = environment_of(local_commands(local_units(), tmp_path)[0])
-    for environment in (fleet_app().environment, local):
-        assert environment["NAP_EXIT_KEY"] == "/nap/apps/team-shop/exits/v3.web.1"
-        assert environment["ETCDCTL_ENDPOINTS"] == "http://127.0.0.1:12379"
+def test_the_app_unit_knows_where_to_tell_how_an_instance_ended() -> None:
+    environment = fleet_app().environment
+    assert environment["NAP_EXIT_KEY"] == "/nap/apps/team-shop/exits/v3.web.1"
+    assert environment["ETCDCTL_ENDPOINTS"] == "http://127.0.0.1:12379"
 
 
 def inlined_programs() -> dict[str, str]:
@@ -213,7 +185,7 @@ def test_the_inlined_programs_reach_sh_whole() -> None:
     for name, inlined in programs.items():
         subprocess.run(["sh", "-n", "-c", inlined], check=True)
         lines = [line.strip() for line in inlined.splitlines()]
-        (path,) = [path for path in TEMPLATES.rglob(name) if path.parent.name != "local"]
+        (path,) = (path for path in TEMPLATES.rglob(name) if path.parent.name != "local")
         source = path.read_text().splitlines()
         program = [line.strip() for line in source if line.strip() and not line.strip().startswith("#")]
         assert lines[-len(program) :] == program
@@ -260,36 +232,6 @@ def test_what_never_answers_is_held_back_longer_each_time(tmp_path: Path) -> Non
     assert [delay().strip() for _ in range(2)] == ["0", "1"]
 
 
-def test_the_local_app_unit_runs_the_container_that_its_body_asks_for(tmp_path: Path) -> None:
-    app, discovery = local_commands(local_units(), tmp_path)
-    assert Path(app[-1]).is_file()
-    known = environment_of(app)
-    assert (known["NAP_BODY_KEY"], known["NAP_BODY"]) == ("/nap/apps/team-shop/containers/v3.web.1", BODY)
-    assert (known["NAP_IMAGE"], known["NAP_NETWORK"]) == (RELEASE.image, "nap")
-    assert app[:3] == ["/usr/bin/setpriv", "--pdeathsig", "KILL"]  # nothing outlives a supervisor that was killed
-    assert discovery[:3] == [*app[:2], "USR2"]  # which ends it too, but not the announcement
-    assert Path(discovery[-1]).is_file()
-
-
-def test_the_local_units_come_back_and_are_given_their_time(tmp_path: Path) -> None:
-    both = local_units(settings=msgspec.structs.replace(LOCAL, deploy=DeploySettings(drain=7, grace=120)))
-    programs = supervisor_reads({"app.conf": both.app.text, "discovery.conf": both.discovery.text}, tmp_path)
-    app, discovery = (program.config for program in programs.values())
-    assert app.stopwaitsecs > 127
-    assert app.autorestart.__name__ == discovery.autorestart.__name__ == "RestartUnconditionally"
-    assert app.killasgroup
-    assert environment_of(local_commands(both, tmp_path)[0])["NAP_DRAIN"] == "7"
-    assert environment_of(local_commands(both, tmp_path)[0])["NAP_GRACE"] == "120"
-
-
-def test_the_local_units_use_the_engine_they_are_told(tmp_path: Path) -> None:
-    url = "unix:///state dir/run/docker.sock"
-    for command in local_commands(local_units(engine=url), tmp_path):
-        assert environment_of(command)["DOCKER_HOST"] == url
-    for command in local_commands(local_units(), tmp_path):
-        assert "DOCKER_HOST" not in environment_of(command)
-
-
 hostile = st.lists(
     st.sampled_from(["'", '"', "\\", "$", "%", ";", "#", "\n", "\t", " ", "`", "%(here)s", "$(id)", " ; ", "\n[x]\n"])
     | st.characters(codec="utf-8", exclude_characters="\0\r", exclude_categories=["Cn"]),
@@ -299,10 +241,8 @@ hostile = st.lists(
 
 # Without shrinking: an example takes four processes.
 @hypothesis_settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
-@given(hostile, hostile, hostile, hostile)
-def test_hostile_values_stay_inside_their_words(
-    tmp_path_factory: pytest.TempPathFactory, image: str, prefix: str, host: str, engine: str
-) -> None:
+@given(hostile, hostile, hostile)
+def test_hostile_values_stay_inside_their_words(image: str, prefix: str, host: str) -> None:
     release = msgspec.structs.replace(RELEASE, image=image)
     etcd = EtcdSettings(EtcdAddress(host), announcements=KeyPrefix(f"/a{prefix}"), prefix=KeyPrefix(f"/b{prefix}"))
     instance = Instance(release, "web", 1)
@@ -315,15 +255,6 @@ def test_hostile_values_stay_inside_their_words(
     assert discovery.environment["NAP_KEY"] == f"/a{prefix}/team-shop/v3.web.1"
     assert app.environment["NAP_EXIT_KEY"] == f"/b{prefix}/apps/team-shop/exits/v3.web.1"
     assert app.environment["ETCDCTL_ENDPOINTS"] == f"http://{host}"
-
-    settings = msgspec.structs.replace(LOCAL, etcd=etcd, local=LocalSettings(HostAddress(host)))
-    runs, announces = local_commands(
-        local_units(instance, settings, f"e{engine}"), tmp_path_factory.mktemp("supervisor")
-    )
-    assert environment_of(runs)["NAP_IMAGE"] == image
-    assert environment_of(announces)["NAP_HOST"] == host
-    assert environment_of(runs)["DOCKER_HOST"] == f"e{engine}"
-    assert environment_of(announces)["NAP_KEY"] == f"/a{prefix}/team-shop/v3.web.1"
 
 
 @pytest.mark.parametrize(
@@ -339,25 +270,24 @@ def test_hostile_values_stay_inside_their_words(
         ("shop", "wéb"),
     ],
 )
-@pytest.mark.parametrize("settings", [LOCAL, FLEET], ids=["local", "fleet"])
-def test_a_name_that_is_no_units_is_refused(app: str, process: str, settings: Settings) -> None:
+def test_a_name_that_is_no_units_is_refused(app: str, process: str) -> None:
     instance = Instance(msgspec.structs.replace(RELEASE, app=app), process, 1)
     with pytest.raises(NapError, match="is not a valid unit name"):
-        units.render(instance, BODY, settings, "", "")
+        units.render(instance, BODY, FLEET, "", "")
 
 
 def test_names_carry_app_release_process_and_index() -> None:
-    both = units.render(Instance(RELEASE, "worker", 2), BODY, LOCAL, SHARED_ENGINE, "")
+    both = units.render(Instance(RELEASE, "worker", 2), BODY, FLEET, "", "")
     assert (both.app.name, both.discovery.name) == ("team-shop.v3.worker.2", "team-shop.v3.worker.2-discovery")
 
 
 def test_a_template_with_an_unknown_name_is_an_error_that_says_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "local").mkdir()
-    (tmp_path / "local" / "app.conf.j2").write_text("{{ instance.unit }} {{ instnace.unit }}")
+    (tmp_path / "fleet").mkdir()
+    (tmp_path / "fleet" / "app.service.j2").write_text("{{ instance.unit }} {{ instnace.unit }}")
     monkeypatch.setattr(units, "TEMPLATES", tmp_path)
     with pytest.raises(NapError, match="'instnace' is undefined") as error:
-        local_units()
-    assert str(tmp_path / "local" / "app.conf.j2") in str(error.value)
+        fleet_files()
+    assert str(tmp_path / "fleet" / "app.service.j2") in str(error.value)
     assert error.value.advice

@@ -253,7 +253,7 @@ def test_a_container_without_a_unit_is_removed(patient: Patient) -> None:
 def test_a_one_off_command_is_well_while_somebody_waits_for_it(patient: Patient, parent: int, is_well: bool) -> None:
     patient.engine.others.append(patient.engine.container(ONE_OFF))
     words = ["docker", "start", "--attach", f"{ONE_OFF}.{patient.state.name}"]
-    patient.processes[21] = Process(parent, words, "")
+    patient.processes[21] = Process(parent, words)
     assert (patient.wrong() == []) == is_well
 
 

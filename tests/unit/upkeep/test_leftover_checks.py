@@ -1,7 +1,6 @@
 """Checks for leftovers: images, volumes and logs."""
 
 import json
-from pathlib import Path
 
 import pytest
 
@@ -146,19 +145,3 @@ def test_logs_of_an_app_that_is_gone_stay_while_it_has_units(patient: Patient, m
     (patient.state.deploy_logs / "old").mkdir()
     patient.engine.others.append(patient.engine.container("old.v1.run.5"))
     assert [each.check for each in patient.wrong()] == ["containers"]
-
-
-def printed(patient: Patient, unit: str) -> Path:
-    """What an instance of the local scheduler's has printed."""
-    log = patient.state.program_logs / "apps" / f"{unit}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.touch()
-    return log
-
-
-def test_what_instances_printed_that_are_gone_is_removed(patient: Patient) -> None:
-    kept, log = printed(patient, "shop.v1.web.1"), printed(patient, "shop.v0.web.1")
-    done = patient.is_told_and_repaired("logs", "shop: logs of instances that are gone (shop.v0.web.1.log)")
-    assert done == "They were removed."
-    assert kept.exists()
-    assert not log.exists()
