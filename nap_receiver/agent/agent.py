@@ -236,10 +236,10 @@ class Agent:
                     return
             self._remove_stopped(app)
             containers.create(unit, given, body.value)
-        if found is None or not found.runs:
-            containers.start(unit)
-        else:
+        if found:
             containers.have_restarted(found)
+        if found is None or not (found.runs or found.restarting):
+            containers.start(unit)
         if given.state == "withdrawn":
             self._end_run(unit)
         else:
@@ -252,7 +252,7 @@ class Agent:
         """
         self._end_run(unit)
         found = containers.find(unit)
-        if found and found.runs:
+        if found and (found.runs or found.restarting):
             time.sleep(self._settings.deploy.drain)
             self._ended_by_agent.add(unit)
             containers.stop(unit, self._settings.deploy.grace)
@@ -277,6 +277,7 @@ class Agent:
         self._forget(unit)
 
     def _forget(self, unit: str) -> None:
+        self._good.pop(unit, None)
         with connect(self._settings.etcd) as etcd:
             etcd.delete(f"{place_of(self._settings.etcd, self._state.name)}{unit}")
 
@@ -288,7 +289,7 @@ class Agent:
         for unit in containers.units():
             if unit.startswith(f"{app}.") and unit not in self._assignments:
                 found = containers.find(unit)
-                if found and not found.runs:
+                if found and not (found.runs or found.restarting):
                     containers.remove(unit)
 
     # The engine

@@ -41,6 +41,8 @@ class Found:
     digest: str
     watched: Watched | None
     runs: bool
+    restarting: bool
+    """Whether it has ended, and the engine is about to start it again."""
     paused: bool
     health: str
     """Of its HEALTHCHECK: `starting`, `healthy`, `unhealthy`; empty where it has none."""
@@ -93,7 +95,8 @@ class Containers:
             unit,
             labels.get(DIGEST_LABEL, ""),
             _watched(labels.get(WATCHED_LABEL, "")),
-            bool(state["Running"]),
+            bool(state["Running"]) and not state["Restarting"],
+            bool(state["Restarting"]),
             bool(state["Paused"]),
             (state.get("Health") or {}).get("Status", "").removeprefix("none"),
             state["StartedAt"],
