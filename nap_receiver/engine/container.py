@@ -1,7 +1,8 @@
 """The body of the engine's create call, with all values that an app chose.
 
-The body is stored in etcd (Docker Engine API, `POST /containers/create`), and `unit_templates/create.sh` passes it on
-unread. So no value of a tenant is ever in the environment, an argument or a file name of a program on the host.
+The body is stored in etcd (Docker Engine API, `POST /containers/create`). The agent passes it on to the engine; on a
+cluster, `unit_templates/create.sh` does. So no value of a tenant is ever in the environment, an argument or a file name
+of a program on the host.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from nap_receiver.model.variables import require_text
 from nap_receiver.store.ledger import Ledger
 
 NETWORK = "nap"
-"""The network of all apps' containers, which do not reach each other there; `create.sh` makes it."""
+"""The network of all apps' containers, which do not reach each other there; the agent makes it, or `create.sh`."""
 
 DIGEST_LABEL = "nap.body"
 """The label that tells containers of one name apart that were asked for differently."""

@@ -1,4 +1,4 @@
-"""Health checks: when an instance is good. `unit_templates/announce.sh` runs the checks on its machine."""
+"""Health checks: when an instance is good. They run on its machine: in the agent, or in `announce.sh` on a cluster."""
 
 import shlex
 from http import HTTPStatus
@@ -125,7 +125,7 @@ class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Answer(msgspec.Struct):
-    """The result of a failed try, as announce.sh writes it; `error` and `said` are in base64."""
+    """The result of a failed try, as the agent or announce.sh writes it; `error` and `said` are in base64."""
 
     asked: str
     """The address that was asked: `172.18.0.3:8080`; of a command, empty."""

@@ -1,6 +1,6 @@
 """Announcements in etcd: read them, and wait for instances to become good.
 
-Both are written on the instance's own machine by `unit_templates/announce.sh`; the receiver only watches.
+The instance's machine writes both: its agent or, on a cluster, `unit_templates/announce.sh`. The receiver only watches.
 """
 
 import shlex

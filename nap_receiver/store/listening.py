@@ -1,6 +1,6 @@
 """The ports on which an instance listens, read from outside its container, and why it may not answer.
 
-`unit_templates/announce.sh` writes the ports to etcd while a web instance starts.
+The agent, or `announce.sh` on a cluster, writes the ports to etcd while a web instance starts.
 """
 
 import ipaddress
