@@ -200,7 +200,7 @@ def test_a_release_that_was_never_retired_is_retired_by_the_next_push(nap: Nap, 
     pushed = pusher.push()
     assert pushed.status == 0, pushed.text
     assert [key.rpartition("/")[2] for key in pusher.announcements()] == ["v3.web.1"]
-    eventually(lambda: nap.leftovers(pusher.app, 2) == [], 15, "v2 is gone")
+    eventually(lambda: nap.runs(pusher.app, 2) == [], 15, "v2 is gone")
 
 
 def test_deploy_that_lost_its_turn_ends(nap: Nap, pusher: Pusher) -> None:
