@@ -15,6 +15,10 @@ export XDG_DATA_HOME="$XDG_CONFIG_HOME"
 # With some more memory it answers more requests, and takes up changes sooner.
 export GOGC="${GOGC:-400}"
 
+# From before the machine was booted, it leads to ports that belong to other containers by now.
+booted=$(sed -n 's/^btime //p' /proc/stat)
+[ "$(stat -c %Y "$told" 2>/dev/null || echo "$booted")" -ge "$booted" ] || rm -f "$told"
+
 if grep -qsF "/${name%.json}.sock\"" "$told" && mv "$told" "$told.tried"; then
     exec "$2" run --config "$told.tried"
 fi

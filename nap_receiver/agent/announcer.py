@@ -5,14 +5,17 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import msgspec
 
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.settings import EtcdSettings
-from nap_receiver.store.assignments import lease_of
+from nap_receiver.store.assignments import (
+    MachineLease,
+    boot_of_the_machine,
+    known_lease,
+    lease_of,
+    withdraw_of_another_boot,
+)
 from nap_receiver.store.etcd import Etcd, EtcdAway, connect
 
 LEASE_SECONDS = 20
@@ -27,30 +30,6 @@ _LOOK_ANEW_SECONDS = 600
 _KEYS_AT_ONCE = 100
 
 
-class _Lease(msgspec.Struct):
-    id: int
-    boot: str
-
-
-def boot_of_the_machine() -> str:
-    """What tells this boot of the machine from every other (random(4), /proc/sys/kernel/random/boot_id)."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def withdraw_all(etcd: Etcd, places: EtcdSettings, machine: str) -> None:
-    """Withdraw all that this machine has announced."""
-    if (known := _known(etcd, places, machine)) is not None:
-        etcd.revoke(known.id)
-
-
-def _known(etcd: Etcd, places: EtcdSettings, machine: str) -> _Lease | None:
-    entry = etcd.get(lease_of(places, machine))
-    try:
-        return msgspec.convert(entry.value, _Lease) if entry else None
-    except msgspec.ValidationError:
-        return None
-
-
 class Announcer:
     """Has etcd say what is announced. `announce` and `withdraw` return at once; etcd may be away meanwhile."""
 
@@ -63,14 +42,12 @@ class Announcer:
 
     def take_over(self, etcd: Etcd) -> set[str]:
         """Go on with the lease of the agent before, where it is of the same boot; the keys that are under it."""
-        known = _known(etcd, self._places, self._machine)
-        if known is None:
+        withdraw_of_another_boot(etcd, self._places, self._machine)
+        known = known_lease(etcd, self._places, self._machine)
+        if known is None or not etcd.keep_alive(known.id):
             return set()
-        if known.boot == boot_of_the_machine() and etcd.keep_alive(known.id):
-            self._lease = known.id
-            return etcd.under(known.id) - {lease_of(self._places, self._machine)}
-        etcd.revoke(known.id)
-        return set()
+        self._lease = known.id
+        return etcd.under(known.id) - {lease_of(self._places, self._machine)}
 
     def start(self) -> None:
         """Write, keep alive and look after what is announced, in threads of its own."""
@@ -127,7 +104,7 @@ class Announcer:
         if self._lease and etcd.keep_alive(self._lease):
             return
         lease = etcd.grant(LEASE_SECONDS)
-        etcd.put(lease_of(self._places, self._machine), _Lease(lease, boot_of_the_machine()), lease=lease)
+        etcd.put(lease_of(self._places, self._machine), MachineLease(lease, boot_of_the_machine()), lease=lease)
         self._lease = lease
 
     def _write(self, etcd: Etcd, keys: set[str]) -> None:

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from docker.errors import APIError
 
-from nap_receiver.agent.announcer import withdraw_all
 from nap_receiver.agent.containers import Containers
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import Settings
 from nap_receiver.engine import daemon
 from nap_receiver.engine.client import engine_at
+from nap_receiver.store.assignments import withdraw_all
 from nap_receiver.store.etcd import EtcdAway, connect
 
 _AT_ONCE = 8

@@ -41,6 +41,7 @@ from nap_receiver.routing.domains import is_own
 from nap_receiver.routing.front import Certificate, asked_for, front, permitted, whole
 from nap_receiver.routing.issuing import Turns, certified, owners_of, visit
 from nap_receiver.routing.reuseport import prefer_newest
+from nap_receiver.store.assignments import withdraw_of_another_boot
 from nap_receiver.store.etcd import Entry, Etcd, EtcdAway, connect
 
 _LOOK_ANEW_SECONDS = 600
@@ -192,7 +193,7 @@ def route_for_ever(state: State, settings: Settings) -> None:
     become_only_router(state)
     known = Known(settings.etcd, settings.router)
     changed: News = queue.Queue()
-    threading.Thread(target=_listen, args=(settings.etcd, known.prefixes, changed), daemon=True).start()
+    threading.Thread(target=_listen, args=(settings.etcd, known.prefixes, state.name, changed), daemon=True).start()
     while True:
         _take_in(known, changed, state)
         _tell(state, known, changed)
@@ -346,12 +347,13 @@ def _visit(known: Known) -> None:
     known.visited = known.turns.asked
 
 
-def _listen(places: EtcdSettings, prefixes: list[str], changed: News) -> None:
+def _listen(places: EtcdSettings, prefixes: list[str], machine: str, changed: News) -> None:
     """Report all values, then each change; never ends, also after etcd was away."""
     is_away = False
     while True:
         try:
             with connect(places) as etcd:
+                withdraw_of_another_boot(etcd, places, machine)
                 since = etcd.revision()
                 changed.put(_all(etcd, prefixes))
                 if is_away:

@@ -7,6 +7,7 @@ The agent deletes the assignment of an instance that it has stopped.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -88,6 +89,40 @@ def place_of(places: EtcdSettings, machine: str) -> str:
 def lease_of(places: EtcdSettings, machine: str) -> str:
     """The key that names the lease of the machine's announcements."""
     return f"{places.prefix}/machines/{machine}/lease"
+
+
+class MachineLease(msgspec.Struct):
+    """The lease of a machine's announcements, and the boot of the machine that they are of."""
+
+    id: int
+    boot: str
+
+
+def boot_of_the_machine() -> str:
+    """What tells this boot of the machine from every other (random(4), /proc/sys/kernel/random/boot_id)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def known_lease(etcd: Reader, places: EtcdSettings, machine: str) -> MachineLease | None:
+    """The lease that the machine's agent has written down last."""
+    entry = etcd.get(lease_of(places, machine))
+    try:
+        return msgspec.convert(entry.value, MachineLease) if entry else None
+    except msgspec.ValidationError:
+        return None
+
+
+def withdraw_all(etcd: "Etcd", places: EtcdSettings, machine: str) -> None:
+    """Withdraw all that this machine has announced."""
+    if known := known_lease(etcd, places, machine):
+        etcd.revoke(known.id)
+
+
+def withdraw_of_another_boot(etcd: "Etcd", places: EtcdSettings, machine: str) -> None:
+    """Withdraw what this machine announced before it was booted: its ports belong to other containers by now."""
+    known = known_lease(etcd, places, machine)
+    if known and known.boot != boot_of_the_machine():
+        etcd.revoke(known.id)
 
 
 def assignments(etcd: Reader, places: EtcdSettings, machine: str) -> dict[str, Assignment]:

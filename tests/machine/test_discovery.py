@@ -6,8 +6,10 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import closing
 
 from nap_receiver.core.templates import TEMPLATES
+from nap_receiver.store.assignments import boot_of_the_machine, lease_of
 from tests.nap import HTTPD, Nap, Pusher, answer, eventually, runs
 
 
@@ -183,6 +185,29 @@ def test_what_others_write_beside_announcements_is_left_out(nap: Nap, pusher: Pu
     for key in ("junk", "other", "v9.web.1", "v1.web.2"):
         etcd.delete(f"{place}/{key}")
     etcd.close()
+
+
+def test_announcements_of_before_the_machine_was_booted_lead_nobody_anywhere(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD, index_html="here")
+    assert pusher.push().status == 0
+    (key,) = pusher.announcements()
+    place = lease_of(nap.settings.etcd, nap.state.name)
+    with closing(nap.etcd()) as etcd:
+        nap.supervisor.call("stopProcess", "agent", True)
+        try:
+            (lease,) = nap.keys(place).values()
+            assert isinstance(lease, dict)
+            etcd.put(place, lease | {"boot": "another"}, lease=lease["id"])
+            nap.supervisor.call("stopProcess", "router", True)
+            nap.supervisor.call("startProcess", "router", False)
+            eventually(lambda: key not in pusher.announcements(), 10, "the router withdraws what it does not trust")
+        finally:
+            nap.supervisor.call("startProcess", "agent", False)
+    eventually(pusher.announcements, 15, "the agent announces it again")
+    (again,) = nap.keys(place).values()
+    assert isinstance(again, dict)
+    assert (again["id"] != lease["id"], again["boot"]) == (True, boot_of_the_machine())
+    assert answer(url(pusher)) == "here"
 
 
 def test_told_to_stop_when_the_engine_has_just_gone(nap: Nap, pusher: Pusher) -> None:
