@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.settings import Settings, load
 from nap_receiver.core.supervision import Supervisor
 from nap_receiver.engine.daemon import USUAL
-from nap_receiver.store.assignments import place_of
+from nap_receiver.store.assignments import assignments
 from nap_receiver.store.etcd import LARGEST_BYTES, Etcd
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -251,8 +251,9 @@ class Nap:
         """What there is of one release of an app as long as it runs: containers, assignments, keys."""
         mark = f"{app}.v{release}."
         containers = [name for name in self.containers(app) if name.startswith(mark)]
-        place = place_of(self.settings.etcd, self.state.name)
-        units = [key for key in self.keys(place) if key.startswith(f"{place}{mark}")]
+        with closing(self.etcd()) as etcd:
+            given = assignments(etcd, self.settings.etcd, self.state.name)
+        units = [unit for unit, each in given.items() if unit.startswith(mark) and each.state != "stopped"]
         announcements = list(self.keys(f"/services/{app}/v{release}."))
         exits = list(self.keys(f"/nap/apps/{app}/exits/"))
         lock = list(self.keys(f"/nap/apps/{app}/lock"))

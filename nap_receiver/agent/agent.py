@@ -256,12 +256,12 @@ class Agent:
             time.sleep(self._settings.deploy.drain)
             self._ended_by_agent.add(unit)
             containers.stop(unit, self._settings.deploy.grace)
-        self._forget(unit)
         app = unit.partition(".")[0]
         with connect(self._settings.etcd) as etcd:
             is_destroyed = etcd.get(f"{self._settings.etcd.root_of(app)}/current") is None
-        if is_destroyed:
+        if is_destroyed or not found:
             containers.remove(unit)
+            self._forget(unit)
 
     def _discard(self, unit: str, given: Assignment, containers: Containers) -> None:
         """End an instance at once, and report what it printed last."""
@@ -282,15 +282,18 @@ class Agent:
             etcd.delete(f"{place_of(self._settings.etcd, self._state.name)}{unit}")
 
     def _remove_stopped(self, app: str) -> None:
-        """Remove the containers of an app that were kept for what they had printed."""
+        """Remove the containers of an app that are kept for what they have printed, and their assignments."""
         containers = self._containers
+        with self._lock:
+            stopped = [unit for unit, each in self._assignments.items() if each.state == "stopped"]
         if containers is None:
             return
-        for unit in containers.units():
-            if unit.startswith(f"{app}.") and unit not in self._assignments:
+        for unit in stopped:
+            if unit.startswith(f"{app}."):
                 found = containers.find(unit)
-                if found and not (found.runs or found.restarting):
+                if found is None or not (found.runs or found.restarting):
                     containers.remove(unit)
+                    self._forget(unit)
 
     # The engine
 

@@ -27,6 +27,7 @@ from nap_receiver.store.assignments import Assignment, assign, place_of, watched
 from nap_receiver.store.etcdctl import Kept
 
 _RUN_ON = {"running", "withdrawn"}
+_ORDER = {"running": 0, "withdrawn": 1, "stopped": 2, "discarded": 3}
 _DISCARD_SECONDS = 30
 _AGENT_SECONDS = 10
 _LOOK_AGAIN_SECONDS = 0.1
@@ -147,9 +148,10 @@ class Local:
         return Assignment("running", work.bodies[instance.key], watched_of(instance, url))
 
     def _change(self, instances: Sequence[str], state: assignments.State) -> None:
-        """Give those of these instances that are assigned another state."""
+        """Give those of these instances that are assigned another state, where that is a later one."""
         given = self._assignments()
-        self._assign({unit: replace(given[unit], state=state) for unit in instances if unit in given})
+        changed = [unit for unit in instances if unit in given and _ORDER[given[unit].state] < _ORDER[state]]
+        self._assign({unit: replace(given[unit], state=state) for unit in changed})
 
     def _assign(self, given: Mapping[str, Assignment]) -> None:
         from nap_receiver.store.etcd import connect  # its library is for those who write

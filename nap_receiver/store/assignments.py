@@ -3,7 +3,7 @@
 Below `<prefix>/machines/<machine>/`:
     instances/<unit>   an assignment
     lease              the lease under which this machine's instances are announced, and the boot that it is of
-The agent deletes the assignment of an instance that it has stopped.
+The agent deletes the assignment of an instance when it has removed its container.
 """
 
 from collections.abc import Iterable

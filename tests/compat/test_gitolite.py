@@ -301,7 +301,7 @@ def test_gitolite_serves_on_without_the_trigger(other: Gitolite, nap: Nap) -> No
         ),
         (".gitolite.rc", "%RC = ( ENABLE => [] );\n42;\n", "no line `1;`"),
         (".gitolite.rc", "%RC = (;\n1;\n", "gitolite cannot use"),
-        (".gitolite.rc", "%RC = ( ENABLE => [] );\n1;\n__END__\n1;\n", "has no effect"),
+        (".gitolite.rc", "%RC = ( ENABLE => [] );\n1;\n__END__\n1;\n", "had no effect and were removed"),
     ],
 )
 def test_what_is_in_the_way_is_left_as_it_is(untouched: Gitolite, nap: Nap, path: str, content: str, why: str) -> None:
