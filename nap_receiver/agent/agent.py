@@ -262,6 +262,8 @@ class Agent:
         if is_destroyed or not found:
             containers.remove(unit)
             self._forget(unit)
+        else:
+            self._remove_stopped(app, but_newest=True)
 
     def _discard(self, unit: str, given: Assignment, containers: Containers) -> None:
         """End an instance at once, and report what it printed last."""
@@ -281,19 +283,25 @@ class Agent:
         with connect(self._settings.etcd) as etcd:
             etcd.delete(f"{place_of(self._settings.etcd, self._state.name)}{unit}")
 
-    def _remove_stopped(self, app: str) -> None:
-        """Remove the containers of an app that are kept for what they have printed, and their assignments."""
+    def _remove_stopped(self, app: str, *, but_newest: bool = False) -> None:
+        """Remove the containers of an app that are kept for what they have printed, and their assignments.
+
+        With `but_newest`, those of its last release that has stopped stay.
+        """
         containers = self._containers
         with self._lock:
-            stopped = [unit for unit, each in self._assignments.items() if each.state == "stopped"]
+            given = self._assignments.items()
+            stopped = [unit for unit, each in given if each.state == "stopped" and unit.startswith(f"{app}.")]
+        if but_newest:
+            newest = max(map(_release_of, stopped), default=0)
+            stopped = [unit for unit in stopped if _release_of(unit) < newest]
         if containers is None:
             return
         for unit in stopped:
-            if unit.startswith(f"{app}."):
-                found = containers.find(unit)
-                if found is None or not (found.runs or found.restarting):
-                    containers.remove(unit)
-                    self._forget(unit)
+            found = containers.find(unit)
+            if found is None or not (found.runs or found.restarting):
+                containers.remove(unit)
+                self._forget(unit)
 
     # The engine
 
@@ -406,6 +414,11 @@ class Agent:
                 function(*arguments)
 
         threading.Thread(target=called, daemon=True).start()
+
+
+def _release_of(unit: str) -> int:
+    """The number of the release that `hello.v3.web.1` is of."""
+    return int(unit.split(".")[1][1:])
 
 
 def _as_found(found: Found) -> Assignment:

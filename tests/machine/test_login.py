@@ -58,7 +58,7 @@ def test_the_engine_gets_an_image_back_with_the_login_alone(nap: Nap, pusher: Pu
         assert pusher.ssh_command("ps:stop", pusher.app).returncode == 0
         eventually(lambda: not nap.containers(pusher.app), 20, "it is stopped")
         image = f"{nap.settings.registry.address}/{pusher.app}:{commit}"
-        nap.docker("rmi", image)
+        nap.docker("rmi", "--force", image)  # a stopped container is kept
         no_login = "no basic auth credentials"
         assert no_login in refusal(nap, "pull", image)
         assert no_login in refusal(nap, "build", "-", stdin=f"FROM {image}\n")
