@@ -129,7 +129,7 @@ def programs_seen(nap: Nap, record: Path) -> Iterator[None]:
 
     The engine itself starts the tenant's own programs, in containers, and is left out.
     """
-    begin = [nap.process(each) for each in ("agent", "gate", "router")]
+    begin = [nap.process(each) for each in ("agent", "gate", "gate-server", "router")]
     watched = [word for process in begin for word in ("-p", str(process))]
     words = ["strace", "-f", "-v", "-s", "1000000", "-e", "trace=execve,execveat", "-o", str(record), *watched]
     said = record.with_suffix(".said")  # no pipe, which would be full in the end, and each process stopped
