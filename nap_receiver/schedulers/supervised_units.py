@@ -1,4 +1,4 @@
-"""Instances that nap 0.2 and before left on this machine: units of a supervisord, which held their containers.
+"""Instances that nap 0.1 left on this machine: units of a supervisord, which held their containers.
 
 An upgrade gives them to the agent while they run.
 """

@@ -1,5 +1,5 @@
 #!/bin/sh
-# For instances that nap 0.2 or before has started, until `nap up` gives them to the agent.
+# For instances that nap 0.1 has started, until `nap up` gives them to the agent.
 #
 # Runs one instance in the foreground, for a supervisor that knows one command and one signal: what systemd does with
 # ExecStartPre=, ExecStart=, ExecStop= and ExecStopPost=.

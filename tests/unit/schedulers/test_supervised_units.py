@@ -1,4 +1,4 @@
-"""Instances of nap 0.2 and before, as their units name them."""
+"""Instances of nap 0.1, as their units name them."""
 
 from pathlib import Path
 
