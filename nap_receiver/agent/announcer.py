@@ -18,13 +18,13 @@ from nap_receiver.store.assignments import (
 )
 from nap_receiver.store.etcd import Etcd, EtcdAway, connect
 
-LEASE_SECONDS = 20
-"""How long announcements outlive a machine that was lost."""
+LEASE_SECONDS = 60
+"""How long announcements stay while there is no agent: its successor may take long to start on a busy machine."""
 
 REPORT_SECONDS = 600
 """How long what an instance reports stays for the one whose push waits."""
 
-_KEEP_ALIVE_SECONDS = LEASE_SECONDS / 4
+_KEEP_ALIVE_SECONDS = 5.0
 _TRY_AGAIN_SECONDS = 0.2
 _LOOK_ANEW_SECONDS = 600
 _KEYS_AT_ONCE = 100

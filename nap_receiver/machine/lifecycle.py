@@ -200,9 +200,12 @@ def _start_supervisor(state: State) -> None:
 
 def _take_up_changes(supervisor: Supervisor, rewritten: set[str]) -> None:
     [[added, changed, removed]] = supervisor.call("reloadConfig")
-    for name in {*changed, *removed, *(rewritten - set(added))}:
+    for name in removed:
         supervisor.remove(name)
-    for name in {*added, *changed, *(rewritten - set(removed))}:
+    for name in added:
+        supervisor.unless((Fault.ALREADY_ADDED,), "addProcessGroup", name)
+    for name in {*changed, *rewritten} - {*added, *removed}:  # each is away for as short a time as can be
+        supervisor.remove(name)
         supervisor.unless((Fault.ALREADY_ADDED,), "addProcessGroup", name)
     _start_stopped(supervisor)
 
