@@ -26,7 +26,7 @@ class Containers:
         self._app, self._state, self._api = app, state, api
         self._began = time.time()
         self._seen: dict[str, str] = {}  # by a container's id, the time of its last line that was told; or none yet
-        self._followed: set[str] = set()
+        self._followed: dict[str, bool] = {}  # by a container's id, whether it was started again meanwhile
         self._lock = threading.Lock()
         self.missing: list[str] = []
 
@@ -108,12 +108,23 @@ class Containers:
             return
         with self._lock:
             if container in self._followed:
+                self._followed[container] = True
                 return
-            self._followed.add(container)
+            self._followed[container] = False
         self._seen.setdefault(container, "")
         threading.Thread(target=self._pass_on, args=(container, label, tell), daemon=True).start()
 
     def _pass_on(self, container: str, label: str, tell: Callable[[Line], None]) -> None:
+        """Report the output of a container until it or the engine has ended; also when it is started again."""
+        while True:
+            self._pass_on_run(container, label, tell)
+            with self._lock:
+                if not self._followed[container]:
+                    del self._followed[container]
+                    return
+                self._followed[container] = False
+
+    def _pass_on_run(self, container: str, label: str, tell: Callable[[Line], None]) -> None:
         """Report the output of a container until it or the engine has ended."""
         with suppress(*_away()):
             for follow in (True, False):  # of what it said last, the engine keeps a line without an end from followers
@@ -123,8 +134,6 @@ class Containers:
                     if line.at > last:
                         tell(line)
                         self._seen[container] = line.at
-        with self._lock:
-            self._followed.discard(container)
 
 
 def _stamp(at: str) -> str:
