@@ -226,7 +226,8 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
             changed.add(owner)
     if _differs(state, "gate-server", digest_of_code()):
         changed.add("gate-server")
-    if _differs(state, "agent", repr(settings) + digest_of_code()):
+    used_by_agent = (settings.etcd, settings.engine, settings.deploy, settings.local, settings.registry)
+    if _differs(state, "agent", repr(used_by_agent) + digest_of_code()):
         changed.add("agent")
     if settings.router.domain and _prepare_router(state, settings):
         changed.add("router")
