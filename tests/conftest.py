@@ -197,10 +197,9 @@ def pusher(nap: Nap, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
     """Someone with a key, and an app named after the test; nothing of it runs afterwards, for the next test's sake."""
     pusher = Pusher(nap, named_after(request), tmp_path)
     yield pusher
-    with suppress(NapError):  # the test may have ended the scheduler
+    with suppress(NapError):  # the test may have ended etcd
         local = Local(nap.state, nap.settings)
-        running = local.running(pusher.app)
-        local.stop([name for unit in running for name in (f"{unit}-discovery", unit)])
+        local.stop(local.running(pusher.app))
 
 
 @pytest.fixture

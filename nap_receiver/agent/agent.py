@@ -37,7 +37,6 @@ _TRY_AGAIN_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 60.0
 _LOOK_ANEW_SECONDS = 600
 _NOT_STARTED_STATUS = 127  # docker-run(1), "Exit Status"
-_RUN_ON = {"running", "withdrawn"}
 
 
 class Agent:
@@ -195,7 +194,7 @@ class Agent:
         try:
             if given is None:
                 self._restore(unit, containers)
-            elif given.state in _RUN_ON:
+            elif given.is_to_run:
                 self._have_run(unit, given, containers)
             elif given.state == "stopped":
                 self._stop(unit, containers)
@@ -332,7 +331,7 @@ class Agent:
             self._out_of_memory.discard(unit)
             given = self._assignments.get(unit)
             watched = (run.watched if run else None) or (given and given.watched)
-            if watched and given and given.state in _RUN_ON and not was_ended:
+            if watched and given and given.is_to_run and not was_ended:
                 status = int(actor["Attributes"].get("exitCode", 0))
                 self._in_thread(self._report_end, watched, status, was_too_large, containers)
             self._look_at(unit)  # the engine starts no container again that somebody has stopped by hand
@@ -401,7 +400,7 @@ class Agent:
             error = f"it used more memory than the {found.memory} bytes that it may"
         output = containers.last_lines(watched.unit)
         given = self._assignments.get(watched.unit)
-        if given and given.state in _RUN_ON:  # else somebody has taken it away meanwhile
+        if given and given.is_to_run:  # else somebody has taken it away meanwhile
             self._report(watched, status, error=error, output=output)
 
     def _report(self, watched: Watched, status: int, *, error: str = "", check: int = 0, output: bytes = b"") -> None:

@@ -26,7 +26,6 @@ from nap_receiver.store import assignments
 from nap_receiver.store.assignments import Assignment, assign, place_of, watched_of
 from nap_receiver.store.etcdctl import Kept
 
-_RUN_ON = {"running", "withdrawn"}
 _ORDER = {"running": 0, "withdrawn": 1, "stopped": 2, "discarded": 3}
 _DISCARD_SECONDS = 30
 _AGENT_SECONDS = 10
@@ -87,7 +86,7 @@ class Local:
 
     def status(self) -> Units:
         given = self._assignments()
-        there = {unit for unit, each in given.items() if each.state in _RUN_ON}
+        there = {unit for unit, each in given.items() if each.is_to_run}
         announced = {unit + DISCOVERY for unit, each in given.items() if each.state == "running"}
         return Units(frozenset(there | announced), frozenset(there | announced), frozenset(given))
 
@@ -101,7 +100,7 @@ class Local:
 
     def is_stopping(self, instance: str) -> bool:
         given = self._assignments().get(instance)
-        return given is not None and given.state not in _RUN_ON
+        return given is not None and not given.is_to_run
 
     def is_ours(self, unit: str) -> bool:
         return True
@@ -124,12 +123,12 @@ class Local:
         )
 
     def renew(self, work: Work, seconds: float) -> None:
-        """Only instances whose assignment is another one now are changed: their containers are made anew."""
+        """Change only running instances whose assignment differs: they get new containers."""
         given, before = self._assignments(), supervised_units.digests(self._state)
         wanted = {instance.unit: self._running(instance, work) for instance in work.instances}
         adopted = {unit: replace(wanted[unit], body=body) for unit, body in before.items() if unit in wanted}
         self._assign(adopted)
-        known = given | adopted
+        known = {unit: each for unit, each in (given | adopted).items() if each.is_to_run}
         self._assign({unit: each for unit, each in wanted.items() if unit in known and known[unit] != each})
 
     def _require_agent(self) -> None:

@@ -64,6 +64,11 @@ class Assignment(msgspec.Struct, frozen=True):
     body: str = ""
     watched: Watched | None = None
 
+    @property
+    def is_to_run(self) -> bool:
+        """Whether its container runs, announced or not."""
+        return self.state in {"running", "withdrawn"}
+
 
 def watched_of(instance: Instance, url: str) -> Watched:
     """What the agent has to know of this instance of an app that is at `url`, empty where it has no name."""

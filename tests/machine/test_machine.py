@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from nap_receiver.schedulers.local import Local
 from tests.conftest import free_address, fresh_nap
-from tests.nap import HTTPD, Nap, Pusher, answer, eventually
+from tests.nap import HTTPD, Nap, Pusher, answer, eventually, throughout
 from tests.regulars import regulars
 
 
@@ -113,6 +114,17 @@ def test_agent_that_dies_while_a_release_retires_leaves_nothing_of_it(nap: Nap, 
     eventually(lambda: answered(pusher) == "two", 15, "the new one is announced")
     assert answer(pushed.url) == "two", "and never stopped"
     eventually(lambda: nap.runs(pusher.app, 1) == [], 5, "nothing of it runs")
+
+
+def test_up_starts_nothing_again_that_is_being_stopped(nap: Nap, pusher: Pusher) -> None:
+    pusher.commit(Dockerfile=HTTPD)
+    assert pusher.push().status == 0
+    local = Local(nap.state, nap.settings)
+    local.stop(local.running(pusher.app))
+    eventually(lambda: not nap.containers(pusher.app), 15, "it has stopped")
+    nap.run("up")
+    assert local.is_stopping(f"{pusher.app}.v1.web.1")
+    throughout(lambda: not pusher.announcements() and not nap.containers(pusher.app), 2, "it stays stopped")
 
 
 def test_down_leaves_nothing_running_and_up_brings_the_apps_back(own: Nap, tmp_path: Path) -> None:
