@@ -119,7 +119,7 @@ def floor(cluster: Cluster, nap: Nap, release: Release, number: int) -> float:
     ledger, adapt = Ledger(etcd, nap.settings.etcd, release.app), Fleet(nap.state, nap.settings).asked_of_engine
     digests = write_down(instance.release, ledger, nap.settings, adapt)
     etcd.close()
-    both = render(instance, digests[instance.key], nap.settings, "", "")
+    both = render(instance, digests[instance.key], nap.settings)
     names = [f"{unit.name}.service" for unit in (both.app, both.discovery)]
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in names]

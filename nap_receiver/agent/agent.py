@@ -1,7 +1,7 @@
 """The agent: it does what this machine's assignments say, follows the engine's events, and announces what is good.
 
-It knows nothing that it could not read anew, so it can end at any time: the engine starts containers again by itself,
-announcements stay while their lease lasts, and the next agent goes on with both.
+It keeps no state of its own, so it can end at any time: the engine restarts containers by itself, announcements stay
+while their lease lasts, and the next agent continues with both.
 """
 
 import fcntl
@@ -20,22 +20,23 @@ from docker.errors import APIError, DockerException
 
 from nap_receiver.agent.announcer import Announcer, Reports
 from nap_receiver.agent.attendance import Run, attend, places_of, tell_unhealthy
-from nap_receiver.agent.containers import Containers, Found, NotStarted
+from nap_receiver.agent.containers import Found, InstanceContainers, NotStarted
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.privacy import keep_private
+from nap_receiver.core.process import log
 from nap_receiver.core.ready import say_ready
 from nap_receiver.core.settings import Settings, load
 from nap_receiver.engine.client import engine_at
 from nap_receiver.engine.container import DIGEST_LABEL
 from nap_receiver.store.assignments import Assignment, Watched, assign, assignment, assignments, place_of
-from nap_receiver.store.etcd import Etcd, EtcdAway, connect
+from nap_receiver.store.etcd import EtcdAway, connect
 
 _EVENTS = ["start", "die", "pause", "unpause", "health_status", "oom"]
 _AWAY = (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError, NapError)
 _TRY_AGAIN_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 60.0
-_LOOK_ANEW_SECONDS = 600
+_WATCH_SECONDS = 600
 _NOT_STARTED_STATUS = 127  # docker-run(1), "Exit Status"
 
 
@@ -56,7 +57,7 @@ class Agent:
         self._lock = threading.RLock()
         self._at_work: dict[str, bool] = {}
         """The units that something is done with, and whether it is to be looked at once more."""
-        self._containers: Containers | None = None
+        self._containers: InstanceContainers | None = None
 
     def run(self) -> NoReturn:
         """Do all of it until this process ends."""
@@ -67,7 +68,7 @@ class Agent:
         while True:
             try:
                 with engine_at(self._settings.engine.url) as engine:
-                    self._containers = Containers(self._state, self._settings, engine)
+                    self._containers = InstanceContainers(self._state, self._settings, engine)
                     if not took_over:
                         self._take_over(self._containers)
                         took_over = True
@@ -75,13 +76,13 @@ class Agent:
                     self._follow(self._containers)
             except _AWAY as error:
                 if not is_away:
-                    _say(f"the engine is away: {error}")
+                    log(f"the engine is away: {error}")
                 is_away = True
             self._lose_sight()
             time.sleep(_TRY_AGAIN_SECONDS)
 
     def _say_ready(self) -> None:
-        """Tell whoever asks that this agent is at work; for ever."""
+        """Answer on the agent's socket that it is ready; never ends."""
         path = self._state.agent_socket
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as listener:
@@ -89,34 +90,24 @@ class Agent:
             listener.listen()
             say_ready(listener)
 
-    def _take_over(self, containers: Containers) -> None:
+    def _take_over(self, containers: InstanceContainers) -> None:
         """Go on with what an agent before this one announced, as far as it is true now; withdraw the rest."""
-        with connect(self._settings.etcd) as etcd:
-            announced = self._announcer.take_over(etcd)
-            left = set(announced)
+        places = self._settings.etcd
+        with connect(places) as etcd:
+            left = self._announcer.take_over(etcd)
+            announced = {entry.key: entry.value for entry in etcd.below(f"{places.announcements}/").entries}
+            given = assignments(etcd, places, self._state.name)
             for unit in containers.units():
                 found = containers.find(unit)
-                watched = found and (found.watched or self._watched(etcd, unit))
+                watched = found and (found.watched or (unit in given and given[unit].watched))
                 if found and watched and found.runs and not found.paused:
                     key = places_of(watched, self._settings).announcement
-                    if key in announced and self._is_true(etcd, key, found, watched):
+                    if key in left and _leads_to(announced.get(key), found, watched):
                         self._good[unit] = (found.id, found.started)
                         left.discard(key)
             for key in left:
                 etcd.delete(key)
         self._announcer.start()
-
-    def _watched(self, etcd: Etcd, unit: str) -> Watched | None:
-        entry = etcd.get(f"{place_of(self._settings.etcd, self._state.name)}{unit}")
-        found = assignment(entry.value) if entry else None
-        return found.watched if found else None
-
-    def _is_true(self, etcd: Etcd, key: str, found: Found, watched: Watched) -> bool:
-        """Whether what is announced at this key leads to this container."""
-        entry = etcd.get(key)
-        if entry is None or not isinstance(entry.value, dict):
-            return False
-        return not watched.port or entry.value.get("port") == found.ports.get(f"{watched.port}/tcp")
 
     # The assignments
 
@@ -135,14 +126,14 @@ class Agent:
                     self._knows_assignments.set()
                     is_away = False
                     self._look_at_all(units)
-                    for change in etcd.changes([place, apps], since, _LOOK_ANEW_SECONDS):
+                    for change in etcd.changes([place, apps], since, _WATCH_SECONDS):
                         if change.key.startswith(place):
                             self._take(change.key.removeprefix(place), assignment(change.value))
                         elif change.value is None and change.key.endswith("/current"):
                             self._in_thread(self._remove_stopped, change.key.removeprefix(apps).partition("/")[0])
             except EtcdAway as error:
                 if not is_away:
-                    _say(error)
+                    log(error)
                 is_away = True
                 time.sleep(_TRY_AGAIN_SECONDS)
 
@@ -202,22 +193,23 @@ class Agent:
                 self._discard(unit, given, containers)
             return True
         except NotStarted as error:
-            _say(f"{unit}: {error}")
+            log(f"{unit}: {error}")
             if given and given.watched:
                 self._report(given.watched, _NOT_STARTED_STATUS, error=str(error))
         except _AWAY as error:
-            _say(f"{unit}: {error}")
+            log(f"{unit}: {error}")
         return False
 
-    def _restore(self, unit: str, containers: Containers) -> None:
+    def _restore(self, unit: str, containers: InstanceContainers) -> None:
         """Where etcd has lost the assignment of an instance that runs, write it again as the container has it."""
         found = containers.find(unit)
         if found and found.runs and found.watched:
-            _say(f"{unit} runs, and etcd had no assignment of it")
+            log(f"{unit} runs, and etcd had no assignment of it")
+            again = Assignment("running", found.digest, found.watched)
             with connect(self._settings.etcd) as etcd:
-                assign(etcd, self._settings.etcd, self._state.name, [(unit, _as_found(found))])
+                assign(etcd, self._settings.etcd, self._state.name, [(unit, again)])
 
-    def _have_run(self, unit: str, given: Assignment, containers: Containers) -> None:
+    def _have_run(self, unit: str, given: Assignment, containers: InstanceContainers) -> None:
         """Have an instance run, in a container that is as the assignment says."""
         found = containers.find(unit)
         if found and given.body and found.digest != given.body:
@@ -230,7 +222,7 @@ class Agent:
                 app, _, key = unit.partition(".")
                 body = etcd.get(self._settings.etcd.container_of(app, key))
                 if body is None:
-                    _say(f"{unit} cannot be created: etcd does not have what its container is to be")
+                    log(f"{unit} cannot be created: etcd does not have what its container is to be")
                     etcd.delete(f"{place_of(self._settings.etcd, self._state.name)}{unit}")
                     return
             self._remove_stopped(app)
@@ -244,7 +236,7 @@ class Agent:
         else:
             self._begin_run(unit, containers)
 
-    def _stop(self, unit: str, containers: Containers) -> None:
+    def _stop(self, unit: str, containers: InstanceContainers) -> None:
         """Stop an instance, once requests that are on their way to it have arrived.
 
         Its container is kept for what it printed, until a new one of its app is created.
@@ -264,7 +256,7 @@ class Agent:
         else:
             self._remove_stopped(app, but_newest=True)
 
-    def _discard(self, unit: str, given: Assignment, containers: Containers) -> None:
+    def _discard(self, unit: str, given: Assignment, containers: InstanceContainers) -> None:
         """End an instance at once, and report what it printed last."""
         self._end_run(unit)
         self._ended_by_agent.add(unit)
@@ -304,7 +296,7 @@ class Agent:
 
     # The engine
 
-    def _follow(self, containers: Containers) -> None:
+    def _follow(self, containers: InstanceContainers) -> None:
         """Take up how all containers are now, and each event; until the engine is away."""
         filters = {"type": "container", "label": DIGEST_LABEL, "event": _EVENTS}
         events = containers.api.events(since=int(time.time()), filters=filters, decode=True)
@@ -317,7 +309,7 @@ class Agent:
             if unit := containers.unit(actor["Attributes"].get("name", "")):
                 self._take_event(unit, event["Action"], actor, containers)
 
-    def _take_event(self, unit: str, action: str, actor: dict[str, Any], containers: Containers) -> None:
+    def _take_event(self, unit: str, action: str, actor: dict[str, Any], containers: InstanceContainers) -> None:
         if action in {"start", "unpause"}:
             self._begin_run(unit, containers)
         elif action == "pause":
@@ -339,7 +331,7 @@ class Agent:
             tell_unhealthy(run)
             self._fail(run, "its HEALTHCHECK fails", 0)
 
-    def _begin_run(self, unit: str, containers: Containers) -> None:
+    def _begin_run(self, unit: str, containers: InstanceContainers) -> None:
         """Attend the run of a unit's container, if it is one to be announced."""
         found = containers.find(unit)
         given = self._assignments.get(unit)
@@ -364,15 +356,13 @@ class Agent:
             if run.is_good:
                 self._good[run.found.unit] = (run.found.id, run.found.started)
         except _AWAY as error:
-            _say(f"{run.found.unit}: {error}")
+            log(f"{run.found.unit}: {error}")
 
     def _end_run(self, unit: str) -> Run | None:
         """Withdraw what is announced of a unit; the run that was attended."""
         with self._lock:
             run = self._runs.pop(unit, None)
         if run:
-            if run.is_good:
-                self._good[unit] = (run.found.id, run.found.started)
             run.end()
         return run
 
@@ -393,7 +383,7 @@ class Agent:
 
     # Reports
 
-    def _report_end(self, watched: Watched, status: int, was_too_large: bool, containers: Containers) -> None:
+    def _report_end(self, watched: Watched, status: int, was_too_large: bool, containers: InstanceContainers) -> None:
         found = containers.find(watched.unit)
         error = found.about["State"]["Error"] if found else ""
         if found and found.memory and (was_too_large or found.about["State"]["OOMKilled"]):
@@ -415,17 +405,16 @@ class Agent:
         threading.Thread(target=called, daemon=True).start()
 
 
+def _leads_to(announcement: object, found: Found, watched: Watched) -> bool:
+    """Whether an announcement leads to this container; one without a port is of an instance that answers nobody."""
+    if not watched.port:
+        return True
+    return isinstance(announcement, dict) and announcement.get("port") == found.ports.get(f"{watched.port}/tcp")
+
+
 def _release_of(unit: str) -> int:
     """The number of the release that `hello.v3.web.1` is of."""
     return int(unit.split(".")[1][1:])
-
-
-def _as_found(found: Found) -> Assignment:
-    return Assignment("running", found.digest, found.watched)
-
-
-def _say(what: object) -> None:
-    print(what, file=sys.stderr, flush=True)
 
 
 def main() -> NoReturn:

@@ -1,13 +1,13 @@
 """Announcements of this machine's instances: written to etcd under one lease, and written again whatever etcd loses."""
 
 import queue
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from nap_receiver.core.errors import NapError
+from nap_receiver.core.process import log
 from nap_receiver.core.settings import EtcdSettings
 from nap_receiver.store.assignments import (
     MachineLease,
@@ -26,7 +26,7 @@ REPORT_SECONDS = 600
 
 _KEEP_ALIVE_SECONDS = 5.0
 _TRY_AGAIN_SECONDS = 0.2
-_LOOK_ANEW_SECONDS = 600
+_WATCH_SECONDS = 600
 _KEYS_AT_ONCE = 100
 
 
@@ -75,7 +75,7 @@ class Announcer:
                     self._write(etcd, set(self._wanted))
                     self._serve(etcd)
             except NapError as error:
-                _say(error)
+                log(error)
                 time.sleep(_TRY_AGAIN_SECONDS)
 
     def _serve(self, etcd: Etcd) -> None:
@@ -121,7 +121,7 @@ class Announcer:
         while True:
             try:
                 with connect(self._places) as etcd:
-                    for change in etcd.changes(prefixes, etcd.revision(), _LOOK_ANEW_SECONDS):
+                    for change in etcd.changes(prefixes, etcd.revision(), _WATCH_SECONDS):
                         if change.value is None and change.key in self._wanted:
                             self._changed.put(change.key)
             except EtcdAway:
@@ -140,7 +140,7 @@ class Reports:
             with connect(self._places) as etcd:
                 etcd.put(key, value, lease=etcd.grant(REPORT_SECONDS))
         except NapError as error:
-            _say(error)
+            log(error)
 
     def forget(self, key: str) -> None:
         """Take a report back."""
@@ -148,8 +148,4 @@ class Reports:
             with connect(self._places) as etcd:
                 etcd.delete(key)
         except NapError as error:
-            _say(error)
-
-
-def _say(error: object) -> None:
-    print(error, file=sys.stderr, flush=True)
+            log(error)

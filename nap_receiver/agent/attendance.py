@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nap_receiver.agent.announcer import Announcer, Reports
-from nap_receiver.agent.containers import Containers, Found
-from nap_receiver.agent.tries import Container, Try, is_open, ran, sockets, tried, waited_for_processor
+from nap_receiver.agent.containers import Found, InstanceContainers
+from nap_receiver.agent.tries import AskedContainer, Try, is_open, ran, sockets, tried, waited_for_processor
 from nap_receiver.core.settings import Settings
 from nap_receiver.model.health import Answer, Check
 from nap_receiver.model.release import WEB
@@ -56,7 +56,7 @@ class Run:
 
     found: Found
     watched: Watched
-    containers: Containers
+    containers: InstanceContainers
     announcer: Announcer
     reports: Reports
     settings: Settings
@@ -74,8 +74,8 @@ class Run:
         return places_of(self.watched, self.settings)
 
     @property
-    def container(self) -> Container:
-        return Container(self.found.id, self.found.address, self.containers.api)
+    def container(self) -> AskedContainer:
+        return AskedContainer(self.found.id, self.found.address, self.containers.api)
 
     @property
     def announcement(self) -> dict[str, Any]:

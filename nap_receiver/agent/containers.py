@@ -1,6 +1,5 @@
 """Containers of instances: create, start and stop them, and tell how they ended."""
 
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -59,7 +58,7 @@ class Found:
     about: dict[str, Any]
 
 
-class Containers:
+class InstanceContainers:
     """The containers of this machine's instances on its engine."""
 
     def __init__(self, state: State, settings: Settings, engine: Engine) -> None:
@@ -143,7 +142,7 @@ class Containers:
                 raise NotStarted(_reason(error)) from error
 
     def have_restarted(self, found: Found) -> None:
-        """Have the engine start a container anew whenever it ends, also one that was made without that."""
+        """Have the engine restart a container whenever it ends, also if it was created without a restart policy."""
         if not found.restarts:
             self.api.update_container(found.id, restart_policy=_RESTARTS)
 
@@ -192,16 +191,6 @@ class Containers:
             )
         except (APIError, KeyError, TypeError):
             return 0
-
-
-def wait_until_gone(containers: Containers, unit: str, seconds: float) -> bool:
-    """Whether the container of a unit is gone within so many seconds."""
-    deadline = time.monotonic() + seconds
-    while containers.find(unit):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _watched(label: str) -> Watched | None:

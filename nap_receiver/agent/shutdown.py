@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from docker.errors import APIError
 
-from nap_receiver.agent.containers import Containers
+from nap_receiver.agent.containers import InstanceContainers
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.core.settings import Settings
@@ -22,7 +22,7 @@ def end_instances(state: State, settings: Settings) -> None:
     if not daemon.answers(settings.engine.url or daemon.USUAL):
         return
     with engine_at(settings.engine.url) as engine:
-        containers = Containers(state, settings, engine)
+        containers = InstanceContainers(state, settings, engine)
         units = containers.units()
         if not units:
             return

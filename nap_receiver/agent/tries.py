@@ -27,7 +27,7 @@ _ANY_CERTIFICATE = ssl._create_unverified_context  # it could not name the conta
 
 
 @dataclass(frozen=True)
-class Container:
+class AskedContainer:
     """The container that is asked: its address on the engine's network, and the engine."""
 
     id: str
@@ -45,7 +45,7 @@ class Try:
     """Whether a command runs on, after its time."""
 
 
-def tried(check: Check, watched: Watched, container: Container) -> Try:
+def tried(check: Check, watched: Watched, container: AskedContainer) -> Try:
     """Try a check once."""
     if check.path:
         return _asked(check, watched, container)
@@ -71,7 +71,7 @@ def is_open(address: str, port: int, seconds: float) -> bool:
     return True
 
 
-def ran(words: Sequence[str], seconds: float, container: Container) -> Try:
+def ran(words: Sequence[str], seconds: float, container: AskedContainer) -> Try:
     """Run a command in the container; it passes if it ends with status 0 within these seconds."""
     deadline = time.monotonic() + seconds
     printed = b""
@@ -109,7 +109,7 @@ def _printed(stream: Any, deadline: float) -> bytes:
     return printed
 
 
-def _asked(check: Check, watched: Watched, container: Container) -> Try:
+def _asked(check: Check, watched: Watched, container: AskedContainer) -> Try:
     """Ask for a path over HTTP, as a visitor of the app does."""
     port = check.port or watched.port
     where = f"{container.address}:{port}"

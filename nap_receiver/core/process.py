@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
@@ -27,6 +28,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except OSError:
         sys.exit(status)  # Python reports it, and exits with status 120
     os._exit(status & 0xFF)
+
+
+def log(what: object) -> None:
+    """Write a line to this program's log, with the time."""
+    print(time.strftime("%F %T"), what, flush=True)
 
 
 def piped(end: T | None) -> T:

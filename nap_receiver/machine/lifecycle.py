@@ -260,7 +260,7 @@ def _renew_units(state: State, settings: Settings) -> None:
             ledger = Ledger(etcd, settings.etcd, app)
             if release := ledger.current():
                 work = work_of(release, ledger, scheduler, settings)
-                scheduler.renew(work, settings.deploy.drain + settings.deploy.grace + 20)
+                scheduler.renew(work)
     supervised_units.forget(state)
 
 

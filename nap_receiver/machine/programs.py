@@ -224,12 +224,13 @@ def write_configuration(state: State, settings: Settings, programs: Sequence[Pro
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             changed.add(owner)
-    if _differs(state, "gate-server", digest_of_code()):
+    code = digest_of_code()
+    if _differs(state, "gate-server", code):
         changed.add("gate-server")
     used_by_agent = (settings.etcd, settings.engine, settings.deploy, settings.local, settings.registry)
-    if _differs(state, "agent", repr(used_by_agent) + digest_of_code()):
+    if _differs(state, "agent", repr(used_by_agent) + code):
         changed.add("agent")
-    if settings.router.domain and _prepare_router(state, settings):
+    if settings.router.domain and _prepare_router(state, settings, code):
         changed.add("router")
     write_etcdctl(state, settings.etcd)
     return changed & {program.name for program in programs}
@@ -244,14 +245,14 @@ def _differs(state: State, program: str, now: str) -> bool:
     return True
 
 
-def _prepare_router(state: State, settings: Settings) -> bool:
+def _prepare_router(state: State, settings: Settings, code: str) -> bool:
     """Write Caddy's first configuration; return whether the router's settings or its code have changed.
 
     A process keeps the code that it started with: after an upgrade, the router has to start again.
     """
     prepare(state)
     path = state.run / "router.settings"
-    now = [str(state.root), repr(settings.router), repr(settings.etcd), digest_of_code()]
+    now = [str(state.root), repr(settings.router), repr(settings.etcd), code]
     before = path.read_text().splitlines() if path.exists() else []
     if now == before:
         return False

@@ -20,6 +20,7 @@ import msgspec
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State, state_at
 from nap_receiver.core.privacy import keep_private
+from nap_receiver.core.process import log
 from nap_receiver.core.settings import EtcdSettings, RouterSettings, Settings
 from nap_receiver.core.settings import load as load_settings
 from nap_receiver.model.app_url import own_name
@@ -171,7 +172,7 @@ class Known:
         try:
             msgspec.convert({**value, "name": name} if isinstance(value, dict) else value, kind)
         except msgspec.ValidationError as error:
-            _say(f"{key} is ignored: {error}")
+            log(f"{key} is ignored: {error}")
         else:
             stored[name] = value
 
@@ -238,13 +239,13 @@ def _tell(state: State, known: Known, changed: News) -> None:
             return
         except CaddyAway as error:
             if not is_away:
-                _say(error)
+                log(error)
             is_away = True
             time.sleep(_TRY_AGAIN_SECONDS)  # a socket that is not there has nothing to wait for
             if not changed.empty():
                 _take_in(known, changed, state)
         except NapError as error:
-            _say(error)
+            log(error)
             return
 
 
@@ -266,7 +267,7 @@ def _prefer_newest(router: RouterSettings) -> None:
         try:
             prefer_newest(address)
         except OSError as error:
-            _say(f"{address}: a change of routes may cut off new connections at that moment: {error}")
+            log(f"{address}: a change of routes may cut off new connections at that moment: {error}")
 
 
 def _await_end(process_id: int, changed: News) -> None:
@@ -337,7 +338,7 @@ def _load_front(state: State, known: Known, sites: Sequence[Site], certificates:
                 left += [some[len(some) // 2 :], some[: len(some) // 2]]
                 continue
             known.unfit.add(some[0].chain)
-            _say(f"{some[0].app}: its certificate is not used: {error}")
+            log(f"{some[0].app}: its certificate is not used: {error}")
 
 
 def _visit(known: Known) -> None:
@@ -357,13 +358,13 @@ def _listen(places: EtcdSettings, prefixes: list[str], machine: str, changed: Ne
                 since = etcd.revision()
                 changed.put(_all(etcd, prefixes))
                 if is_away:
-                    _say("etcd answers again")
+                    log("etcd answers again")
                 is_away = False
                 for entry in etcd.changes(prefixes, since, _LOOK_ANEW_SECONDS):
                     changed.put(entry)
         except EtcdAway as error:
             if not is_away:
-                _say(error)
+                log(error)
             is_away = True
             time.sleep(_TRY_AGAIN_SECONDS)
         except Exception as error:  # noqa: BLE001 # whoever waits for news is to end with it
@@ -373,10 +374,6 @@ def _listen(places: EtcdSettings, prefixes: list[str], machine: str, changed: Ne
 
 def _all(etcd: Etcd, prefixes: list[str]) -> dict[str, Any]:
     return {entry.key: entry.value for prefix in prefixes for entry in etcd.below(prefix).entries}
-
-
-def _say(what: object) -> None:
-    print(time.strftime("%F %T"), what, flush=True)
 
 
 def main() -> None:

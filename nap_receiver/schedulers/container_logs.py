@@ -19,7 +19,7 @@ _PART_BYTES = 16 << 10
 _LONGEST_LINE = 1 << 20  # bytes; the engine hands out a longer line than 16 KiB in parts
 
 
-class Containers:
+class ContainerLogs:
     """The containers of one app on this machine's engine."""
 
     def __init__(self, app: str, state: State, api: Any) -> None:

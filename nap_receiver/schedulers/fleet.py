@@ -146,10 +146,7 @@ class Fleet:
         return self.status().known_of(app)
 
     def _units(self, work: Work) -> list[InstanceUnits]:
-        return [
-            render(each, work.bodies[each.key], self._all, "", self._all.engine.url, work.placement)
-            for each in work.instances
-        ]
+        return [render(each, work.bodies[each.key], self._all, work.placement) for each in work.instances]
 
     def status(self) -> Units:
         rows = self._listed("list-unit-files", "unit,dstate")
@@ -185,7 +182,7 @@ class Fleet:
     def apps_to_renew(self) -> list[str]:
         return []  # units are given to the cluster with each release, and stay as they are
 
-    def renew(self, work: Work, seconds: float) -> None:
+    def renew(self, work: Work) -> None:
         pass
 
     def how_to_remove(self, app: str, unit: str) -> str:

@@ -23,7 +23,7 @@ from nap_receiver.schedulers.log_source import Source
 from nap_receiver.schedulers.placement import Placement
 from nap_receiver.schedulers.scheduler import Dependency, RunsOn, Units, VersionOf, Work
 from nap_receiver.store import assignments
-from nap_receiver.store.assignments import Assignment, assign, place_of, watched_of
+from nap_receiver.store.assignments import Assignment, DesiredState, assign, place_of, watched_of
 from nap_receiver.store.etcdctl import Kept
 
 _ORDER = {"running": 0, "withdrawn": 1, "stopped": 2, "discarded": 3}
@@ -93,10 +93,10 @@ class Local:
     @contextmanager
     def logs(self, app: str) -> Iterator[Source]:
         from nap_receiver.engine.client import engine_at  # the engine's library is for those who call it
-        from nap_receiver.schedulers.container_logs import Containers
+        from nap_receiver.schedulers.container_logs import ContainerLogs
 
         with engine_at(self._settings.engine.url) as engine:
-            yield Containers(app, self._state, engine.api)
+            yield ContainerLogs(app, self._state, engine.api)
 
     def is_stopping(self, instance: str) -> bool:
         given = self._assignments().get(instance)
@@ -122,7 +122,7 @@ class Local:
             {unit.partition(".")[0] for unit in (*self._assignments(), *supervised_units.digests(self._state))}
         )
 
-    def renew(self, work: Work, seconds: float) -> None:
+    def renew(self, work: Work) -> None:
         """Change only running instances whose assignment differs: they get new containers."""
         given, before = self._assignments(), supervised_units.digests(self._state)
         wanted = {instance.unit: self._running(instance, work) for instance in work.instances}
@@ -146,7 +146,7 @@ class Local:
         url = url_of(instance.release.app, self._settings)
         return Assignment("running", work.bodies[instance.key], watched_of(instance, url))
 
-    def _change(self, instances: Sequence[str], state: assignments.State) -> None:
+    def _change(self, instances: Sequence[str], state: DesiredState) -> None:
         """Give those of these instances that are assigned another state, where that is a later one."""
         given = self._assignments()
         changed = [unit for unit in instances if unit in given and _ORDER[given[unit].state] < _ORDER[state]]

@@ -58,7 +58,7 @@ class Null:
     def apps_to_renew(self) -> list[str]:
         return []
 
-    def renew(self, work: Work, seconds: float) -> None:
+    def renew(self, work: Work) -> None:
         pass
 
     def is_stopping(self, instance: str) -> bool:

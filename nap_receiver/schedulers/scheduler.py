@@ -122,8 +122,8 @@ class Scheduler(Protocol):
     def apps_to_renew(self) -> list[str]:
         """Return the apps whose units depend on this machine's settings and templates."""
 
-    def renew(self, work: Work, seconds: float) -> None:
-        """Replace the units of these instances by newly rendered ones; an instance may take `seconds` to stop."""
+    def renew(self, work: Work) -> None:
+        """Apply the current settings to those of these instances that run; others are not started."""
 
     def is_stopping(self, instance: str) -> bool:
         """Return whether this instance was stopped and is being removed."""

@@ -37,14 +37,10 @@ class InstanceUnits:
     discovery: Unit
 
 
-def render(
-    instance: Instance, body: str, settings: Settings, machine: str, engine: str, placement: Placement | None = None
-) -> InstanceUnits:
+def render(instance: Instance, body: str, settings: Settings, placement: Placement | None = None) -> InstanceUnits:
     """Render both units of `instance`; `body` is the digest of its create body (`container.write_down`).
 
-    `machine` makes container names unique on an engine that several naps share; `engine` is the engine's URL for the
-    units' programs, empty for the default; `placement` chooses the machines. Raises `NapError` if a value cannot be
-    escaped.
+    `placement` chooses the machines. Raises `NapError` if a value cannot be escaped.
     """
     if not _NAME.fullmatch(instance.unit):
         raise NapError(f"{instance.unit[:80]!a} is not a valid unit name")
@@ -52,9 +48,8 @@ def render(
     values = {
         "instance": instance,
         "release": release,
-        "container": f"{instance.unit}.{machine}" if machine else instance.unit,
+        "container": instance.unit,
         "settings": settings,
-        "engine": engine,
         "placement": placement or Placement(),
         "programs": TEMPLATES,
         "port": f"{release.port}/tcp",
@@ -63,7 +58,7 @@ def render(
         "digest": body,
         "asked": settings.etcd.checks_of(release.app, instance.key),
         "network": NETWORK,
-        "bridge": bridge_of(machine),
+        "bridge": bridge_of(""),
         "exit": f"{settings.etcd.exits_of(release.app)}{instance.key}",
         "lease_seconds": LEASE_SECONDS,
     }

@@ -52,7 +52,7 @@ class Watched(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.app}.{self.key}"
 
 
-State = Literal["running", "withdrawn", "stopped", "discarded"]
+DesiredState = Literal["running", "withdrawn", "stopped", "discarded"]
 """What becomes of an instance: it runs and is announced when it is good; it runs on without being announced; it is
 drained and stopped; it is ended at once, and what it printed last is reported."""
 
@@ -60,7 +60,7 @@ drained and stopped; it is ended at once, and what it printed last is reported."
 class Assignment(msgspec.Struct, frozen=True):
     """What is to be done with one instance; `body` is the digest of what its engine is asked for (`container`)."""
 
-    state: State
+    state: DesiredState
     body: str = ""
     watched: Watched | None = None
 

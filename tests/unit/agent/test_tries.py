@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from nap_receiver.agent.tries import Container, is_open, sockets, tried, waited_for_processor
+from nap_receiver.agent.tries import AskedContainer, is_open, sockets, tried, waited_for_processor
 from nap_receiver.model.health import Check, Header
 from nap_receiver.store.assignments import Watched
 
@@ -51,7 +51,7 @@ def app() -> Iterator[int]:
     server.server_close()
 
 
-CONTAINER = Container("26ed77", "127.0.0.1", None)
+CONTAINER = AskedContainer("26ed77", "127.0.0.1", None)
 
 
 def asked(port: int, path: str, **more: Any) -> tuple[bool, int, bytes, bytes]:

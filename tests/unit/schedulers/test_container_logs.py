@@ -12,7 +12,7 @@ from docker.errors import APIError
 from nap_receiver.core.errors import NapError
 from nap_receiver.core.paths import State
 from nap_receiver.model.release import Instance
-from nap_receiver.schedulers.container_logs import Containers
+from nap_receiver.schedulers.container_logs import ContainerLogs
 from nap_receiver.schedulers.log_source import Wanted
 from tests.releases import RELEASE
 
@@ -34,7 +34,7 @@ class Engine:
 def past(folder: Path, status: int) -> list[str]:
     """The text of the lines that the engine has of an instance."""
     state, instance = State(folder), Instance(RELEASE, "web", 1)
-    return [line.text for line in Containers(RELEASE.app, state, Engine(status)).past([instance], 10)]
+    return [line.text for line in ContainerLogs(RELEASE.app, state, Engine(status)).past([instance], 10)]
 
 
 @pytest.mark.parametrize("status", [404, 409])
@@ -65,7 +65,7 @@ class Restarted(Engine):
 
 def test_a_container_that_is_started_again_is_followed_on(tmp_path: Path) -> None:
     engine, heard = Restarted(), queue.Queue[str]()
-    containers, name = Containers(RELEASE.app, State(tmp_path), engine), Instance(RELEASE, "web", 1).unit
+    containers, name = ContainerLogs(RELEASE.app, State(tmp_path), engine), Instance(RELEASE, "web", 1).unit
     wanted = Wanted(RELEASE.app)
 
     def follow() -> None:

@@ -44,7 +44,7 @@ STUBS = {
 
 
 def fleet_files(instance: Instance = WEB, settings: Settings = FLEET) -> dict[str, str]:
-    both = units.render(instance, BODY, settings, "", "")
+    both = units.render(instance, BODY, settings)
     return {f"{unit.name}.service": unit.text for unit in (both.app, both.discovery)}
 
 
@@ -120,7 +120,7 @@ def test_the_fleet_app_unit_gives_the_instance_its_grace_and_the_report_some_tim
 
 
 def x_fleet(placement: Placement, process: str = "web") -> str:
-    both = units.render(Instance(RELEASE, process, 1), BODY, FLEET, "", "", placement)
+    both = units.render(Instance(RELEASE, process, 1), BODY, FLEET, placement)
     assert both.discovery.text.endswith(f"\n[X-Fleet]\nMachineOf={both.app.name}.service\n")
     return both.app.text.partition("\n[X-Fleet]\n")[2]
 
@@ -273,11 +273,11 @@ def test_hostile_values_stay_inside_their_words(image: str, prefix: str, host: s
 def test_a_name_that_is_no_units_is_refused(app: str, process: str) -> None:
     instance = Instance(msgspec.structs.replace(RELEASE, app=app), process, 1)
     with pytest.raises(NapError, match="is not a valid unit name"):
-        units.render(instance, BODY, FLEET, "", "")
+        units.render(instance, BODY, FLEET)
 
 
 def test_names_carry_app_release_process_and_index() -> None:
-    both = units.render(Instance(RELEASE, "worker", 2), BODY, FLEET, "", "")
+    both = units.render(Instance(RELEASE, "worker", 2), BODY, FLEET)
     assert (both.app.name, both.discovery.name) == ("team-shop.v3.worker.2", "team-shop.v3.worker.2-discovery")
 
 
