@@ -49,11 +49,14 @@ class Agent:
         self._reports = Reports(settings.etcd)
         self._assignments: dict[str, Assignment] = {}
         self._knows_assignments = threading.Event()
+        self._taken_over: set[str] = set()
+        """The keys that an agent before this one announced, until it is known which of their instances still run."""
         self._runs: dict[str, Run] = {}
         self._good: dict[str, tuple[str, str]] = {}
         """By unit, the run that was good last: the container's id, and when it was started."""
         self._ended_by_agent: set[str] = set()
         self._out_of_memory: set[str] = set()
+        self._is_ready = threading.Event()
         self._lock = threading.RLock()
         self._at_work: dict[str, bool] = {}
         """The units that something is done with, and whether it is to be looked at once more."""
@@ -82,7 +85,8 @@ class Agent:
             time.sleep(_TRY_AGAIN_SECONDS)
 
     def _say_ready(self) -> None:
-        """Answer on the agent's socket that it is ready; never ends."""
+        """Answer on the agent's socket that it is ready, once it follows the engine; never ends."""
+        self._is_ready.wait()
         path = self._state.agent_socket
         path.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX) as listener:
@@ -105,6 +109,7 @@ class Agent:
                     if key in left and _leads_to(announced.get(key), found, watched):
                         self._good[unit] = (found.id, found.started)
                         left.discard(key)
+                        self._taken_over.add(key)
             for key in left:
                 etcd.delete(key)
         self._announcer.start()
@@ -304,6 +309,12 @@ class Agent:
         for unit in containers.units():
             self._begin_run(unit, containers)
             self._look_at(unit)
+        with self._lock:
+            attended = {run.places.announcement for run in self._runs.values()}
+        for key in self._taken_over - attended:  # it ended before its events were followed
+            self._announcer.withdraw(key)
+        self._taken_over = set()
+        self._is_ready.set()
         for event in events:
             actor = event["Actor"]
             if unit := containers.unit(actor["Attributes"].get("name", "")):

@@ -1,5 +1,6 @@
 """Containers of instances: create, start and stop them, and tell how they ended."""
 
+import fcntl
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -128,7 +129,9 @@ class InstanceContainers:
         except NotFound:
             login = login_of(self._state, self._settings)
             repository, tag = parse_repository_tag(image)
-            self.api.pull(repository, tag=tag, auth_config=login.of_docker if login else None)
+            with self._state.registry_lock.open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH)  # nap's own registry is stopped while it frees space
+                self.api.pull(repository, tag=tag, auth_config=login.of_docker if login else None)
 
     def start(self, unit: str) -> None:
         """Start the container of a unit, on other ports where another engine has those. Raises `NotStarted`."""

@@ -61,6 +61,11 @@ class State:
         return self.run / "agent.sock"
 
     @property
+    def registry_lock(self) -> Path:
+        """A file that who reads or writes images in nap's own registry locks (flock(2)): shared; alone to stop it."""
+        return self.run / "registry.lock"
+
+    @property
     def registry_login(self) -> Path:
         """The login of nap's own registry (`login`); docker can use the directory as DOCKER_CONFIG."""
         return self.run / "registry-login"

@@ -300,7 +300,7 @@ def registry_in_use(app: App) -> Iterator[None]:
 
 @contextmanager
 def _locked(state: State, how: int, patience: float = 0) -> Iterator[None]:
-    path = _mark(state, "lock")
+    path = state.registry_lock
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = path.open("a")
