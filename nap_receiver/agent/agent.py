@@ -397,7 +397,7 @@ class Agent:
     def _report_end(self, watched: Watched, status: int, was_too_large: bool, containers: InstanceContainers) -> None:
         found = containers.find(watched.unit)
         error = found.about["State"]["Error"] if found else ""
-        if found and found.memory and (was_too_large or found.about["State"]["OOMKilled"]):
+        if found and found.memory and (was_too_large or containers.was_too_large(found, status)):
             error = f"it used more memory than the {found.memory} bytes that it may"
         output = containers.last_lines(watched.unit)
         given = self._assignments.get(watched.unit)

@@ -1,6 +1,8 @@
 """Containers of instances: create, start and stop them, and tell how they ended."""
 
 import fcntl
+import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -25,6 +27,7 @@ WATCHED_LABEL = "nap.watched"
 _RESTARTS = {"Name": "unless-stopped"}
 _MOST_TRIES = 30  # the engine picks the host's ports, and never the same again
 _PORT_IS_TAKEN = ("address already in use", "port is already allocated")
+_KILLED = 128 + signal.SIGKILL
 _LAST_LINES, _LAST_BYTES = 20, 8000
 
 
@@ -177,6 +180,18 @@ class InstanceContainers:
             return b""
         lines = sorted(printed.splitlines(), key=lambda line: line.partition(b" ")[0])
         return b"\n".join(line.partition(b" ")[2] for line in lines)[-_LAST_BYTES:]
+
+    def was_too_large(self, found: Found, status: int) -> bool:
+        """Whether a container that ended just now with this status had used more memory than it may.
+
+        The engine may tell of that only after its end, and is in no state of the container's that runs again by then.
+        """
+        if found.about["State"]["OOMKilled"]:
+            return True
+        if status != _KILLED:
+            return False
+        now, filters = int(time.time()), {"container": found.id, "event": "oom"}
+        return any(True for _ in self.api.events(since=now - 10, until=now + 1, filters=filters, decode=True))
 
     def pids(self, unit: str) -> list[int]:
         """The processes of a container, by the machine's numbers."""

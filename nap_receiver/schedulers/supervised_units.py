@@ -17,13 +17,16 @@ from nap_receiver.model.release import UNIT
 PROGRAM = "scheduler"
 """What nap's supervisor called that supervisord."""
 
+_FOLDERS = ("units", "units.before")
+"""Below the state directory: the units, and those of a supervisord that was let go."""
+
 _BODY = re.compile(r'"?NAP_BODY=([0-9a-f]+)"?')
 
 
 def digests(state: State) -> dict[str, str]:
     """Of each such instance, by its unit, the digest of what its engine was asked for."""
     found = {}
-    for path in (state.root / "units").glob("*.conf"):
+    for path in (path for folder in _FOLDERS for path in (state.root / folder).glob("*.conf")):
         if UNIT.fullmatch(path.stem) and (body := _BODY.search(path.read_text(errors="replace"))):
             found[path.stem] = body[1]
     return found
@@ -31,7 +34,7 @@ def digests(state: State) -> dict[str, str]:
 
 def forget(state: State) -> None:
     """Remove the units, and what their programs printed: the engine has what the containers did."""
-    for folder in (state.root / "units", state.program_logs / "apps"):
+    for folder in (*(state.root / name for name in _FOLDERS), state.program_logs / "apps"):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -46,14 +49,13 @@ def let_go(state: State, supervisor: Supervisor) -> None:
         first = int(supervisor.call("getProcessInfo", PROGRAM)["pid"])
     except NapError:
         return
-    units = state.root / "units"
+    units, before = (state.root / name for name in _FOLDERS)
     if units.exists():
-        units.rename(units.with_name("units.before"))  # or it would begin with them again
-    for process in [first] if first else []:
+        units.rename(before)  # or its successor, which nap's supervisor starts at once, would begin with them again
+    if first:
         with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+            os.kill(first, signal.SIGKILL)
+    supervisor.remove(PROGRAM)
     for group in groups:
         with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL)
-    if units.with_name("units.before").exists():
-        units.with_name("units.before").rename(units)

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import pytest
+
 from nap_receiver.core.paths import State
 from nap_receiver.schedulers.supervised_units import digests, forget
 from tests.upgrade.record import RECORDS
 
 
-def test_the_digests_of_the_recorded_units_are_read(tmp_path: Path) -> None:
-    units = tmp_path / "units"
+@pytest.mark.parametrize("folder", ["units", "units.before"])
+def test_the_digests_of_the_recorded_units_are_read(tmp_path: Path, folder: str) -> None:
+    units = tmp_path / folder
     units.mkdir()
     for path in (RECORDS / "0.1.0" / "state" / "units").iterdir():
         text = path.read_text()
@@ -20,10 +23,10 @@ def test_the_digests_of_the_recorded_units_are_read(tmp_path: Path) -> None:
 
 def test_they_are_forgotten_with_what_they_printed(tmp_path: Path) -> None:
     state = State(tmp_path)
-    for folder in (tmp_path / "units", state.program_logs / "apps"):
+    for folder in (tmp_path / "units", tmp_path / "units.before", state.program_logs / "apps"):
         folder.mkdir(parents=True)
         (folder / "shop.v6.web.1.conf").touch()
     forget(state)
-    assert not (tmp_path / "units").exists()
+    assert not [*tmp_path.glob("units*")]
     assert not (state.program_logs / "apps").exists()
     assert digests(state) == {}
